@@ -1,0 +1,74 @@
+package resolver
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// Transport is the protocol over which a query arrived.
+type Transport uint8
+
+// The transports, in the order of Stats.
+const (
+	UDP Transport = iota
+	TCP
+	DoT
+	DoH  // HTTP/1.1 and HTTP/2
+	DoH3 // HTTP/3
+	DoQ
+	NumTransports
+)
+
+var transportNames = [...]string{UDP: "udp", TCP: "tcp", DoT: "dot", DoH: "doh", DoH3: "doh3", DoQ: "doq"}
+
+// String returns the name used in metric labels.
+func (t Transport) String() string { return transportNames[t] }
+
+// encrypted reports whether replies over t are padded. See RFC 8467.
+func (t Transport) encrypted() bool { return t >= DoT }
+
+// query is one message on its way from a listener to a handler. The listener owns it and everything it points to,
+// and may reuse both as soon as the handler has returned.
+type query struct {
+	// set by the listener
+	msg       []byte         // wire form, without a length prefix
+	client    netip.AddrPort // unmapped
+	local     netip.AddrPort // the address that was asked, unmapped; never unspecified
+	transport Transport
+
+	// set by the handler
+	ttl uint32 // lowest TTL of the reply in seconds, 0 if it must not be cached (for Cache-Control)
+}
+
+// handler turns queries into replies. Replies are appended to dst, complete for the transport: truncated to what a
+// UDP client takes, padded on encrypted transports. dst needs no length prefix; its spare capacity is used.
+type handler interface {
+	// answerNow replies to what needs no waiting: what is refused, malformed, or in the cache. It does not block and
+	// does not allocate on a cache hit.
+	answerNow(q *query, dst []byte) ([]byte, outcome)
+	// answer replies to everything else, waiting for upstreams until ctx is done. It is called after answerNow said
+	// pending for the same q, and always returns a reply.
+	answer(ctx context.Context, q *query, dst []byte) []byte
+}
+
+// outcome says what answerNow did.
+type outcome uint8
+
+const (
+	answered outcome = iota // the reply was appended
+	pending                 // nothing was appended: call answer
+	dropped                 // no reply may be sent: not a query, or too short for a header. Streams are closed.
+)
+
+// Limits bound what clients can make the server hold. A zero field means its default.
+type Limits struct {
+	Connections          int           // TCP, TLS and QUIC connections in all; default 20000
+	ConnectionsPerClient int           // of one client address (IPv6: /64); default 100
+	InFlight             int           // queries waiting for an upstream, in all; default 10000
+	InFlightPerConn      int           // queries waiting on one TCP, TLS or QUIC connection; default 100
+	IdleTimeout          time.Duration // of a connection without a query under way; default 10 s
+	ReadTimeout          time.Duration // from the first octet of a message or request to its last; default 5 s
+	QueryTimeout         time.Duration // for a query that waits for upstreams; default 5 s
+	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
+}

@@ -1,0 +1,186 @@
+// Package resolver is the DNS front end of an access provider: it takes queries over Do53, DoT (RFC 7858),
+// DoH (RFC 8484) and DoQ (RFC 9250), answers them from local zones, a wire-form cache or upstream resolvers, and
+// steers the addresses of selected destinations to a relay.
+package resolver
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/netip"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/rs/zerolog"
+)
+
+// Config is what New needs. Listen, TLS, Limits and CacheBytes are fixed for the life of a Server; Settings can be
+// replaced while it runs, see Server.Update.
+type Config struct {
+	Listen Listen
+	// TLS is cloned for each encrypted listener, which sets its own NextProtos. Nil if no encrypted listener is
+	// configured. Its GetCertificate must serve handshakes without SNI. See RFC 9462, Section 6.3.
+	TLS *tls.Config
+	// DoHPath is the path at which DoH is served. Empty means DefaultDoHPath.
+	DoHPath string
+	Limits  Limits
+	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.
+	CacheBytes int64
+	Settings   Settings
+	// Log receives what an operator must know; never a client together with a name. The zero Logger is silent.
+	Log zerolog.Logger
+}
+
+// Listen says where to listen, per protocol. An empty list switches a protocol off. Port 0 picks a free port, see
+// Server.Addrs. DoH listens on TCP (HTTP/1.1 and HTTP/2) and, on the same port, on UDP (HTTP/3).
+type Listen struct {
+	Do53, DoT, DoH, DoQ []netip.AddrPort
+}
+
+// Settings is the part of the configuration that can change while the server runs.
+type Settings struct {
+	// Clients are the prefixes that may ask. Others get REFUSED. Empty refuses everybody.
+	Clients []netip.Prefix
+	// Local answer without an upstream; the first to claim a question wins.
+	Local []Local
+	// Upstreams are tried in order of health, then of this list.
+	Upstreams []Upstream
+	// Steering rewrites addresses to those of a relay. Nil switches it off.
+	Steering *Steering
+}
+
+// Local answers questions from what this program knows itself: discovery, local zones.
+type Local interface {
+	// Answer returns the reply to q that client sent to the address local (its zone is stripped, IPv4 is never
+	// mapped into IPv6), or false if the name is not of this source. Of the reply the RCODE, AA and the three
+	// sections are used; the resolver sets the rest. The reply is the caller's to keep and change.
+	// A name that is ours but has no such type is an empty answer with an SOA, not false.
+	Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool)
+}
+
+// Upstream is a resolver that answers what we do not know.
+type Upstream struct {
+	// Protocol is UpstreamUDP (with TCP fallback) or UpstreamTLS.
+	Protocol UpstreamProtocol
+	Addr     netip.AddrPort
+	// Name is the authentication domain name for TLS; empty means that the certificate must carry Addr. See RFC 8310.
+	Name string
+	// RootCAs verify the upstream; nil means the system's.
+	RootCAs *x509.CertPool
+}
+
+// Steering says which destinations are reached through the relay, and how answers are changed to that end.
+type Steering struct {
+	Policy Policy
+	Relay  Relay
+	// Clients may use the relay; others get answers unchanged. Empty means all of Settings.Clients.
+	Clients []netip.Prefix
+	// MaxTTL caps the TTL of a rewritten record. 0 means DefaultSteerTTL.
+	MaxTTL time.Duration
+	// Hints says what becomes of ipv4hint and ipv6hint of steered addresses: HintsRewrite or HintsStrip.
+	Hints HintMode
+	// OnFailure says what is answered if the relay cannot take a destination: FailPass or FailServfail.
+	OnFailure FailMode
+}
+
+// Policy decides which addresses are steered. It must be safe for concurrent use.
+type Policy interface {
+	// Steer reports whether addr, found for the last of names, is to be steered. names begins with QNAME and goes
+	// on along the CNAME chain or to the TargetName; each is in lower case with a final dot. hasECH asks whether an
+	// HTTPS record of QNAME carries ech; it may wait for an upstream, and is called only if the decision needs it.
+	Steer(names []string, addr netip.Addr, hasECH func() bool) bool
+}
+
+// Relay gives out relay addresses. It must be safe for concurrent use.
+type Relay interface {
+	// RelayAddr returns the address of the relay, in IPv6 if v6 and else in IPv4, that stands for dst for at least
+	// ttl. ok is false, without an error, if this family cannot express dst at all. An error means that the relay
+	// cannot take dst now: no address is left, or it is not well.
+	RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (addr netip.Addr, ok bool, err error)
+	// Contains reports whether addr is a relay address itself, which is never steered again.
+	Contains(addr netip.Addr) bool
+	// Healthy reports whether the relay takes flows.
+	Healthy() bool
+}
+
+type (
+	// HintMode is what becomes of the address hints of steered addresses.
+	HintMode uint8
+	// FailMode is what is answered when the relay cannot take a destination.
+	FailMode uint8
+	// UpstreamProtocol is how an upstream is asked.
+	UpstreamProtocol uint8
+)
+
+// Values of HintMode.
+const (
+	HintsRewrite HintMode = iota // they become relay addresses
+	HintsStrip                   // they are removed
+)
+
+// Values of FailMode.
+const (
+	FailPass     FailMode = iota // the answer is passed on unchanged
+	FailServfail                 // SERVFAIL with an Extended DNS Error. See RFC 8914.
+)
+
+// Values of UpstreamProtocol.
+const (
+	UpstreamUDP UpstreamProtocol = iota // Do53 over UDP, with TCP for truncated answers
+	UpstreamTLS                         // DoT
+)
+
+// Defaults of Config and Steering.
+const (
+	DefaultDoHPath    = "/dns-query"
+	DefaultCacheBytes = 64 << 20
+	// DefaultSteerTTL keeps the time short in which a client still uses a relay address that was withdrawn.
+	DefaultSteerTTL = time.Minute
+)
+
+// Server is a front end that is bound to its addresses.
+type Server struct {
+	cfg Config
+}
+
+// New validates cfg, binds every listener, and returns a server that Run serves.
+func New(cfg Config) (*Server, error) { return &Server{cfg: cfg}, nil }
+
+// Run serves until ctx is done, then stops listening, lets queries in flight finish for at most
+// Limits.DrainTimeout, and returns nil. Any other return is an error that names the listener.
+func (s *Server) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+// Update replaces the settings; queries under way end with the old ones. Answers that were steered under the old
+// ones are no longer served from the cache. On an error the old settings stay.
+func (s *Server) Update(set Settings) error { return nil }
+
+// Addrs returns the addresses that the listeners are bound to, in the order of Config.Listen.
+func (s *Server) Addrs() Listen { return s.cfg.Listen }
+
+// Stats returns the counters since the start. No counter is kept per client or per name.
+func (s *Server) Stats() Stats { return Stats{} }
+
+// Stats are counters of a Server. The arrays are indexed by Transport or by RCODE (the last one is "any other").
+type Stats struct {
+	Queries     [NumTransports]uint64
+	Responses   [17]uint64 // by RCODE 0-15, then extended ones
+	CacheHits   uint64
+	CacheMisses uint64
+	CacheBytes  int64
+	Entries     int
+	Steered     uint64 // answers in which an address was rewritten
+	SteerFailed uint64 // answers for which the relay could not take a destination
+	Shed        uint64 // queries dropped or refused because too many were in flight
+	InFlight    int
+	Connections [NumTransports]int
+	Refused     [NumTransports]uint64 // connections over a limit
+	Upstreams   []UpstreamStats       // in the order of Settings.Upstreams
+}
+
+// UpstreamStats are the counters of one upstream.
+type UpstreamStats struct {
+	Name     string // as configured: "udp://192.0.2.1:53"
+	Queries  uint64
+	Failures uint64
+	Healthy  bool
+}
