@@ -316,7 +316,7 @@ func (l *lab) startCapture() *capture {
 	l.t.Helper()
 	need(l.t, "tcpdump")
 	c := &capture{l: l, file: filepath.Join(l.dir, "core.pcap")}
-	c.proc = l.internet.start("tcpdump", "-Z", "root", "-n", "-U", "-i", "core", "-w", c.file)
+	c.proc = l.internet.start("tcpdump", "-Z", "root", "-n", "-U", "--immediate-mode", "-i", "core", "-w", c.file)
 	poll(l.t, 10*time.Second, "tcpdump", func() error {
 		if !strings.Contains(c.proc.output.String(), "listening on") {
 			return errors.New("not listening yet")
