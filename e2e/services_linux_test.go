@@ -393,3 +393,16 @@ func (d *daemon) metric(name string) string {
 func (a *authority) tlsConfig(name string, alpn ...string) *tls.Config {
 	return &tls.Config{RootCAs: a.pool(), ServerName: name, NextProtos: alpn}
 }
+
+// reload sends SIGHUP and waits until the new configuration is in force or was refused.
+func (d *daemon) reload() {
+	d.t.Helper()
+	before := strings.Count(d.output.String(), "reload")
+	d.signal(syscall.SIGHUP)
+	poll(d.t, 10*time.Second, "reload", func() error {
+		if strings.Count(d.output.String(), "reload") == before {
+			return errors.New("nothing about it in the log")
+		}
+		return nil
+	})
+}
