@@ -249,6 +249,7 @@ func (l *lab) serveHTTPS(ca *authority) {
 	l.provider.must("ip", "route", "add", "203.0.113.0/24", "via", origin4)
 	l.internet.start("nginx", "-p", l.dir, "-e", "stderr", "-c", l.write("nginx.conf", fmt.Sprintf(`
 daemon off;
+user root;
 master_process off;
 pid %[1]s/nginx.pid;
 error_log stderr;
