@@ -10,6 +10,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver"
 )
 
 // privacyTable is what the journey saw of who saw what.
@@ -23,14 +25,29 @@ type privacyTable struct {
 	directClient netip.AddrPort // in the origin's log, of the other
 }
 
-// ask sends one question of the customer over a transport.
-func (j *journey) ask(ctx context.Context, t probeTransport, name string, qtype uint16) (*dns.Msg, error) {
-	return j.client(t).exchange(ctx, t, name, qtype)
+// ask sends one question of the customer over a transport, and verifies the resolver by its name where there is TLS.
+func (j *journey) ask(ctx context.Context, t resolver.Transport, name string, qtype uint16) (*dns.Msg, error) {
+	p := j.stage.ports
+	port := [resolver.NumTransports]uint16{
+		resolver.UDP: p.do53, resolver.TCP: p.do53, resolver.DoT: p.dot,
+		resolver.DoH: p.doh, resolver.DoH3: p.doh, resolver.DoQ: p.doq,
+	}[t]
+	c := dnsClient{
+		addr:   netip.AddrPortFrom(demoResolverAddr, port),
+		sni:    demoResolverName,
+		verify: verifyNames(j.stage.ca.pool(), demoResolverName),
+	}
+	m := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
+	r, err := c.exchange(ctx, t, m)
+	if err == nil && r.Rcode != dns.RcodeSuccess {
+		err = fmt.Errorf("%s %s: %s", name, dns.TypeToString[qtype], dns.RcodeToString[r.Rcode])
+	}
+	return r, err
 }
 
 // discover asks for the designated resolvers and checks that each transport of the resolver is there.
 func (j *journey) discover(ctx context.Context) error {
-	r, err := j.ask(ctx, probeUDP, "_dns.resolver.arpa.", dns.TypeSVCB)
+	r, err := j.ask(ctx, resolver.UDP, "_dns.resolver.arpa", dns.TypeSVCB)
 	if err != nil {
 		return err
 	}
@@ -75,8 +92,8 @@ func paramText(params []dns.SVCBKeyValue) string {
 // transports asks one question over every transport; all answers must be the same.
 func (j *journey) transports(ctx context.Context) error {
 	var first []string
-	for _, t := range probeTransports {
-		r, err := j.ask(ctx, t, demoDirectName+".", dns.TypeA)
+	for t := range resolver.NumTransports {
+		r, err := j.ask(ctx, t, demoDirectName, dns.TypeA)
 		if err != nil {
 			return fmt.Errorf("%v: %w", t, err)
 		}
@@ -107,7 +124,7 @@ func addressesIn(r *dns.Msg) (list []string) {
 // steering shows what becomes of a steered name's address and hints, and that the other's stay.
 func (j *journey) steering(ctx context.Context) error {
 	for _, name := range []string{demoDirectName, demoSteeredName} {
-		r, err := j.ask(ctx, probeUDP, name+".", dns.TypeA)
+		r, err := j.ask(ctx, resolver.UDP, name, dns.TypeA)
 		if err != nil {
 			return err
 		}
@@ -134,7 +151,7 @@ func (j *journey) steering(ctx context.Context) error {
 
 // hints holds the HTTPS record to the A record: the same address, and everything else as the origin's zone has it.
 func (j *journey) hints(ctx context.Context) error {
-	r, err := j.ask(ctx, probeUDP, demoSteeredName+".", dns.TypeHTTPS)
+	r, err := j.ask(ctx, resolver.UDP, demoSteeredName, dns.TypeHTTPS)
 	if err != nil {
 		return err
 	}
