@@ -102,6 +102,7 @@ type fakeResolver struct {
 	// services are advertised; start fills them in.
 	services []ddr.Service
 	zone     *ddr.Zone
+	ready    chan struct{} // closed when all of the above is set
 }
 
 // newFake returns a resolver in which nothing is wrong. It listens once start was called.
@@ -110,7 +111,7 @@ func newFake(t testing.TB) *fakeResolver {
 	good := ca.issue(t, time.Now().Add(time.Hour), fakeName, "127.0.0.1")
 	return &fakeResolver{
 		ca: ca, addr: netip.MustParseAddr("127.0.0.1"), dotALPN: "dot", dohALPN: "h2",
-		cert: func(string) *tls.Certificate { return good },
+		cert: func(string) *tls.Certificate { return good }, ready: make(chan struct{}),
 	}
 }
 
@@ -139,6 +140,7 @@ func (f *fakeResolver) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	close(f.ready)
 }
 
 // startDo53 uses the server of the DNS library, of which a test needs no more than that it answers.
@@ -285,6 +287,7 @@ func (f *fakeResolver) serveDoQ(ctx context.Context, conn *quic.Conn) {
 
 // answer replies to q.
 func (f *fakeResolver) answer(q *dns.Msg, encrypted bool) *dns.Msg {
+	<-f.ready
 	reply := f.body(q.Question[0], encrypted)
 	reply.Id, reply.Response, reply.Question = q.Id, true, q.Question
 	return reply
