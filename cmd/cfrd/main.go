@@ -52,7 +52,9 @@ func newRootCommand() *cobra.Command {
 		PersistentPreRun: silenceUsage,
 	}
 	root.AddCommand(
+		newDemoCommand(),
 		newServeCommand(),
+		newCheckCommand(),
 		newConfigCommand(),
 		newVersionCommand(),
 	)
