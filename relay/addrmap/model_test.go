@@ -2,6 +2,7 @@ package addrmap
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
 	"testing"
@@ -120,67 +121,82 @@ func FuzzTable(f *testing.F) {
 	f.Add(uint8(0), []byte("\x00\x00\x00\x01\x00\x02\x20\x00\x60\x30\x00\x03\x40\x00\x00\x03"))
 	f.Add(uint8(1), []byte("\x00\x01\x20\x01\x60\xff\x00\x02\x00\x03\x00\x04\x40\x00\x00\x04\x80\x00\x00\x01"))
 	f.Add(uint8(3), []byte("\x05\x01\x06\x02\x07\x03\x60\x10\x08\x04\x60\xff\x60\xff\x80\x00\x00\x05\x00\x06\x00\x07\x20\x06"))
-	f.Fuzz(func(t *testing.T, shape uint8, ops []byte) {
-		cfg := fuzzConfig(t, shape)
-		clock := &testClock{testTime}
-		cfg.Table.Clock = clock.now
-		table := openFuzz(t, cfg)
-		m := &model{capacity: int(table.table4.capacity), now: testTime.Unix(), leases: make(map[netip.Addr]*modelLease)}
-		for ; len(ops) >= 2; ops = ops[2:] {
-			op, arg := ops[0], int(ops[1])
-			dst := destination(arg%24, netip.IPv4Unspecified())
-			switch op >> 5 {
-			case 0: // ask, for up to 31 s
-				ttl := int64(op & 31)
-				relay, err := table.Relay(dst, false, time.Duration(ttl)*time.Second)
-				m.relay(t, dst, ttl, relay, err)
-			case 1: // begin a flow to whatever stands for a destination
-				if l := m.leases[dst]; l != nil {
-					got, release, ok := table.Acquire(l.relay)
-					if !ok || got != dst {
-						t.Fatalf("Acquire(%v): got %v, %v; want %v", l.relay, got, ok, dst)
-					}
-					l.releases = append(l.releases, release)
+	f.Fuzz(runModel)
+}
+
+// TestTableAgainstModel is FuzzTable with long sequences.
+func TestTableAgainstModel(t *testing.T) {
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		ops := make([]byte, 2*500)
+		for i := range ops {
+			ops[i] = byte(r.Uint32())
+		}
+		runModel(t, uint8(seed), ops)
+	}
+}
+
+// runModel runs operations on a table of some shape and on the model.
+func runModel(t *testing.T, shape uint8, ops []byte) {
+	cfg := fuzzConfig(t, shape)
+	clock := &testClock{testTime}
+	cfg.Table.Clock = clock.now
+	table := openFuzz(t, cfg)
+	m := &model{capacity: int(table.table4.capacity), now: testTime.Unix(), leases: make(map[netip.Addr]*modelLease)}
+	for ; len(ops) >= 2; ops = ops[2:] {
+		op, arg := ops[0], int(ops[1])
+		dst := destination(arg%24, netip.IPv4Unspecified())
+		switch op >> 5 {
+		case 0: // ask, for up to 31 s
+			ttl := int64(op & 31)
+			relay, err := table.Relay(dst, false, time.Duration(ttl)*time.Second)
+			m.relay(t, dst, ttl, relay, err)
+		case 1: // begin a flow to whatever stands for a destination
+			if l := m.leases[dst]; l != nil {
+				got, release, ok := table.Acquire(l.relay)
+				if !ok || got != dst {
+					t.Fatalf("Acquire(%v): got %v, %v; want %v", l.relay, got, ok, dst)
 				}
-			case 2: // end a flow
-				if l := m.leases[dst]; l != nil && len(l.releases) > 0 {
-					l.releases[0]()
-					l.releases = l.releases[1:]
-				}
-			case 3: // time goes by, at times much
-				step := int64(arg) << (op & 7)
-				m.now += step
-				clock.t = clock.t.Add(time.Duration(step) * time.Second)
-			case 4: // restart
-				if cfg.Table.Path != "" {
-					if err := table.Close(); err != nil {
-						t.Fatal(err)
-					}
-					table = openFuzz(t, cfg)
-					m.restart()
-				}
-			case 5: // an address of the pool that may be leased or not
-				relay := table.table4.pool.at(uint64(arg) % table.table4.pool.size)
-				want, l := m.byRelay(relay)
-				got, release, ok := table.Acquire(relay)
-				if ok != (l != nil) || got != want {
-					t.Fatalf("Acquire(%v): got %v, %v; want %v", relay, got, ok, want)
-				}
-				if ok {
-					release()
-				}
-			default:
-				least, most := m.usage()
-				if used, _, _, _ := table.Usage(); used < least || used > most {
-					t.Fatalf("Usage: got %d; want %d to %d", used, least, most)
-				}
+				l.releases = append(l.releases, release)
 			}
-			checkTable(t, table.table4)
+		case 2: // end a flow
+			if l := m.leases[dst]; l != nil && len(l.releases) > 0 {
+				l.releases[0]()
+				l.releases = l.releases[1:]
+			}
+		case 3: // time goes by, at times much
+			step := int64(arg) << (op & 7)
+			m.now += step
+			clock.t = clock.t.Add(time.Duration(step) * time.Second)
+		case 4: // restart
+			if cfg.Table.Path != "" {
+				if err := table.Close(); err != nil {
+					t.Fatal(err)
+				}
+				table = openFuzz(t, cfg)
+				m.restart()
+			}
+		case 5: // an address of the pool that may be leased or not
+			relay := table.table4.pool.at(uint64(arg) % table.table4.pool.size)
+			want, l := m.byRelay(relay)
+			got, release, ok := table.Acquire(relay)
+			if ok != (l != nil) || got != want {
+				t.Fatalf("Acquire(%v): got %v, %v; want %v", relay, got, ok, want)
+			}
+			if ok {
+				release()
+			}
+		default:
+			least, most := m.usage()
+			if used, _, _, _ := table.Usage(); used < least || used > most {
+				t.Fatalf("Usage: got %d; want %d to %d", used, least, most)
+			}
 		}
-		if len(table.table4.byDst) != len(m.leases) {
-			t.Fatalf("got %d leases; want %d", len(table.table4.byDst), len(m.leases))
-		}
-	})
+		checkTable(t, table.table4)
+	}
+	if len(table.table4.byDst) != len(m.leases) {
+		t.Fatalf("got %d leases; want %d", len(table.table4.byDst), len(m.leases))
+	}
 }
 
 // fuzzConfig returns one of several small tables, with a file or without.
