@@ -30,7 +30,7 @@ func (z *Zone) Resolvers(local netip.Addr) ([]Resolver, error) {
 	switch {
 	case coversAddr(leaf, local):
 		return z.combine(append(here, there...), local)
-	case !isPrivate(local):
+	case !IsPrivate(local):
 		return nil, fmt.Errorf("ddr: the certificate of %s has no iPAddress %s", z.cfg.Name, local)
 	case !slices.Contains(z.addresses(local), local):
 		return nil, fmt.Errorf("ddr: %s is not an address of %s, and the certificate lacks it too", local, z.cfg.Name)
@@ -74,8 +74,8 @@ func coversAddr(leaf *x509.Certificate, addr netip.Addr) bool {
 	})
 }
 
-// isPrivate reports whether clients may do Opportunistic Discovery at addr. See RFC 9462, Section 4.3.
-func isPrivate(addr netip.Addr) bool {
+// IsPrivate reports whether clients may do Opportunistic Discovery at addr. See RFC 9462, Section 4.3.
+func IsPrivate(addr netip.Addr) bool {
 	return addr.IsPrivate() || addr.IsLinkLocalUnicast() || addr.IsLoopback()
 }
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/rs/zerolog"
@@ -30,7 +31,9 @@ type Config struct {
 	Routes   bool
 	Limits   Limits
 	Settings Settings
-	Log      zerolog.Logger // never gets a client together with a destination
+	// DisableGSO sends each UDP datagram by itself, for kernels or network cards that get groups of them wrong.
+	DisableGSO bool
+	Log        zerolog.Logger // never gets a client together with a destination
 }
 
 // Settings is the part of the configuration that can change while the relay runs.
@@ -66,6 +69,7 @@ type Relay struct {
 
 	settings atomic.Pointer[settings]
 	draining atomic.Bool
+	closing  sync.Once
 	stats    counters
 	flows    tcpFlows
 }
@@ -126,13 +130,18 @@ func (r *Relay) bind() error {
 
 // Close gives up what New took. Run does so itself.
 func (r *Relay) Close() {
-	for _, ln := range r.listeners {
-		ln.Close()
-	}
-	r.pipes.close()
-	if err := r.routes.remove(); err != nil {
-		r.cfg.Log.Warn().Err(err).Msg("local routes are left behind")
-	}
+	r.closing.Do(func() {
+		for _, ln := range r.listeners {
+			ln.Close()
+		}
+		for _, u := range r.udps {
+			u.close()
+		}
+		r.pipes.close()
+		if err := r.routes.remove(); err != nil {
+			r.cfg.Log.Warn().Err(err).Msg("local routes are left behind")
+		}
+	})
 }
 
 // Run relays until ctx is done, then takes no new flows, lets those that live go on for at most
