@@ -115,7 +115,6 @@ func (m *Map) openTables(cfg *TableConfig) error {
 	}
 	var records4, records6 []record
 	if cfg.Path != "" {
-		// A wrong clock costs nothing here: what is not kept but live by now is looked at again next time.
 		keep := func(r record) bool { return inAny(cfg.Prefixes, r.relay) && m.relayable(r.dst) }
 		st, records, err := openStore(cfg.Path, keep, clockOr(cfg.Clock)())
 		if err != nil {
