@@ -85,7 +85,7 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	if v4, _ := r.families(); v4 && e.v4.prefixes == nil {
 		return nil, errors.New("egress has no IPv4 prefix, but there are IPv4 relay addresses")
 	}
-	if err := e.suffices(max(r.cfg.Limits.TCPFlows, r.cfg.Limits.UDPFlows)); err != nil {
+	if err := e.suffices(r.cfg.Limits.mostFlows()); err != nil {
 		return nil, err
 	}
 	s := &settings{egress: e}

@@ -129,5 +129,8 @@ func (p *pool) tuples() float64 {
 
 // entropy returns the bits of min-entropy that a source has when flows tuples are taken, or 0 without a pool.
 func (p *pool) entropy(flows int) float64 {
-	return max(0, math.Log2(p.tuples()-float64(flows)))
+	if p.prefixes == nil {
+		return 0
+	}
+	return math.Log2(p.tuples() - float64(flows))
 }

@@ -34,6 +34,9 @@ const (
 // pipes returns how many pipes TCP flows share.
 func (l Limits) pipes() int { return max(leastPipes, l.TCPFlows/flowsPerPipe) }
 
+// mostFlows returns how many flows of one protocol there may be: TCP and UDP have ports of their own.
+func (l Limits) mostFlows() int { return max(l.TCPFlows, l.UDPFlows) }
+
 // descriptors returns how many descriptors the flows need at most.
 func (l Limits) descriptors() int {
 	return l.TCPFlows*tcpDescriptors + l.pipes()*pipeDescriptors + l.UDPFlows

@@ -7,8 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
-	"sync"
+	"slices"
 	"sync/atomic"
 
 	"github.com/rs/zerolog"
@@ -59,12 +60,16 @@ type Relay struct {
 	addrs   addressMap
 	limiter *limiter
 	random  *random
-	udps    []*udpPort
+	pipes   *pipes
+	routes  routes
+
+	listeners []*net.TCPListener
+	udps      []*udpPort
 
 	settings atomic.Pointer[settings]
 	draining atomic.Bool
 	stats    counters
-	closing  sync.Once
+	flows    tcpFlows
 }
 
 // New validates cfg, puts routes in place and binds every port. A Relay that is not going to Run must be closed.
@@ -77,28 +82,41 @@ func New(cfg Config) (*Relay, error) {
 
 // newRelay is New with the map behind its interface.
 func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
-	if len(cfg.Ports) == 0 {
-		return nil, errors.New("relay: no ports")
+	if len(cfg.Ports) == 0 || slices.Contains(cfg.Ports, 0) {
+		return nil, fmt.Errorf("relay: ports %v: at least one is needed, and none may be 0", cfg.Ports)
 	}
 	limits, err := cfg.Limits.complete(descriptors())
 	if err != nil {
 		return nil, err
 	}
 	cfg.Limits = limits
-	r := &Relay{cfg: cfg, addrs: addrs, limiter: newLimiter(limits), random: new(random)}
-	if err := r.Update(cfg.Settings); err != nil {
-		return nil, err
+	r := &Relay{
+		cfg:     cfg,
+		addrs:   addrs,
+		limiter: newLimiter(limits),
+		random:  new(random),
+		pipes:   newPipes(limits.pipes()),
+		flows:   tcpFlows{all: map[*tcpFlow]struct{}{}},
 	}
 	if err := r.bind(); err != nil {
 		r.Close()
-		return nil, err
+		return nil, fmt.Errorf("relay: %w", err)
 	}
 	return r, nil
 }
 
-// bind binds every port.
+// bind makes the addresses local and binds every port.
 func (r *Relay) bind() error {
+	if err := r.set(r.cfg.Settings); err != nil {
+		return err
+	}
+	if err := r.routes.ensure(r.addrs.Prefixes(), r.cfg.Routes); err != nil {
+		return err
+	}
 	for _, port := range r.cfg.Ports {
+		if err := r.listenTCP(port); err != nil {
+			return err
+		}
 		u, err := newUDP(r, port)
 		if err != nil {
 			return err
@@ -110,11 +128,16 @@ func (r *Relay) bind() error {
 
 // Close gives up what New took. Run does so itself.
 func (r *Relay) Close() {
-	r.closing.Do(func() {
-		for _, u := range r.udps {
-			u.close()
-		}
-	})
+	for _, u := range r.udps {
+		u.close()
+	}
+	for _, ln := range r.listeners {
+		ln.Close()
+	}
+	r.pipes.close()
+	if err := r.routes.remove(); err != nil {
+		r.cfg.Log.Warn().Err(err).Msg("local routes are left behind")
+	}
 }
 
 // Run relays until ctx is done, then takes no new flows, lets those that live go on for at most
@@ -123,6 +146,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer r.Close()
 	g, ctx := errgroup.WithContext(ctx)
 	context.AfterFunc(ctx, func() { r.draining.Store(true) })
+	g.Go(func() error { return r.runTCP(ctx) })
 	for _, u := range r.udps {
 		g.Go(func() error { return u.run(ctx) })
 	}
@@ -131,9 +155,22 @@ func (r *Relay) Run(ctx context.Context) error {
 
 // Update replaces the settings; flows under way go on under the old ones. On an error the old settings stay.
 func (r *Relay) Update(set Settings) error {
+	if err := r.set(set); err != nil {
+		return fmt.Errorf("relay: %w", err)
+	}
+	return nil
+}
+
+// set is Update. Routes of egress prefixes that are no longer used stay until the end, for the flows that use them.
+func (r *Relay) set(set Settings) error {
 	s, err := r.newSettings(set)
 	if err != nil {
-		return fmt.Errorf("relay: %w", err)
+		return err
+	}
+	for _, pool := range []*pool{&s.egress.v4, &s.egress.v6} {
+		if err := r.routes.ensure(pool.prefixes, r.cfg.Routes); err != nil {
+			return fmt.Errorf("egress: %w", err)
+		}
 	}
 	r.settings.Store(s)
 	return nil
@@ -146,6 +183,13 @@ func (r *Relay) Healthy() bool {
 
 // egress returns the egress of the settings in force.
 func (r *Relay) egress() *egress { return r.settings.Load().egress }
+
+// Entropy returns the min-entropy in bits, per address family, of the source address and port of a flow at the moment
+// when all other flows there may be go to the same destination and port; 0 without egress of the family.
+func (r *Relay) Entropy() (v4, v6 float64) {
+	e, flows := r.egress(), r.cfg.Limits.mostFlows()
+	return e.v4.entropy(flows), e.v6.entropy(flows)
+}
 
 // families reports which address families the relay addresses have.
 func (r *Relay) families() (v4, v6 bool) {

@@ -15,9 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience bounds every wait of a test for something that happens at once.
-const patience = 10 * time.Second
-
 // runUDP runs a relay of one port for the time of the test.
 func runUDP(t testing.TB, cfg Config) *Relay {
 	t.Helper()
@@ -63,7 +60,7 @@ func listenBeside(t testing.TB, r *Relay, n byte) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { pc.Close() })
-	return deadline(t, pc.(*net.UDPConn))
+	return soon(t, pc.(*net.UDPConn))
 }
 
 // dialFrom connects a client at 127.0.0.n to addr.
@@ -75,12 +72,12 @@ func dialFrom(t testing.TB, n byte, addr netip.AddrPort) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return deadline(t, c)
+	return soon(t, c)
 }
 
-func deadline(t testing.TB, c *net.UDPConn) *net.UDPConn {
+func soon(t testing.TB, c *net.UDPConn) *net.UDPConn {
 	t.Helper()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -184,7 +181,7 @@ func TestUDPFlowsAreApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	deadline(t, c)
+	soon(t, c)
 	for n, dst := range map[byte]*net.UDPConn{1: one, 2: two} {
 		reply(t, c, []byte{n}, relayAddr(r, n))
 		_, from := receive(t, dst)
@@ -245,20 +242,6 @@ func TestUDPConfirmedIsFree(t *testing.T) {
 		t.Errorf("got %d datagrams dropped; want none", got)
 	}
 }
-
-// waitFor polls for a condition.
-func waitFor(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !cond(); {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-		waitABit()
-	}
-}
-
-// waitABit gives other threads a millisecond.
-func waitABit() { _, _ = unix.Poll(nil, 1) }
 
 func TestUDPRefusals(t *testing.T) {
 	set := testSettings()

@@ -220,7 +220,7 @@ func dialBed(t *testing.T, relay string) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return deadline(t, c)
+	return soon(t, c)
 }
 
 // setOpt sets socket options.
@@ -259,7 +259,7 @@ func (b *bed) listenDestination(t *testing.T, addr string) *net.UDPConn {
 		t.Fatal(res.err)
 	}
 	t.Cleanup(func() { res.c.Close() })
-	return deadline(t, res.c.(*net.UDPConn))
+	return soon(t, res.c.(*net.UDPConn))
 }
 
 var families = []struct{ name, relay, destination string }{
