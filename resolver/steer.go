@@ -398,10 +398,11 @@ func (r *rewrite) synthesize() (made []rr, err error) {
 	return made, nil
 }
 
-// inScope reports whether any address of QNAME can be steered at all, so that it is worth a question.
+// inScope reports whether any address at the end of the chain can be steered at all, so that it is worth a question.
 func (r *rewrite) inScope() bool {
+	path := r.path(inAnswer, nameText(r.end()))
 	for _, o := range append([]origin{{}}, r.origins...) {
-		if byName, byAddr := r.Policy.Scope(append(slices.Clone(o.names), r.qname), true); byName || byAddr {
+		if byName, byAddr := r.Policy.Scope(slices.Concat(o.names, path), true); byName || byAddr {
 			return true
 		}
 	}
