@@ -35,9 +35,9 @@ const (
 
 // Ends of a connection to an upstream.
 var (
-	errIdle    = errors.New("resolver: idle connection to upstream closed")
-	errStalled = errors.New("resolver: connection to upstream gave nothing back")
-	errStream  = errors.New("resolver: upstream sent what was not asked for")
+	errUpstreamIdle = errors.New("resolver: idle connection to upstream closed")
+	errStalled      = errors.New("resolver: connection to upstream gave nothing back")
+	errStream       = errors.New("resolver: upstream sent what was not asked for")
 )
 
 // streamUpstream asks over TCP or TLS. Its connections are shared by all queries, which are pipelined and answered
@@ -220,7 +220,7 @@ func (u *streamUpstream) settleLocked(c *streamConn) {
 		c.conn.SetReadDeadline(c.since.Add(deadConn))
 	case len(c.pending) > 0:
 	case u.retired:
-		u.closeLocked(c, errIdle)
+		u.closeLocked(c, errUpstreamIdle)
 	default:
 		c.conn.SetReadDeadline(time.Now().Add(idleConn))
 	}
