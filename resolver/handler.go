@@ -251,12 +251,14 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *key, q *q
 		h.cache.insertSteered(k, set.gen, raw, nil, until)
 		return raw, nil
 	}
-	out, changed, err := set.steering.apply(ctx, raw.wire(now), h.beside(set, k.flags, q))
-	if err != nil {
+	out, v, err := set.steering.apply(ctx, raw.wire(now), h.beside(set, k.flags, q))
+	if v == passed || errors.Is(err, errRelayFailed) {
 		h.steerFailed.Add(1)
-		return nil, errSteering
 	}
-	if !changed {
+	if err != nil {
+		return nil, err
+	}
+	if v == untouched {
 		h.cache.insertSteered(k, set.gen, raw, nil, until)
 		return raw, nil
 	}
@@ -264,15 +266,13 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *key, q *q
 	if err != nil {
 		return nil, err
 	}
-	p.msg[3] &^= flagAD
 	p.ede = raw.ede
 	h.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.ttl)*int64(time.Second)))
-	h.steered.Add(1)
+	if v == steered {
+		h.steered.Add(1)
+	}
 	return p, nil
 }
-
-// errSteering means that the client must not get an answer, because it would not be steered.
-var errSteering = errors.New("resolver: relay cannot take a destination")
 
 // beside returns the lookup for what steering the answer to the client of q depends on. It does not steer, so that
 // nothing goes in circles, and takes DO and CD over, so that what it finds serves the client's own question as well.
@@ -307,7 +307,7 @@ func flightName(gen uint32, v view, k *key) string {
 func edeOf(err error) ede {
 	var network net.Error
 	switch {
-	case errors.Is(err, errSteering):
+	case errors.Is(err, errRelayFailed):
 		return edeNotReady
 	case errors.Is(err, errMalformed):
 		return edeInvalidData

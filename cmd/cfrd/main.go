@@ -47,18 +47,19 @@ func newRootCommand() *cobra.Command {
 		Long: "cfrd is the resolver that an access provider's network hands out. Customers get encrypted DNS without\n" +
 			"configuring anything, and reach the destinations that the operator selects through a relay that hides\n" +
 			"their addresses from them. The relay forwards bytes; it never reads or changes TLS or QUIC.",
-		SilenceErrors: true,
-		// Every command switches usage off once its arguments are known to be right: see silenceUsage.
-		PersistentPreRun: silenceUsage,
+		SilenceErrors: true, // run prints them
+		SilenceUsage:  true,
 	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
+	})
 	root.AddCommand(
+		newDemoCommand(),
 		newServeCommand(),
+		newCheckCommand(),
 		newConfigCommand(),
 		newVersionCommand(),
 	)
 	root.AddCommand(newHelpTopics()...)
 	return root
 }
-
-// silenceUsage keeps the usage text out of errors that have nothing to do with how the command was called.
-func silenceUsage(cmd *cobra.Command, _ []string) { cmd.SilenceUsage = true }

@@ -56,15 +56,19 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 			return nil, err
 		}
 	}
+	// The resolver first: it refuses addresses that are in use, and the relay's wildcard listeners use them all.
+	if m.resolves() {
+		if err = n.newResolver(); err != nil {
+			return nil, err
+		}
+	}
 	if m.relays() && v.relays() {
 		if n.relay, err = relay.New(n.relayConfig()); err != nil {
 			return nil, err
 		}
 	}
-	if m.resolves() {
-		if err = n.newResolver(); err != nil {
-			return nil, err
-		}
+	if err = n.applyResolver(v); err != nil {
+		return nil, err
 	}
 	if a := v.Listen.Admin; a.IsValid() {
 		n.admin, err = newAdminServer(a, n.handler(), component(log, "admin"))
@@ -83,7 +87,8 @@ func (n *node) relayConfig() relay.Config {
 	}
 }
 
-// newResolver binds the resolver first, because discovery answers from what is really bound.
+// newResolver binds the resolver. What it answers from is set by applyResolver, because discovery answers from what
+// is really bound.
 func (n *node) newResolver() error {
 	v := n.values
 	cfg := resolver.Config{
@@ -97,14 +102,8 @@ func (n *node) newResolver() error {
 		cfg.TLS = n.certs.config()
 	}
 	var err error
-	if n.dns, err = resolver.New(cfg); err != nil {
-		return err
-	}
-	settings, err := n.settings(v)
-	if err != nil {
-		return err
-	}
-	return n.dns.Update(settings)
+	n.dns, err = resolver.New(cfg)
+	return err
 }
 
 // settings returns the resolver's settings under v, with discovery of what this node really runs.

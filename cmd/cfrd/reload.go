@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"reflect"
@@ -46,6 +47,9 @@ func (n *node) reload(path string) error {
 	v, err := loadValues(cfg, n.mode, time.Now())
 	if err != nil {
 		return err
+	}
+	if !bytes.Equal(v.sealKey, n.current().sealKey) {
+		return problems{{"relay.sealed.key_file", "holds another key, which needs a restart"}}
 	}
 	logWarnings(n.log, v.warnings)
 	return n.apply(v)
@@ -101,17 +105,14 @@ func restartKeys() []string {
 }
 
 // needsRestart returns a problem for each key that differs and cannot change at run time.
-func needsRestart(old, new *config) (ps problems) {
-	for _, key := range changedKeys("", reflect.ValueOf(old).Elem(), reflect.ValueOf(new).Elem()) {
-		fixed := slices.ContainsFunc(restartKeys(), func(r string) bool {
-			return key == r || strings.HasPrefix(key, r+".")
-		})
-		if fixed {
-			ps.add(key, "has changed and needs a restart")
+func needsRestart(old, changed *config) (ps problems) {
+	for _, key := range changedKeys("", reflect.ValueOf(old).Elem(), reflect.ValueOf(changed).Elem()) {
+		if slices.ContainsFunc(restartKeys(), func(r string) bool { return key == r || strings.HasPrefix(key, r+".") }) {
+			ps.add(key, "has changed, which needs a restart")
 		}
 	}
-	if (len(old.TLS.Certificate) > 0) != (len(new.TLS.Certificate) > 0) {
-		ps.add("tls", "was added or removed and needs a restart")
+	if (len(old.TLS.Certificate) > 0) != (len(changed.TLS.Certificate) > 0) {
+		ps.add("tls", "was added or removed, which needs a restart")
 	}
 	return ps
 }

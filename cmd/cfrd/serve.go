@@ -58,13 +58,25 @@ func serve(ctx context.Context, path string, m mode, stderr io.Writer) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.run(ctx) })
 	g.Go(func() error { n.reloadOn(ctx, hup, path); return nil })
-	log.Info().Str("version", version()).Stringer("mode", m).Msg("serving")
-	notify(notifyReady)
-	context.AfterFunc(ctx, func() {
-		log.Info().Msg("draining; a second signal ends at once")
-		notify(notifyStopping)
-	})
+	g.Go(func() error { n.announce(ctx); return nil })
 	return g.Wait()
+}
+
+// announce tells the log and the service manager that everything is bound, and when it ends.
+func (n *node) announce(ctx context.Context) {
+	line := n.log.Info().Str("version", version()).Stringer("mode", n.mode)
+	if n.dns != nil {
+		l := n.dns.Addrs()
+		line = line.Any("do53", l.Do53).Any("dot", l.DoT).Any("doh", l.DoH).Any("doq", l.DoQ)
+	}
+	if n.relay != nil {
+		line = line.Any("relay", n.addrs.Prefixes()).Any("relay_ports", n.current().Relay.Ports)
+	}
+	line.Msg("serving")
+	notify(notifyReady)
+	<-ctx.Done()
+	notify(notifyStopping)
+	n.log.Info().Msg("draining; a second signal ends at once")
 }
 
 func logWarnings(log zerolog.Logger, warnings []string) {

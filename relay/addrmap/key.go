@@ -52,7 +52,7 @@ func parseKey(data []byte) ([]byte, error) {
 	}
 	text := bytes.TrimSpace(data)
 	if len(text) != 2*KeySize {
-		return nil, fmt.Errorf("has %d octets; want 64 hex digits or 32 raw octets", len(text))
+		return nil, fmt.Errorf("has %d octets; want 64 hex digits or 32 raw octets", len(data))
 	}
 	key := make([]byte, KeySize)
 	if _, err := hex.Decode(key, text); err != nil {
