@@ -1,7 +1,9 @@
 package resolver
 
 import (
+	"cmp"
 	"encoding/binary"
+	"slices"
 
 	"github.com/miekg/dns"
 )
@@ -142,7 +144,7 @@ func (r *request) checkAdditional(msg []byte, off, count int) uint16 {
 	var version uint8
 	var options []byte
 	for range count {
-		rec, ok := readRecord(msg, off)
+		rec, ok := readRecord(msg, off, nil)
 		if !ok {
 			return dns.RcodeFormatError
 		}
@@ -215,7 +217,7 @@ func hasKeepalive(msg []byte) bool {
 	}
 	off := questionEnd(msg)
 	for range min(int(binary.BigEndian.Uint16(msg[10:])), maxAdditional) {
-		rec, ok := readRecord(msg, off)
+		rec, ok := readRecord(msg, off, nil)
 		if !ok || off == 0 {
 			return false
 		}
@@ -249,43 +251,45 @@ func questionEnd(msg []byte) int {
 // maxHops bounds the pointers of one name: more than it can have labels are of no use to anyone.
 const maxHops = 127
 
-// nameEnd returns the offset after the name at off, or 0 if it is malformed. Pointers are followed, each to
-// somewhere before the last, so that they cannot go in circles. See RFC 1035, Section 4.1.4.
-func nameEnd(msg []byte, off int) int {
-	end, length, before := 0, 0, off
-	for hops := 0; off < len(msg) && hops <= maxHops; {
+// nameEnd returns the offset after the name at start, or 0 if it is malformed. Pointers are followed, each to
+// somewhere before the last, so that they cannot go in circles. What they lead to lies before start, and not across
+// one of the TTLs at ttls: those are to change. See RFC 1035, Section 4.1.4.
+func nameEnd(msg []byte, start int, ttls []uint16) int {
+	end, length, before := 0, 0, start
+	for off, hops := start, 0; off < len(msg) && hops <= maxHops; {
 		c := int(msg[off])
-		switch c >> 6 {
-		case 0:
-			off, length = off+1+c, length+1+c
-			if length > maxName {
-				return 0
-			}
-			if c != 0 {
-				continue
-			}
-			if end == 0 {
-				end = off
-			}
-			return end
-		case 3:
-			if off+2 > len(msg) {
-				return 0
-			}
-			if end == 0 {
-				end = off + 2
-			}
+		next := off + 1 + c
+		if c>>6 == 3 {
+			next = off + 2
+		}
+		if next > len(msg) || c>>6 == 1 || c>>6 == 2 || end != 0 && (next > start || touches(ttls, off, next)) {
+			return 0
+		}
+		if c>>6 == 3 {
+			end = cmp.Or(end, next)
 			off = (c&0x3f)<<8 | int(msg[off+1])
 			if off >= before || off < headerLen {
 				return 0
 			}
 			before = off
 			hops++
-		default:
+			continue
+		}
+		if length += 1 + c; length > maxName {
 			return 0
 		}
+		if c == 0 {
+			return cmp.Or(end, next)
+		}
+		off = next
 	}
 	return 0
+}
+
+// touches reports whether one of the TTLs at ttls, which ascend, is at least partly between start and end.
+func touches(ttls []uint16, start, end int) bool {
+	i, _ := slices.BinarySearchFunc(ttls, start, func(ttl uint16, start int) int { return int(ttl) + 4 - start - 1 })
+	return i < len(ttls) && int(ttls[i]) < end
 }
 
 // record is where a resource record is in a message. See RFC 1035, Section 4.1.3.
@@ -296,9 +300,9 @@ type record struct {
 	data, end  int // offsets of RDATA
 }
 
-// readRecord reads the record at off up to its RDATA, all of which is within msg.
-func readRecord(msg []byte, off int) (record, bool) {
-	fixed := nameEnd(msg, off)
+// readRecord reads the record at off up to its RDATA, all of which is within msg. For ttls, see nameEnd.
+func readRecord(msg []byte, off int, ttls []uint16) (record, bool) {
+	fixed := nameEnd(msg, off, ttls)
 	if fixed == 0 || fixed+10 > len(msg) {
 		return record{}, false
 	}

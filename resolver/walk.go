@@ -44,7 +44,7 @@ func (w *walk) sections(off int) bool {
 			w.additional = off
 		}
 		for range binary.BigEndian.Uint16(w.msg[6+2*section:]) {
-			rec, ok := readRecord(w.msg, off)
+			rec, ok := readRecord(w.msg, off, w.ttls)
 			if !ok || !w.record(section, off, rec) {
 				return false
 			}
@@ -60,12 +60,12 @@ func (w *walk) record(section, off int, rec record) bool {
 		w.stripped = true
 		return rec.typ != dns.TypeOPT || w.readOPT(off, rec)
 	}
-	if ofHop(rec.typ) || rec.class != dns.ClassINET || !rdataValid(w.msg, rec) {
+	w.ttls = append(w.ttls, uint16(rec.fixed+4))
+	if ofHop(rec.typ) || rec.class != dns.ClassINET || !w.rdataValid(rec) {
 		return false
 	}
 	w.gap = w.gap || w.stripped
 	w.end = rec.end
-	w.ttls = append(w.ttls, uint16(rec.fixed+4))
 	w.minTTL = min(w.minTTL, saneTTL(rec.ttl))
 	switch {
 	case section == inAnswer && rec.typ == w.qtype:
@@ -145,7 +145,7 @@ func answers(query, msg []byte) bool {
 
 // rdataValid checks the RDATA of types that we or old clients look into: the names that may be compressed, and what
 // steering changes. Other types are opaque. See RFC 3597, Section 4.
-func rdataValid(msg []byte, rec record) bool {
+func (w *walk) rdataValid(rec record) bool {
 	n := rec.end - rec.data
 	switch rec.typ {
 	case dns.TypeA:
@@ -153,31 +153,31 @@ func rdataValid(msg []byte, rec record) bool {
 	case dns.TypeAAAA:
 		return n == 16
 	case dns.TypeNS, dns.TypeMD, dns.TypeMF, dns.TypeCNAME, dns.TypeMB, dns.TypeMG, dns.TypeMR, dns.TypePTR, dns.TypeDNAME:
-		return namesFill(msg, rec, 0, 1, 0)
+		return w.namesFill(rec, 0, 1, 0)
 	case dns.TypeMX, dns.TypeAFSDB, dns.TypeRT, dns.TypeKX:
-		return namesFill(msg, rec, 2, 1, 0)
+		return w.namesFill(rec, 2, 1, 0)
 	case dns.TypeSRV:
-		return namesFill(msg, rec, 6, 1, 0)
+		return w.namesFill(rec, 6, 1, 0)
 	case dns.TypeMINFO, dns.TypeRP:
-		return namesFill(msg, rec, 0, 2, 0)
+		return w.namesFill(rec, 0, 2, 0)
 	case dns.TypePX:
-		return namesFill(msg, rec, 2, 2, 0)
+		return w.namesFill(rec, 2, 2, 0)
 	case dns.TypeSOA:
-		return namesFill(msg, rec, 0, 2, 20)
+		return w.namesFill(rec, 0, 2, 20)
 	case dns.TypeSVCB, dns.TypeHTTPS:
-		return svcbValid(msg[rec.data:rec.end])
+		return svcbValid(w.msg[rec.data:rec.end])
 	}
 	return true
 }
 
 // namesFill reports whether the RDATA of rec is before octets, names, and after octets, and nothing else.
-func namesFill(msg []byte, rec record, before, names, after int) bool {
+func (w *walk) namesFill(rec record, before, names, after int) bool {
 	off := rec.data + before
 	for range names {
 		if off >= rec.end {
 			return false
 		}
-		if off = nameEnd(msg, off); off == 0 {
+		if off = nameEnd(w.msg, off, w.ttls); off == 0 {
 			return false
 		}
 	}

@@ -149,8 +149,8 @@ func (f *fakeResolver) startDo53(t *testing.T) {
 	ln, pc := listenBoth(t, netip.MustParseAddr("127.0.0.1"))
 	f.do53 = netip.MustParseAddrPort(pc.LocalAddr().String())
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(f.answer(q, false)) })
-	serve(t, &dns.Server{PacketConn: pc, Handler: handler})
-	serve(t, &dns.Server{Listener: ln, Handler: handler})
+	serveDNS(t, &dns.Server{PacketConn: pc, Handler: handler})
+	serveDNS(t, &dns.Server{Listener: ln, Handler: handler})
 }
 
 // listenBoth returns listeners for TCP and UDP on one free port.
@@ -173,7 +173,7 @@ func listenBoth(t *testing.T, addr netip.Addr) (net.Listener, net.PacketConn) {
 	return nil, nil
 }
 
-func serve(t *testing.T, s *dns.Server) {
+func serveDNS(t *testing.T, s *dns.Server) {
 	started := make(chan struct{})
 	s.NotifyStartedFunc = func() { close(started) }
 	var wg sync.WaitGroup
@@ -195,7 +195,7 @@ func (f *fakeResolver) startDoT(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.advertise(ddr.DoT, ln.Addr())
-	serve(t, &dns.Server{Listener: ln, Net: "tcp-tls", Handler: dns.HandlerFunc(
+	serveDNS(t, &dns.Server{Listener: ln, Net: "tcp-tls", Handler: dns.HandlerFunc(
 		func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(f.answer(q, true)) })})
 }
 

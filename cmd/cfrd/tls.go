@@ -105,7 +105,7 @@ func checkLeaf(leaf *x509.Certificate, name string, now time.Time) error {
 		return fmt.Errorf("is not valid before %s: is the clock right?", leaf.NotBefore.Format(time.DateTime))
 	}
 	if err := leaf.VerifyHostname(strings.TrimSuffix(name, ".")); err != nil {
-		carried := strings.Join(append(leaf.DNSNames, ipAddresses(leaf)...), ", ")
+		carried := strings.Join(append(leaf.DNSNames, addressNames(leaf)...), ", ")
 		if carried == "" {
 			carried = "no subject alternative name"
 		}
@@ -114,7 +114,7 @@ func checkLeaf(leaf *x509.Certificate, name string, now time.Time) error {
 	return nil
 }
 
-func ipAddresses(leaf *x509.Certificate) []string {
+func addressNames(leaf *x509.Certificate) []string {
 	list := make([]string, len(leaf.IPAddresses))
 	for i, ip := range leaf.IPAddresses {
 		list[i] = ip.String()
