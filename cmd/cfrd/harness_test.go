@@ -212,7 +212,9 @@ func (b *logBuffer) lines() []string {
 	return strings.Split(strings.TrimSpace(b.buf.String()), "\n")
 }
 
-func (b *logBuffer) contains(text string) bool { return strings.Contains(strings.Join(b.lines(), "\n"), text) }
+func (b *logBuffer) contains(text string) bool {
+	return strings.Contains(strings.Join(b.lines(), "\n"), text)
+}
 
 // dialFrom returns a dialer with a source address.
 func dialFrom(network string, addr netip.Addr) *net.Dialer {
