@@ -71,7 +71,7 @@ func parseReply(msg []byte) (*message, error) {
 	m := &message{header: [headerLen]byte(msg), question: msg[headerLen:off]}
 	for section := range m.sections {
 		for range binary.BigEndian.Uint16(msg[6+2*section:]) {
-			rec, ok := readRecord(msg, off)
+			rec, ok := readRecord(msg, off, nil)
 			if !ok {
 				return nil, errMalformed
 			}
@@ -95,7 +95,7 @@ func (r *rr) split(msg []byte, rec record) bool {
 		if off >= rec.end {
 			return false
 		}
-		end := nameEnd(msg, off)
+		end := nameEnd(msg, off, nil)
 		if end == 0 || end > rec.end {
 			return false
 		}
