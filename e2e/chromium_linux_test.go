@@ -46,7 +46,7 @@ HOME=%[3]s exec chromium --headless --no-sandbox --disable-gpu --no-first-run --
 	if n := dump.count("host " + customer4 + " or host " + customer6); n != 0 {
 		t.Errorf("got %d packets with the customer's address; want none", n)
 	}
-	if got := d.metric(`cfrd_resolver_queries_total{transport="doh"}`); got == "" || got == "0" {
+	if got := d.metric(`cfrd_queries_total{transport="doh"}`); got == "" || got == "0" {
 		t.Errorf("got %q queries over DoH; want some", got)
 	}
 }

@@ -95,13 +95,14 @@ func loopback() netip.Addr {
 type lab struct {
 	dir    string
 	addr   netip.Addr        // of all listeners: Do53 8053, DoT and DoQ 8853, DoH 8443, admin 9153
+	roots  *x509.CertPool    // that verify its certificate
 	config map[string]string // sections of the configuration, by key
 }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{dir: t.TempDir(), addr: loopback()}
-	certificateTemplate{names: []string{"dns.isp.example"}, addrs: []netip.Addr{l.addr}}.write(t, l.dir)
+	l := &lab{dir: t.TempDir(), addr: loopback(), roots: x509.NewCertPool()}
+	l.roots.AddCert(certificateTemplate{names: []string{"dns.isp.example"}, addrs: []netip.Addr{l.addr}}.write(t, l.dir))
 	writeFile(t, filepath.Join(l.dir, "isp.zone"), "$ORIGIN isp.example.\n$TTL 300\n"+
 		"@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n")
 	l.config = map[string]string{
@@ -146,7 +147,7 @@ func (l *lab) start(t *testing.T) (*node, *logBuffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- n.run(ctx) }()
 	t.Cleanup(func() {
@@ -212,7 +213,9 @@ func (b *logBuffer) lines() []string {
 	return strings.Split(strings.TrimSpace(b.buf.String()), "\n")
 }
 
-func (b *logBuffer) contains(text string) bool { return strings.Contains(strings.Join(b.lines(), "\n"), text) }
+func (b *logBuffer) contains(text string) bool {
+	return strings.Contains(strings.Join(b.lines(), "\n"), text)
+}
 
 // dialFrom returns a dialer with a source address.
 func dialFrom(network string, addr netip.Addr) *net.Dialer {

@@ -32,9 +32,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		if !errors.Is(err, errReported) {
 			fmt.Fprintf(stderr, "cfrd: %v\n", err)
 		}
-		return 1
+		return exitCode(err)
 	}
 	return 0
+}
+
+// exitCode tells mistakes on the command line, 2, from everything else that can go wrong, 1.
+func exitCode(err error) int {
+	if _, ok := errors.AsType[usageError](err); ok {
+		return 2
+	}
+	return 1
 }
 
 // errReported ends a command with exit code 1 after it has printed what is wrong itself.
@@ -51,7 +59,7 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
+		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 	})
 	root.AddCommand(
 		newDemoCommand(),

@@ -25,7 +25,7 @@ func newServeCommand() *cobra.Command {
 			"and everything that it names again. See `cfrd help deploy`.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return serve(cmd.Context(), path, m, cmd.ErrOrStderr())
+			return runDaemon(cmd.Context(), path, m, cmd.ErrOrStderr())
 		},
 	}
 	cmd.Flags().Var(&m, "mode", "what to run: all, resolver (DNS only), relay (no DNS at all)")
@@ -33,8 +33,8 @@ func newServeCommand() *cobra.Command {
 	return cmd
 }
 
-// serve is the life of the daemon.
-func serve(ctx context.Context, path string, m mode, stderr io.Writer) error {
+// runDaemon is the life of the daemon.
+func runDaemon(ctx context.Context, path string, m mode, stderr io.Writer) error {
 	cfg, err := readConfig(path, m)
 	if err != nil {
 		return fmt.Errorf("configuration %s:\n%w", path, err)

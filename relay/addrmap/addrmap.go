@@ -61,8 +61,8 @@ type TableConfig struct {
 	Prefixes []netip.Prefix // pools, IPv4 and IPv6; a destination gets an address of its own family
 	Path     string         // of the bbolt file; empty keeps leases in memory only
 	Grace    time.Duration  // how long a lease outlives the TTL that was handed out; 0 means 10 min
-	// MaxLeases bounds the leases of each family, for memory's sake: one takes about 300 octets, and as much again on
-	// disk. 0 means 1<<20.
+	// MaxLeases bounds the leases of each family, for memory's sake: one takes about 300 octets, and 170 on disk. 0
+	// means 1<<20.
 	MaxLeases int
 	// Clock returns the time; nil means time.Now.
 	Clock func() time.Time
@@ -115,7 +115,6 @@ func (m *Map) openTables(cfg *TableConfig) error {
 	}
 	var records4, records6 []record
 	if cfg.Path != "" {
-		// A wrong clock costs nothing here: what is not kept but live by now is looked at again next time.
 		keep := func(r record) bool { return inAny(cfg.Prefixes, r.relay) && m.relayable(r.dst) }
 		st, records, err := openStore(cfg.Path, keep, clockOr(cfg.Clock)())
 		if err != nil {

@@ -20,7 +20,7 @@ const maxKeyFile = 256
 // NewKey returns a random key for SealedConfig. Written as 64 hex digits, it is a file for LoadKey.
 func NewKey() []byte {
 	key := make([]byte, KeySize)
-	rand.Read(key) //nolint:errcheck // It never fails. See crypto/rand.
+	rand.Read(key)
 	return key
 }
 

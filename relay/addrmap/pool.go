@@ -115,6 +115,6 @@ type cryptoSource struct{}
 
 func (cryptoSource) Uint64() uint64 {
 	var b [8]byte
-	crand.Read(b[:]) //nolint:errcheck // It never fails. See crypto/rand.
+	crand.Read(b[:])
 	return binary.BigEndian.Uint64(b[:])
 }

@@ -19,8 +19,8 @@ const sealLabel = "cfrd sealed address 1"
 // was not sealed under the key opens by chance only, 1 in 2^32 for each of the three epochs that are tried.
 //
 // All 64 bits are used. That the "u" and "g" bits come out at random is fine: they have no meaning. See RFC 7136,
-// Section 5. The identifiers that RFC 5453 reserves are not avoided, as they matter on links and the prefix is a
-// local route; a destination hits one with a chance below 2^-55.
+// Section 5. Reserved identifiers, see RFC 5453, are not avoided: they matter on links, and the prefix is a local
+// route; a destination hits one by a chance of about 2^-40.
 type sealer struct {
 	// Set once by newSealer.
 	prefix netip.Prefix

@@ -175,10 +175,11 @@ func (s *store) guard(f func() error) (err error) {
 func (s *store) load(keep func(record) bool, now int64) ([]record, error) {
 	var records []record
 	var drop [][]byte
+	isNew := false
 	// Read and write apart: what makes bbolt panic is met while it holds no lock for writing.
 	err := s.db.View(func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(leaseBucket))
-		if b == nil {
+		if isNew = b == nil; isNew {
 			return nil
 		}
 		return b.ForEach(func(k, v []byte) error {
@@ -194,8 +195,8 @@ func (s *store) load(keep func(record) bool, now int64) ([]record, error) {
 			return nil
 		})
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || !isNew && len(drop) == 0 {
+		return records, err
 	}
 	return records, s.db.Update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte(leaseBucket))

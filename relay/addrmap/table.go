@@ -22,6 +22,8 @@ const (
 	// maxTTL bounds leases, and with it what an expiry read from disk can be. RFC 8767, Section 4, suggests the same
 	// bound for what a cache believes.
 	maxTTL = 7 * 24 * time.Hour
+	// expireStep bounds how many leases are moved at a time, so that a million that expire together stop nobody.
+	expireStep = 256
 	// tries is how often a commit may take longer than the lease has slack before the disk is declared too slow.
 	tries = 3
 )
@@ -105,15 +107,14 @@ func (t *table) seconds(ttl time.Duration) int64 {
 // it was written, is cut to the longest that it can.
 func (t *table) restore(r record) {
 	if old := t.byDst[r.dst]; old != nil {
-		if old.until >= r.expiry {
+		if old.written >= r.expiry {
 			return
 		}
 		t.removeLocked(old)
 	}
-	l := t.insertLocked(r.dst, r.relay)
+	l := t.insertLocked(r.dst, r.relay, min(r.expiry, t.now()+t.seconds(maxTTL)+ahead))
 	l.written = r.expiry
 	l.disk.Store(r.expiry)
-	t.extendLocked(l, min(r.expiry, t.now()+t.seconds(maxTTL)+ahead))
 }
 
 // relay returns the relay address of dst after it has put a lease for ttl on disk.
@@ -159,9 +160,8 @@ func (t *table) renew(dst netip.Addr, need int64) (addr netip.Addr, commit *batc
 		if addr, err = t.allocateLocked(); err != nil {
 			return netip.Addr{}, nil, err
 		}
-		l = t.insertLocked(dst, addr)
-	}
-	if l.until < need {
+		l = t.insertLocked(dst, addr, need+slack)
+	} else if l.until < need {
 		t.extendLocked(l, need+slack)
 	}
 	if t.store == nil {
@@ -233,15 +233,20 @@ func (t *table) heldLocked(l *lease) bool {
 	return false
 }
 
-// expireLocked moves on what has expired.
-func (t *table) expireLocked() {
+// expireLocked moves on what has expired, the longest expired first, and reports whether there may be more.
+func (t *table) expireLocked() bool {
 	now := t.now()
-	for l := t.live.first(); l != nil && l.until <= now; l = t.live.first() {
+	for range expireStep {
+		l := t.live.first()
+		if l == nil || l.until > now {
+			return false
+		}
 		t.live.remove(l)
 		if !t.heldLocked(l) {
 			t.idle.push(l)
 		}
 	}
+	return true
 }
 
 // allocateLocked returns an address that no lease has: one never used as long as there is one, so that a destination
@@ -250,20 +255,22 @@ func (t *table) allocateLocked() (netip.Addr, error) {
 	if uint64(len(t.byRelay)) < t.capacity {
 		return t.pool.draw(t.taken), nil
 	}
-	t.expireLocked()
-	for l := t.idle.first(); l != nil; l = t.idle.first() {
-		t.idle.remove(l)
-		if t.heldLocked(l) {
-			continue // A flow began after the lease had expired.
+	for more := true; more; {
+		more = t.expireLocked()
+		for l := t.idle.first(); l != nil; l = t.idle.first() {
+			t.idle.remove(l)
+			if t.heldLocked(l) {
+				continue // A flow began after the lease had expired.
+			}
+			t.removeLocked(l)
+			return l.relay, nil
 		}
-		t.removeLocked(l)
-		return l.relay, nil
 	}
 	return netip.Addr{}, ErrExhausted
 }
 
-func (t *table) insertLocked(dst, relay netip.Addr) *lease {
-	l := &lease{dst: dst, relay: relay}
+func (t *table) insertLocked(dst, relay netip.Addr, until int64) *lease {
+	l := &lease{dst: dst, relay: relay, until: until}
 	l.release = func() { t.end(l) }
 	t.byDst[dst], t.byRelay[relay] = l, l
 	t.live.push(l)
@@ -290,10 +297,16 @@ func (t *table) taken(addr netip.Addr) bool { return t.byRelay[addr] != nil }
 
 // usage returns how many addresses are leased and how many can be at a time.
 func (t *table) usage() (used, size uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.expireLocked()
-	return uint64(len(t.byRelay) - len(t.idle)), t.capacity
+	step := func() bool {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		more := t.expireLocked()
+		used = uint64(len(t.byRelay) - len(t.idle))
+		return more
+	}
+	for step() {
+	}
+	return used, t.capacity
 }
 
 // queue orders leases by their expiry.
