@@ -38,4 +38,6 @@ func newPipes(limit int) *pipes { return nil }
 
 func (p *pipes) starved() bool { return false }
 
+func (p *pipes) retry() {}
+
 func (p *pipes) close() {}

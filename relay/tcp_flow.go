@@ -200,6 +200,7 @@ func (r *Relay) sweep(ended <-chan struct{}) {
 			return
 		case <-ticker.C:
 			r.flows.each(s.visit)
+			r.pipes.retry()
 		}
 	}
 }
