@@ -181,6 +181,23 @@ func socketError(fd int) bool {
 	return err != nil || errno != 0
 }
 
+// unacknowledged reports whether the peer of c may still acknowledge something.
+func unacknowledged(c *net.TCPConn) (yes bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
+		if err != nil || info.State == unix.BPF_TCP_CLOSE {
+			return
+		}
+		n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		yes = err == nil && n > 0
+	})
+	return yes
+}
+
 // splice is splice(2), begun anew when a signal interrupts it. It never blocks, so the scheduler is not told of it:
 // that would have a processor taken away and given back for each call that moves many bytes.
 func splice(from, to, n int) (int, error) {

@@ -322,6 +322,23 @@ func TestTCPAnswerBeforeReset(t *testing.T) {
 	wantReset(t, client)
 }
 
+// TestTCPSlowReaderBeforeReset is the same with an answer that fills all buffers on the way.
+func TestTCPSlowReaderBeforeReset(t *testing.T) {
+	b := newTestbed(t, Limits{})
+	client, server := b.flow(t)
+	write(t, client, "unread")
+	sent := stall(t, server)
+	server.Close()
+	received, err := io.Copy(io.Discard, client)
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("got error %v; want a reset", err)
+	}
+	// What the server had not sent when it reset is lost, as it would be without a relay.
+	if received < sent/4 {
+		t.Errorf("got %d bytes; want most of %d", received, sent)
+	}
+}
+
 func TestTCPUrgent(t *testing.T) {
 	tests := []struct {
 		name          string
@@ -514,15 +531,16 @@ func TestTCPStalledReset(t *testing.T) {
 	}
 }
 
-// stall writes until nothing more is taken.
-func stall(t *testing.T, c *net.TCPConn) {
+// stall writes until nothing more is taken, and returns how many bytes were.
+func stall(t *testing.T, c *net.TCPConn) (sent int64) {
 	t.Helper()
 	buf := make([]byte, 1<<20)
 	for {
 		c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-		_, err := c.Write(buf)
+		n, err := c.Write(buf)
+		sent += int64(n)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return
+			return sent
 		}
 		if err != nil {
 			t.Fatal(err)
