@@ -30,7 +30,9 @@ type Config struct {
 	Routes   bool
 	Limits   Limits
 	Settings Settings
-	Log      zerolog.Logger // never gets a client together with a destination
+	// DisableGSO sends each UDP datagram by itself, for kernels or network cards that get groups of them wrong.
+	DisableGSO bool
+	Log        zerolog.Logger // never gets a client together with a destination
 }
 
 // Settings is the part of the configuration that can change while the relay runs.
@@ -126,6 +128,9 @@ func (r *Relay) bind() error {
 
 // Close gives up what New took. Run does so itself.
 func (r *Relay) Close() {
+	for _, u := range r.udps {
+		u.close()
+	}
 	for _, ln := range r.listeners {
 		ln.Close()
 	}
