@@ -27,9 +27,9 @@ func steeringHandler(t *testing.T, steering Steering, w world, local ...Local) *
 	return testHandler(t, Config{Settings: Settings{Steering: &steering, Local: local}}, w.upstream())
 }
 
-// answeredWith asks "NAME TYPE" and returns the RCODE and what the Answer section has, a word each: the data of an address
+// answerTo asks "NAME TYPE" and returns the RCODE and what the Answer section has, a word each: the data of an address
 // record, else the type.
-func answeredWith(t *testing.T, h *resolverHandler, question string, change func(*dns.Msg)) string {
+func addressesFor(t *testing.T, h *resolverHandler, question string, change func(*dns.Msg)) string {
 	t.Helper()
 	name, qtype, _ := strings.Cut(question, " ")
 	m := newQuery(name, dns.StringToType[qtype])
@@ -62,7 +62,7 @@ func TestTargetIsSteeredAfterItsAddressWasCached(t *testing.T) {
 		{"edge.example. A", "NOERROR 198.51.100.1"},
 		{"edge.example. AAAA", "NOERROR 2001:db8:5ea1::1"},
 	} {
-		if got := answeredWith(t, h, step.question, nil); got != step.want {
+		if got := addressesFor(t, h, step.question, nil); got != step.want {
 			t.Errorf("%s: got %s; want %s", step.question, got, step.want)
 		}
 	}
@@ -72,7 +72,7 @@ func TestTargetIsSteeredAfterItsAddressWasCached(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := answeredWith(t, h, "edge.example. A", nil), "NOERROR 198.51.100.1"; got != want {
+	if got, want := addressesFor(t, h, "edge.example. A", nil), "NOERROR 198.51.100.1"; got != want {
 		t.Errorf("after new settings: got %s; want %s", got, want)
 	}
 }
@@ -112,7 +112,7 @@ func TestLocalChainIsCompleted(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := answeredWith(t, h, tt.question, tt.change); got != tt.want {
+			if got := addressesFor(t, h, tt.question, tt.change); got != tt.want {
 				t.Errorf("got %s; want %s", got, tt.want)
 			}
 		})
