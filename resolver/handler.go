@@ -153,6 +153,9 @@ func (h *resolverHandler) answer(ctx context.Context, q *query, dst []byte) []by
 func (h *resolverHandler) reply(q *query, r *request, p *reply, dst []byte, now int64) []byte {
 	r.idle = h.idle
 	h.responses[p.rcode()].Add(1)
+	if p.steered {
+		h.steered.Add(1)
+	}
 	q.ttl = p.remaining(now)
 	return p.appendTo(dst, r, now)
 }
@@ -266,11 +269,8 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *key, q *q
 	if err != nil {
 		return nil, err
 	}
-	p.ede = raw.ede
+	p.ede, p.steered = raw.ede, v == steered
 	h.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.ttl)*int64(time.Second)))
-	if v == steered {
-		h.steered.Add(1)
-	}
 	return p, nil
 }
 
