@@ -146,7 +146,7 @@ func (w world) beside(t testing.TB) lookup {
 
 // newSteerer returns a steerer with rules, for a test to change.
 func newSteerer(rules ruleSet) *steerer {
-	return &steerer{Steering{Policy: rules, Relay: new(fakeRelay)}, new(targets)}
+	return &steerer{Steering{Policy: rules, Relay: new(fakeRelay)}, new(targets), func(string) {}}
 }
 
 // ask returns what s makes of the world's answer to "NAME TYPE": the verdict, then the records of the three sections,

@@ -383,3 +383,19 @@ func markEnvironment(ps problems) problems {
 	}
 	return ps
 }
+
+// unknownVariables returns a warning for each CFRD_ variable that overrides nothing. It is not an error, because
+// service managers and container platforms make variables of their own from a service's name.
+func unknownVariables(environ []string, known []configKey) (warnings []string) {
+	names := make(map[string]bool)
+	for _, k := range known {
+		names[environmentName(k.path)] = k.leaf && !k.inList
+	}
+	for _, variable := range environ {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "CFRD_") && !names[name] {
+			warnings = append(warnings, name+" in the environment overrides no key: see `cfrd help configuration`")
+		}
+	}
+	return warnings
+}
