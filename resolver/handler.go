@@ -275,13 +275,10 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *key, q *q
 	return p, nil
 }
 
-// applySteering steers and counts.
+// applySteering steers, and counts what failed.
 func (h *resolverHandler) applySteering(ctx context.Context, set *settings, flags uint8, q *query, wire []byte) ([]byte, verdict, error) {
 	out, v, err := set.steering.apply(ctx, wire, h.beside(set, flags, q))
-	switch {
-	case v == steered:
-		h.steered.Add(1)
-	case v == passed || errors.Is(err, errRelayFailed):
+	if v == passed || errors.Is(err, errRelayFailed) {
 		h.steerFailed.Add(1)
 	}
 	return out, v, err
