@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,10 +15,13 @@ import (
 )
 
 var (
-	v4       = netip.MustParseAddr("192.0.2.53")
-	v6       = netip.MustParseAddr("2001:db8::53")
-	private4 = netip.MustParseAddr("10.0.0.53")
-	now      = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+	v4        = netip.MustParseAddr("192.0.2.53")
+	v6        = netip.MustParseAddr("2001:db8::53")
+	private4  = netip.MustParseAddr("10.0.0.53")
+	mapped4   = netip.MustParseAddr("::ffff:192.0.2.53")
+	linkLocal = netip.MustParseAddr("fe80::1%eth0")
+	loopback  = netip.MustParseAddr("127.0.0.1")
+	now       = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 )
 
 // leaf is valid for an hour around now and carries dns.example and addrs.
@@ -30,6 +34,9 @@ func leaf(addrs ...netip.Addr) *x509.Certificate {
 	}
 	return c
 }
+
+// on is a resolver with these services only, whose name has no addresses of its own.
+func on(services ...Service) Config { return Config{Services: services} }
 
 func service(p Protocol, addr string) Service {
 	return Service{Protocol: p, Addr: netip.MustParseAddrPort(addr)}
@@ -141,16 +148,16 @@ func TestWhereAndWhat(t *testing.T) {
 		"opportunistic-same-address":    {private, nil, private4, []string{"dot"}},
 		"opportunistic-other-address":   {private, nil, netip.MustParseAddr("10.0.0.54"), nil},
 		"covered-but-not-of-the-name":   {private, []netip.Addr{v6}, v6, []string{"dot", "doq"}},
-		"mapped-address":                {private, []netip.Addr{v4}, netip.MustParseAddr("::ffff:192.0.2.53"), []string{"dot", "doq"}},
-		"loopback-is-private":           {Config{Services: []Service{service(DoT, "127.0.0.1:8853")}}, nil, netip.MustParseAddr("127.0.0.1"), []string{"dot 8853"}},
-		"link-local-with-zone":          {Config{Services: []Service{service(DoT, "[fe80::1%eth0]:853")}}, nil, netip.MustParseAddr("fe80::1%eth0"), []string{"dot"}},
-		"shared-address-is-not-private": {Config{Services: []Service{service(DoT, "100.64.0.1:853")}}, nil, netip.MustParseAddr("100.64.0.1"), nil},
-		"wildcard":                      {Config{Services: []Service{service(DoT, "[::]:853")}}, []netip.Addr{v4}, v4, []string{"dot"}},
-		"wildcard-of-ipv4":              {Config{Services: []Service{service(DoT, "0.0.0.0:853")}}, []netip.Addr{v4}, v4, []string{"dot"}},
-		"wildcard-of-other-family":      {Config{Services: []Service{service(DoT, "0.0.0.0:853")}}, []netip.Addr{v6}, v6, nil},
+		"mapped-address":                {private, []netip.Addr{v4}, mapped4, []string{"dot", "doq"}},
+		"loopback-is-private":           {on(service(DoT, "127.0.0.1:8853")), nil, loopback, []string{"dot 8853"}},
+		"link-local-with-zone":          {on(service(DoT, "[fe80::1%eth0]:853")), nil, linkLocal, []string{"dot"}},
+		"shared-address-is-not-private": {on(service(DoT, "100.64.0.1:853")), nil, netip.MustParseAddr("100.64.0.1"), nil},
+		"wildcard":                      {on(service(DoT, "[::]:853")), []netip.Addr{v4}, v4, []string{"dot"}},
+		"wildcard-of-ipv4":              {on(service(DoT, "0.0.0.0:853")), []netip.Addr{v4}, v4, []string{"dot"}},
+		"wildcard-of-other-family":      {on(service(DoT, "0.0.0.0:853")), []netip.Addr{v6}, v6, nil},
 		"no-services":                   {Config{}, []netip.Addr{v4}, v4, nil},
 		"one-record-for-two-addresses": {
-			Config{Services: []Service{service(DoT, "192.0.2.53:853"), service(DoT, "0.0.0.0:853")}},
+			on(service(DoT, "192.0.2.53:853"), service(DoT, "0.0.0.0:853")),
 			[]netip.Addr{v4}, v4, []string{"dot"},
 		},
 		"port-of-the-address-that-was-asked": {
@@ -160,19 +167,19 @@ func TestWhereAndWhat(t *testing.T) {
 			}, []netip.Addr{v4}, v4, []string{"dot"},
 		},
 		"two-ports-on-one-address": {
-			Config{Services: []Service{service(DoT, "192.0.2.53:8853"), service(DoT, "192.0.2.53:853")}},
+			on(service(DoT, "192.0.2.53:8853"), service(DoT, "192.0.2.53:853")),
 			[]netip.Addr{v4}, v4, []string{"dot 8853", "dot"},
 		},
 		"default-port-of-doh-is-443": {
-			Config{Services: []Service{service(DoH, "192.0.2.53:853"), service(DoQ, "192.0.2.53:443")}},
+			on(service(DoH, "192.0.2.53:853"), service(DoQ, "192.0.2.53:443")),
 			[]netip.Addr{v4}, v4, []string{"h2 853", "doq 443"},
 		},
 		"http-versions-on-two-ports": {
-			Config{Services: []Service{service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:8443")}},
+			on(service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:8443")),
 			[]netip.Addr{v4}, v4, []string{"h2", "dot", "h3 8443"},
 		},
 		"http-versions-apart-are-joined": {
-			Config{Services: []Service{service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:443")}},
+			on(service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:443")),
 			[]netip.Addr{v4}, v4, []string{"h2,h3", "dot"},
 		},
 	} {
@@ -280,7 +287,9 @@ func TestNothingElseExists(t *testing.T) {
 		"resolver.arpa.", "RESOLVER.arpa.", "_dns.resolver.arpa.", "x.resolver.arpa.", "_853._dns.resolver.arpa.",
 		"_dns.resolver.arpa.resolver.arpa.", "a.b.c.d.e.f.resolver.arpa.",
 	} {
-		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeDS, dns.TypeTXT, dns.TypeRESINFO, dns.TypeANY} {
+		for _, qtype := range []uint16{
+			dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeDS, dns.TypeTXT, dns.TypeRESINFO, dns.TypeANY,
+		} {
 			if got := ask(t, z, name, qtype, v4); !cmp.Equal(got, reply{Ns: soa("resolver.arpa.")}) {
 				t.Errorf("%s %s: got %+v; want NODATA", name, dns.TypeToString[qtype], got)
 			}
@@ -393,8 +402,8 @@ func TestRelay(t *testing.T) {
 			if want := "_dns.resolver.arpa. 300 IN SVCB " + row.record; len(got.Answer) != 4 || got.Answer[3] != want {
 				t.Errorf("got %q; want the last to be %q", got.Answer, want)
 			}
-			if diff := cmp.Diff(row.extra, got.Extra[2:], cmp.Transformer("len", func(s []string) []string { return append([]string{}, s...) })); diff != "" {
-				t.Errorf("additional: -want +got:\n%s", diff)
+			if !slices.Equal(got.Extra[2:], row.extra) {
+				t.Errorf("got additional %q behind that of the name; want %q", got.Extra[2:], row.extra)
 			}
 		})
 	}
@@ -425,7 +434,8 @@ func TestInfo(t *testing.T) {
 	cfg.Info = &Info{ExtErr: []uint16{22, 16, 3, 15, 17, 15, 65535}, URL: "https://dns.example/about"}
 	z := zone(t, cfg)
 	for _, name := range []string{"resolver.arpa.", "dns.example."} {
-		want := reply{Answer: []string{name + ` 300 IN RESINFO "exterr=3,15-17,22,65535" "infourl=https://dns.example/about"`}}
+		text := ` 300 IN RESINFO "exterr=3,15-17,22,65535" "infourl=https://dns.example/about"`
+		want := reply{Answer: []string{name + text}}
 		if diff := cmp.Diff(want, ask(t, z, name, dns.TypeRESINFO, v4)); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", name, diff)
 		}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/netip"
+	"os"
 	"time"
 	"unsafe"
 
@@ -84,6 +85,33 @@ func leaveFrom(local netip.Addr) []byte {
 // forClient returns u as it is for the client of f.
 func (u unreachable) forClient(f *flow) unreachable {
 	return u.forFamily(f.key.client.Addr(), f.grant.dst.Addr())
+}
+
+// tellDestination tells the destination of f that its datagram of n bytes does not get to the client for its size.
+func (u *udpPort) tellDestination(f *flow, n int) {
+	mtu, err := pathMTU(f.key.client)
+	if err != nil {
+		return
+	}
+	back := flowKey{client: f.grant.dst, local: f.src}
+	u.icmp.send(back, unreachable{tooBig, mtu}.forFamily(f.grant.dst.Addr(), f.key.client.Addr()), n, u.now())
+}
+
+// pathMTU returns the MTU of the way to addr.
+func pathMTU(addr netip.AddrPort) (int, error) {
+	v6 := addr.Addr().Is6()
+	fd, err := udpSocket(v6)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, sockaddr(addr)); err != nil {
+		return 0, os.NewSyscallError("connect", err)
+	}
+	if v6 {
+		return unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU)
+	}
+	return unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU)
 }
 
 // unreachableFrom returns what an entry of a socket's error queue is for a client. ok is false if it is nothing.

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/rs/zerolog"
@@ -69,7 +68,6 @@ type Relay struct {
 
 	settings atomic.Pointer[settings]
 	draining atomic.Bool
-	closing  sync.Once
 	stats    counters
 	flows    tcpFlows
 }
@@ -130,18 +128,16 @@ func (r *Relay) bind() error {
 
 // Close gives up what New took. Run does so itself.
 func (r *Relay) Close() {
-	r.closing.Do(func() {
-		for _, ln := range r.listeners {
-			ln.Close()
-		}
-		for _, u := range r.udps {
-			u.close()
-		}
-		r.pipes.close()
-		if err := r.routes.remove(); err != nil {
-			r.cfg.Log.Warn().Err(err).Msg("local routes are left behind")
-		}
-	})
+	for _, u := range r.udps {
+		u.close()
+	}
+	for _, ln := range r.listeners {
+		ln.Close()
+	}
+	r.pipes.close()
+	if err := r.routes.remove(); err != nil {
+		r.cfg.Log.Warn().Err(err).Msg("local routes are left behind")
+	}
 }
 
 // Run relays until ctx is done, then takes no new flows, lets those that live go on for at most

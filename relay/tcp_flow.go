@@ -58,12 +58,12 @@ func (h *half) init(f *tcpFlow, from, to *net.TCPConn, bytes *atomic.Uint64, pip
 }
 
 // run relays until both directions have ended, and closes both connections.
-func (f *tcpFlow) run() {
+func (f *tcpFlow) run(live context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(f.back.run)
 	f.out.run()
 	wg.Wait()
-	f.close()
+	f.close(live)
 }
 
 // run copies one direction to its end. It then stays, to notice a reset of its source, until the other one has ended.
@@ -100,14 +100,30 @@ func (f *tcpFlow) wake() {
 	f.server.SetDeadline(longAgo)
 }
 
-func (f *tcpFlow) close() {
-	if f.broken.Load() {
-		reset(f.client)
-		reset(f.server)
+// settleTime is how long a reset waits for what was sent before it to arrive.
+const settleTime = 2 * time.Second
+
+// close closes both connections. A reset discards what its receiver has not acknowledged, and would overtake what a
+// server sent before its own reset; so it waits a little.
+func (f *tcpFlow) close(live context.Context) {
+	if !f.broken.Load() {
+		f.client.Close()
+		f.server.Close()
 		return
 	}
-	f.client.Close()
-	f.server.Close()
+	ctx, cancel := context.WithTimeout(live, settleTime)
+	defer cancel()
+	for _, c := range []*net.TCPConn{f.client, f.server} {
+		settle(ctx, c)
+		reset(c)
+	}
+}
+
+// settle waits until the peer of c has acknowledged everything, or ctx is done.
+func settle(ctx context.Context, c *net.TCPConn) {
+	for wait := time.Millisecond; ctx.Err() == nil && unacknowledged(c); wait = min(2*wait, 100*time.Millisecond) {
+		pause(ctx, wait)
+	}
 }
 
 // moved notes that n bytes have gone from one side to the other.
@@ -200,6 +216,7 @@ func (r *Relay) sweep(ended <-chan struct{}) {
 			return
 		case <-ticker.C:
 			r.flows.each(s.visit)
+			r.pipes.retry()
 		}
 	}
 }
@@ -210,7 +227,8 @@ type sweeper struct {
 	pipes            *pipes
 }
 
-// stalledSweeps is how long a flow may hold a pipe without progress while others wait for one.
+// stalledSweeps is how long a flow may hold a pipe without progress while others wait for one, or after the side that
+// its bytes come from was reset.
 const stalledSweeps = 2
 
 // visit ages f and ends it if it is too old.
@@ -226,11 +244,9 @@ func (s *sweeper) over(f *tcpFlow, age uint32) bool {
 		return true
 	case age > s.halfClosed && (f.ended.Load() > 0 || f.broken.Load()):
 		return true
-	case f.holding.Load() == 0:
+	case age <= stalledSweeps || f.holding.Load() == 0:
 		return false
-	case age > stalledSweeps && s.pipes.starved():
-		return true
 	}
 	// Who waits for one side to take bytes does not see the other side's reset.
-	return f.out.failed() || f.back.failed()
+	return s.pipes.starved() || f.out.failed() || f.back.failed()
 }

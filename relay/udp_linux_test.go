@@ -15,9 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience bounds every wait of a test for something that happens at once.
-const patience = 10 * time.Second
-
 // runUDP runs a relay of one port for the time of the test.
 func runUDP(t testing.TB, cfg Config) *Relay {
 	t.Helper()
@@ -63,7 +60,7 @@ func listenBeside(t testing.TB, r *Relay, n byte) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { pc.Close() })
-	return udpDeadline(t, pc.(*net.UDPConn))
+	return soon(t, pc.(*net.UDPConn))
 }
 
 // dialFrom connects a client at 127.0.0.n to addr.
@@ -75,12 +72,12 @@ func dialFrom(t testing.TB, n byte, addr netip.AddrPort) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return udpDeadline(t, c)
+	return soon(t, c)
 }
 
-func udpDeadline(t testing.TB, c *net.UDPConn) *net.UDPConn {
+func soon(t testing.TB, c *net.UDPConn) *net.UDPConn {
 	t.Helper()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(deadline)); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -184,7 +181,7 @@ func TestUDPFlowsAreApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	udpDeadline(t, c)
+	soon(t, c)
 	for n, dst := range map[byte]*net.UDPConn{1: one, 2: two} {
 		reply(t, c, []byte{n}, relayAddr(r, n))
 		_, from := receive(t, dst)

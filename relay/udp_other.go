@@ -14,7 +14,7 @@ type upstream struct{}
 type udpPort struct{}
 
 func newUDP(*Relay, uint16) (*udpPort, error) {
-	return nil, errors.New("relay: UDP is relayed on Linux only")
+	return nil, errors.New("UDP is relayed on Linux only")
 }
 
 func (u *udpPort) run(context.Context) error { return nil }

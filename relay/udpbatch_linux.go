@@ -193,8 +193,12 @@ func (s *sender) flush(fd int) (sent int) {
 	}
 	retried := -1
 	for i := 0; i < s.n; {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&s.hdrs[i])),
-			uintptr(s.n-i), 0, 0, 0)
+		if s.out[i].fragmented {
+			sent += s.sendFragmented(fd, i)
+			i++
+			continue
+		}
+		n, errno := s.sendSome(fd, i)
 		switch o := &s.out[i]; {
 		case errno == 0:
 			for range n {
@@ -207,8 +211,8 @@ func (s *sender) flush(fd int) (sent int) {
 		case o.count > 1 && s.ungroup(errno):
 			sent += s.sendSingly(fd, i)
 			i++
-		case o.fragmented && errno == unix.EMSGSIZE:
-			sent += s.sendFragmented(fd, i)
+		case errno == unix.EMSGSIZE:
+			s.exceeded(o, o.bytes)
 			i++
 		case retried != i: // an error that came in for an earlier datagram
 			retried = i
@@ -218,6 +222,25 @@ func (s *sender) flush(fd int) (sent int) {
 	}
 	s.reset()
 	return sent
+}
+
+// sendSome sends messages from the given one on, as many as the kernel takes, up to one that may be fragmented.
+func (s *sender) sendSome(fd, from int) (int, unix.Errno) {
+	to := from + 1
+	for to < s.n && !s.out[to].fragmented {
+		to++
+	}
+	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&s.hdrs[from])),
+		uintptr(to-from), 0, 0, 0)
+	return int(n), errno
+}
+
+// exceeded tells the destination that its datagram of n bytes exceeds the MTU on the client's side. What exceeds it
+// on the other side, the kernel notes in the socket's error queue.
+func (s *sender) exceeded(o *outgoing, n int) {
+	if s.reply {
+		o.flow.port.tellDestination(o.flow, n)
+	}
 }
 
 func (s *sender) reset() { s.n, s.iovn = 0, 0 }
@@ -286,6 +309,7 @@ func (s *sender) sendSingly(fd, i int) (sent int) {
 			case 0:
 				sent += n
 			case unix.EMSGSIZE:
+				s.exceeded(o, n)
 				return sent
 			}
 		}
@@ -293,7 +317,8 @@ func (s *sender) sendSingly(fd, i int) (sent int) {
 	return sent
 }
 
-// sendFragmented sends a datagram that came in fragments, and is too large for the way on, in fragments again.
+// sendFragmented sends a datagram that came in fragments, so without DF, in such a way that it can be fragmented
+// again.
 func (s *sender) sendFragmented(fd, i int) (sent int) {
 	o := &s.out[i]
 	v6 := o.flow.key.client.Addr().Is6()
@@ -306,9 +331,7 @@ func (s *sender) sendFragmented(fd, i int) (sent int) {
 	if sendmsg(fd, &s.hdrs[i].Hdr) == 0 {
 		sent = o.bytes
 	}
-	if err := setFragment(fd, v6, false); err != nil {
-		return sent
-	}
+	_ = setFragment(fd, v6, false) // what could be set one way can be set the other
 	return sent
 }
 

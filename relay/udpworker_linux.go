@@ -117,22 +117,29 @@ func (w *udpWorker) close() {
 // run relays until stop.
 func (w *udpWorker) run() error {
 	for {
-		err := w.conn.Read(w.poll)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		if err := w.step(); errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
-		case err != nil:
+		} else if err != nil {
 			return err
-		case w.err != nil:
-			return os.NewSyscallError("epoll_wait", w.err)
 		}
-		w.find()
-		now := w.port.now()
-		for i := range w.n {
-			w.handle(&w.events[i], w.ready[i], now)
-		}
-		w.flushBack()
 	}
+}
+
+// step waits until sockets are ready, and relays what there is.
+func (w *udpWorker) step() error {
+	if err := w.conn.Read(w.poll); err != nil {
+		return err
+	}
+	if w.err != nil {
+		return os.NewSyscallError("epoll_wait", w.err)
+	}
+	w.find()
+	now := w.port.now()
+	for i := range w.n {
+		w.handle(&w.events[i], w.ready[i], now)
+	}
+	w.flushBack()
+	return nil
 }
 
 // pollEvents takes in what sockets are ready and reports whether any is.

@@ -84,9 +84,9 @@ type job struct {
 	back  returnPath // UDP only
 }
 
-// maxPooled is the largest buffer kept for reuse: nearly every message is smaller, and one client's large ones must
-// not stay behind in the pool.
-const maxPooled = 4 << 10
+// maxPooled is the largest buffer kept for reuse, twice a burst: nearly every message is smaller, and one client's large
+// ones must not stay behind in the pool.
+const maxPooled = 2 * burstSize
 
 // newJob returns a job that holds a copy of q and its message.
 func (f *frontend) newJob(q *query) *job {

@@ -274,5 +274,8 @@ func appendPadding(dst []byte, start, block int) []byte {
 	}
 	pad := min((block-n%block)%block, maxMsg-n)
 	dst = append(dst, 0, dns.EDNS0PADDING, byte(pad>>8), byte(pad))
-	return append(dst, make([]byte, pad)...)
+	data := len(dst)
+	dst = slices.Grow(dst, pad)[:data+pad]
+	clear(dst[data:])
+	return dst
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -41,12 +40,12 @@ func (s *streams) serveConn(stop, kill context.Context, c *conn) {
 	defer context.AfterFunc(kill, func() { c.Close() })()
 	st := stream{
 		frontend: s.frontend,
-		c:        c,
 		q:        query{client: c.client, local: c.local, transport: s.ln.transport},
 		waiting:  make(chan struct{}, s.limits.InFlightPerConn),
 	}
+	st.c = flushConn{c, st.flush}
 	if s.tls != nil {
-		tc, err := s.handshake(kill, c)
+		tc, err := s.handshake(kill, st.c)
 		if err != nil {
 			return
 		}
@@ -55,6 +54,20 @@ func (s *streams) serveConn(stop, kill context.Context, c *conn) {
 		st.c = tc
 	}
 	st.serve(stop, kill)
+}
+
+// flushConn writes what is gathered before it waits for more. Below TLS it knows what a reader of records cannot: that
+// none is left in the buffer.
+type flushConn struct {
+	net.Conn
+	flush func() error
+}
+
+func (c flushConn) Read(b []byte) (int, error) {
+	if err := c.flush(); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
 }
 
 // stream is one connection. Its reader answers what it can at once, a burst with one write; what has to wait is
@@ -67,6 +80,7 @@ type stream struct {
 	work    sync.WaitGroup
 
 	in      []byte    // what was read and not yet answered
+	out     *job      // holds answers that are not written yet; or nil
 	partial bool      // in holds the beginning of a message
 	until   time.Time // the read deadline
 
@@ -92,7 +106,11 @@ func (st *stream) serve(stop, kill context.Context) {
 	ctx, cancel := context.WithCancel(kill)
 	defer cancel()
 	defer context.AfterFunc(stop, func() { st.c.SetReadDeadline(time.Unix(1, 0)) })()
-	if err := st.read(stop, ctx); err != nil {
+	err := st.read(stop, ctx)
+	if err == nil {
+		err = st.flush()
+	}
+	if err != nil {
 		cancel() // nobody is there to read the answers
 	}
 	// A client that has sent a FIN after its last query still gets all answers. See RFC 7766, Section 6.2.4.
@@ -151,24 +169,18 @@ func (st *stream) arm() error {
 // answerAll answers the whole messages in st.in and leaves there what follows.
 func (st *stream) answerAll(ctx context.Context) error {
 	rest := st.in
-	msg, tail, ok := cutMessage(rest)
-	if ok {
-		out := st.jobs.Get().(*job)
-		defer st.free(out)
-		out.reply = out.reply[:0]
-		for ; ok; msg, tail, ok = cutMessage(rest) {
-			rest = tail
-			st.partial = false // what follows has its own time
-			if err := st.answerOne(ctx, msg, out); err != nil {
-				return err
-			}
+	for {
+		msg, tail, ok := cutMessage(rest)
+		if !ok {
+			st.keep(rest)
+			return nil
 		}
-		if err := st.write(out.reply); err != nil {
+		rest = tail
+		st.partial = false // what follows has its own time
+		if err := st.answerOne(ctx, msg); err != nil {
 			return err
 		}
 	}
-	st.keep(rest)
-	return nil
 }
 
 // keep moves rest, the end of st.in, to its beginning, and makes room behind it. The buffer grows only as it fills: a
@@ -196,27 +208,31 @@ func cutMessage(b []byte) (msg, rest []byte, ok bool) {
 	return b[prefixLen:end], b[end:], true
 }
 
-// answerOne appends the answer to msg to out.reply, or has it answered later.
-func (st *stream) answerOne(ctx context.Context, msg []byte, out *job) error {
+// answerOne appends the answer to msg to st.out, or has it answered later.
+func (st *stream) answerOne(ctx context.Context, msg []byte) error {
+	if st.out == nil {
+		st.out = st.jobs.Get().(*job)
+		st.out.reply = st.out.reply[:0]
+	}
 	st.q.msg, st.q.ttl = msg, 0
-	start := len(out.reply)
-	reply, did := st.h.answerNow(&st.q, append(out.reply, 0, 0))
+	start := len(st.out.reply)
+	reply, did := st.h.answerNow(&st.q, append(st.out.reply, 0, 0))
 	switch {
 	case did == answered && endMessage(reply, start):
-		out.reply = reply
+		st.out.reply = reply
 	case did == pending:
-		out.reply = reply[:start]
-		if err := st.later(ctx, out); err != nil {
+		st.out.reply = reply[:start]
+		if err := st.later(ctx); err != nil {
 			return err
 		}
 	default:
-		out.reply = reply[:start]
-		return errors.Join(errUnanswerable, st.write(out.reply))
+		st.out.reply = reply[:start]
+		return errors.Join(errUnanswerable, st.flush())
 	}
-	if len(out.reply) < burstSize {
-		return nil
+	if st.out != nil && len(st.out.reply) >= burstSize {
+		return st.flush()
 	}
-	return st.flush(out)
+	return nil
 }
 
 // endMessage sets the length of the message at the end of b whose prefix is at start. It reports false for one that
@@ -232,11 +248,11 @@ func endMessage(b []byte, start int) bool {
 
 // later has st.q answered by upstreams. It blocks while too many queries of this connection wait: the client then
 // finds that nothing is read, and what it sends stays on its side.
-func (st *stream) later(ctx context.Context, out *job) error {
+func (st *stream) later(ctx context.Context) error {
 	select {
 	case st.waiting <- struct{}{}:
 	default:
-		if err := st.flush(out); err != nil {
+		if err := st.flush(); err != nil {
 			return err
 		}
 		select {
@@ -247,10 +263,9 @@ func (st *stream) later(ctx context.Context, out *job) error {
 	}
 	if !st.takeSlot() {
 		<-st.waiting
-		start := len(out.reply)
-		out.reply = appendServfail(append(out.reply, 0, 0), st.q.msg)
-		endMessage(out.reply, start)
-		return nil
+		reply := appendServfail([]byte{0, 0}, st.q.msg)
+		endMessage(reply, 0)
+		return st.write(reply)
 	}
 	j := st.newJob(&st.q)
 	st.work.Add(1)
@@ -270,9 +285,14 @@ func (st *stream) finish(ctx context.Context, j *job) {
 	st.free(j)
 }
 
-func (st *stream) flush(out *job) error {
-	err := st.write(out.reply)
-	out.reply = out.reply[:0]
+// flush writes what is gathered in st.out.
+func (st *stream) flush() error {
+	if st.out == nil {
+		return nil
+	}
+	err := st.write(st.out.reply)
+	st.free(st.out)
+	st.out = nil
 	return err
 }
 
@@ -293,64 +313,5 @@ func (st *stream) write(b []byte) error {
 		}
 	}
 	_, err := st.c.Write(b)
-	return err
-}
-
-// listener accepts connections of one transport within the limits.
-type listener struct {
-	*net.TCPListener
-	f         *frontend
-	transport Transport
-}
-
-// Accept implements net.Listener, for net/http.
-func (l *listener) Accept() (net.Conn, error) { return l.accept() }
-
-// accept returns the next connection that is within the limits. Others are reset at once, before TLS. It waits where
-// the process is out of descriptors, because then the next attempt would fail as well.
-func (l *listener) accept() (*conn, error) {
-	const minPause, maxPause = 5 * time.Millisecond, time.Second
-	pause := minPause
-	for {
-		tc, err := l.AcceptTCP()
-		if errors.Is(err, net.ErrClosed) {
-			return nil, err
-		}
-		if err != nil {
-			l.f.log.Warn().Err(err).Stringer("transport", l.transport).Msg("accepting connections pauses")
-			time.Sleep(pause)
-			pause = min(2*pause, maxPause)
-			continue
-		}
-		pause = minPause
-		if c, ok := l.admit(tc); ok {
-			return c, nil
-		}
-		_ = tc.SetLinger(0)
-		tc.Close()
-	}
-}
-
-func (l *listener) admit(tc *net.TCPConn) (*conn, bool) {
-	client := bareAddrPort(tc.RemoteAddr().(*net.TCPAddr).AddrPort())
-	if !l.f.admit(l.transport, client.Addr()) {
-		return nil, false
-	}
-	local := bareAddrPort(tc.LocalAddr().(*net.TCPAddr).AddrPort())
-	leave := sync.OnceFunc(func() { l.f.leave(l.transport, client.Addr()) })
-	return &conn{TCPConn: tc, client: client, local: local, leave: leave}, true
-}
-
-// conn is a connection that was admitted.
-type conn struct {
-	*net.TCPConn
-	client, local netip.AddrPort
-	leave         func()
-}
-
-// Close closes the connection and makes room for another one.
-func (c *conn) Close() error {
-	err := c.TCPConn.Close()
-	c.leave()
 	return err
 }

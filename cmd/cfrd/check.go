@@ -146,12 +146,15 @@ type checker struct {
 // still be tried is tried.
 func runCheck(ctx context.Context, o checkOptions) *report {
 	c := checker{o, &report{Resolver: o.addr.String(), OK: true, Designations: []designation{}}}
-	if reply, ok := c.do53(ctx); ok {
-		records := c.designated(reply)
-		c.hygiene(ctx)
-		c.byName(ctx, records)
-		c.transports(ctx, records)
+	reply, ok := c.do53(ctx)
+	if !ok {
+		c.skip("ddr", discoveryName, "nothing more can be tried without Do53")
+		return c.report
 	}
+	records := c.designated(reply)
+	c.hygiene(ctx)
+	c.byName(ctx, records)
+	c.transports(ctx, records)
 	c.steering(ctx)
 	return c.report
 }

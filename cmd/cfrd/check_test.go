@@ -251,9 +251,12 @@ func TestCheckSteered(t *testing.T) {
 			"s.example. 60 A 127.0.0.1", "s.example. 60 HTTPS 1 . alpn=h2 ipv6hint=2001:db8::80",
 		}, []string{"steered-hints"}},
 		"hint-of-another-target": {[]string{
-			"s.example. 60 A 127.0.0.1", "s.example. 60 HTTPS 1 t.example. alpn=h2 ipv4hint=192.0.2.80", "t.example. 60 A 192.0.2.80",
+			"s.example. 60 A 127.0.0.1", "s.example. 60 HTTPS 1 t.example. alpn=h2 ipv4hint=192.0.2.80",
+			"t.example. 60 A 192.0.2.80",
 		}, nil},
-		"https-malformed": {[]string{"s.example. 60 A 127.0.0.1", `s.example. 60 TYPE65 \# 7 00010000010000`}, []string{"steered-hints"}},
+		"https-malformed": {[]string{
+			"s.example. 60 A 127.0.0.1", `s.example. 60 TYPE65 \# 7 00010000010000`,
+		}, []string{"steered-hints"}},
 		"ttl-above-cap":   {[]string{"s.example. 61 A 127.0.0.1"}, []string{"steered-addresses"}},
 		"no-address":      {[]string{"s.example. 60 TXT x"}, []string{"steered-addresses"}},
 		"name-not-there":  {nil, []string{"steered-addresses"}},
@@ -324,7 +327,7 @@ func TestRelayQUIC(t *testing.T) {
 		service int
 		want    string
 	}{
-		"answers":            {2, "answers through the relay in QUIC"},
+		"answers":            {2, "in QUIC"},
 		"answers-other-alpn": {3, "with an error"},
 	} {
 		c := checker{f.options(), &report{OK: true}}
@@ -381,7 +384,8 @@ func TestCommand(t *testing.T) {
 	if !r.OK || r.Resolver != f.do53.String() || len(r.Designations) != 4 || len(r.Steps) < 20 {
 		t.Errorf("got %s", out)
 	}
-	if _, err := runCheckCommand(t, f.do53.String(), "--name", "other.example"); err == nil || errors.As(err, new(usageError)) {
+	_, err = runCheckCommand(t, f.do53.String(), "--name", "other.example")
+	if err == nil || errors.As(err, new(usageError)) {
 		t.Errorf("got %v; want an error that is not about usage", err)
 	}
 }

@@ -140,23 +140,24 @@ func (c dnsClient) udp(ctx context.Context, q []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer conn.Close()
+	end, _ := ctx.Deadline()
 	for {
 		if _, err := conn.Write(q); err != nil {
 			return nil, err
 		}
-		reply, err := readDatagram(ctx, conn, q[:2])
-		if !errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
+		until := time.Now().Add(resendAfter)
+		if until.After(end) {
+			until = end
+		}
+		conn.SetReadDeadline(until)
+		reply, err := readDatagram(conn, q[:2])
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !until.Before(end) {
 			return reply, err
 		}
 	}
 }
 
-func readDatagram(ctx context.Context, conn net.Conn, id []byte) ([]byte, error) {
-	until := time.Now().Add(resendAfter)
-	if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
-		until = deadline
-	}
-	conn.SetReadDeadline(until)
+func readDatagram(conn net.Conn, id []byte) ([]byte, error) {
 	buf := make([]byte, 0xffff)
 	for {
 		n, err := conn.Read(buf)

@@ -101,7 +101,7 @@ func (c checker) designation(rr record, extra []record) (designation, bool) {
 	}
 	d := designation{
 		Priority: r.Priority, Target: dns.CanonicalName(r.Target), ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(),
-		Addresses: addressesOf(r.Target, extra), Relay: isRelay(r),
+		Addresses: additionalAddrs(r.Target, extra), Relay: isRelay(r),
 	}
 	c.Designations = append(c.Designations, d)
 	target := fmt.Sprintf("%d %s", r.Priority, r.Target)
@@ -157,7 +157,7 @@ func addressRecordsOf(name string, section []record) []netip.Addr {
 	return addrs
 }
 
-func addressesOf(name string, section []record) []netip.Addr {
+func additionalAddrs(name string, section []record) []netip.Addr {
 	addrs := addressRecordsOf(name, section)
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return slices.Compact(addrs)
