@@ -224,7 +224,7 @@ func dialBed(t *testing.T, relay string) *net.UDPConn {
 }
 
 // setOpt sets socket options.
-func setOpt(t *testing.T, c syscall.Conn, opts ...sockopt) {
+func setOpt(t testing.TB, c syscall.Conn, opts ...sockopt) {
 	t.Helper()
 	raw, err := c.SyscallConn()
 	if err != nil {
