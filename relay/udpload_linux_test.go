@@ -34,9 +34,9 @@ func TestUDPBurst(t *testing.T) {
 		t.Run(mode.name, func(t *testing.T) {
 			r := runUDP(t, Config{DisableGSO: mode.disable})
 			dst := listenBeside(t, r, 1)
-			setOpt(t, dst, sockopt{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4 << 20})
+			setOpt(t, dst, sockopt{unix.SOL_SOCKET, unix.SO_RCVBUF, 4 << 20})
 			c := dialFrom(t, 5, relayAddr(r, 1))
-			setOpt(t, c, sockopt{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4 << 20})
+			setOpt(t, c, sockopt{unix.SOL_SOCKET, unix.SO_RCVBUF, 4 << 20})
 			from := confirm(t, c, dst)
 			burst(t, c, relayAddr(r, 1), dst)
 			burst(t, dst, from, c)
