@@ -11,7 +11,7 @@ import (
 
 // pipeSize is how many bytes a pipe is asked to hold. It is a matter of slots more than of bytes: a pipe has one for
 // each 4096, and each takes one buffer of a packet, whether large or small.
-const pipeSize = 1 << 20
+const pipeSize = 1 << 18
 
 const spliceFlags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
 
@@ -68,6 +68,7 @@ type splicer struct {
 	pipe     *pipe // or nil
 	left     int   // bytes in pipe
 	end      outcome
+	drain    func(dst uintptr) bool // is half.drainTo, allocated once
 }
 
 func newSplicer(from, to *net.TCPConn, pipes *pipes) (splicer, error) {
@@ -81,6 +82,7 @@ func newSplicer(from, to *net.TCPConn, pipes *pipes) (splicer, error) {
 
 // copy copies from src to dst until one of them ends.
 func (h *half) copy() outcome {
+	h.drain = h.drainTo
 	if err := h.src.Read(h.pump); err != nil {
 		return fromReset
 	}
@@ -89,9 +91,8 @@ func (h *half) copy() outcome {
 
 // pump moves all that src has to dst. It returns false when src has nothing at the moment.
 func (h *half) pump(fd uintptr) (done bool) {
-	if !h.hold() {
-		h.end = fromReset
-		return true
+	if !h.hold(int(fd)) {
+		return false
 	}
 	defer h.letGo()
 	for {
@@ -124,7 +125,8 @@ func (h *half) flush() bool {
 	return err == nil && h.left == 0
 }
 
-func (h *half) drain(fd uintptr) (done bool) {
+// drainTo moves what dst takes of what the pipe holds. It returns false when dst takes no more at the moment.
+func (h *half) drainTo(fd uintptr) (done bool) {
 	for h.left > 0 {
 		n, err := splice(h.pipe.r, int(fd), h.left)
 		if err != nil {
@@ -179,25 +181,59 @@ func socketError(fd int) bool {
 	return err != nil || errno != 0
 }
 
-// splice is splice(2), begun anew when a signal interrupts it.
+// unacknowledged reports whether the peer of c may still acknowledge something.
+func unacknowledged(c *net.TCPConn) (yes bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
+		if err != nil || info.State == unix.BPF_TCP_CLOSE {
+			return
+		}
+		n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		yes = err == nil && n > 0
+	})
+	return yes
+}
+
+// splice is splice(2), begun anew when a signal interrupts it. It never blocks, so the scheduler is not told of it:
+// that would have a processor taken away and given back for each call that moves many bytes.
 func splice(from, to, n int) (int, error) {
 	for {
-		moved, err := unix.Splice(from, nil, to, nil, n, spliceFlags)
-		if err != unix.EINTR {
-			return int(moved), err
+		moved, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), spliceFlags)
+		switch errno {
+		case 0:
+			return int(moved), nil
+		case unix.EAGAIN:
+			return 0, unix.EAGAIN // without an allocation
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
 
-// hold takes a pipe.
-func (h *half) hold() bool {
-	p, err := h.pipes.get()
-	if err != nil {
+// hold takes a pipe, and returns false if there is no need for one yet: it does not wait for one before src has
+// something to send.
+func (h *half) hold(src int) bool {
+	h.pipe = h.pipes.take()
+	if h.pipe == nil && !readable(src) {
 		return false
 	}
-	h.pipe = p
+	if h.pipe == nil {
+		h.pipe = h.pipes.wait()
+	}
 	h.flow.holding.Add(1)
 	return true
+}
+
+// readable reports whether a socket has bytes, an end or an error.
+func readable(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return n > 0 || err != nil
 }
 
 // letGo gives the pipe back, or closes it if bytes are left that no one will take.
@@ -249,25 +285,42 @@ func newPipes(limit int) *pipes {
 	return p
 }
 
-// get returns an empty pipe, and waits for one if there are as many as there may be.
-func (p *pipes) get() (*pipe, error) {
+// take returns an empty pipe, or nil if none is left.
+func (p *pipes) take() *pipe {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.free) == 0 && p.open == p.limit {
-		p.waiting++
+	return p.takeLocked()
+}
+
+// wait waits for an empty pipe.
+func (p *pipes) wait() *pipe {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting++
+	defer func() { p.waiting-- }()
+	for {
+		if pipe := p.takeLocked(); pipe != nil {
+			return pipe
+		}
 		p.back.Wait()
-		p.waiting--
 	}
+}
+
+func (p *pipes) takeLocked() *pipe {
 	if n := len(p.free); n > 0 {
 		pipe := p.free[n-1]
 		p.free = p.free[:n-1]
-		return pipe, nil
+		return pipe
+	}
+	if p.open == p.limit {
+		return nil
 	}
 	pipe, err := newPipe()
-	if err == nil {
-		p.open++
+	if err != nil {
+		return nil
 	}
-	return pipe, err
+	p.open++
+	return pipe
 }
 
 // put takes back an empty pipe.
@@ -301,6 +354,9 @@ func (p *pipes) starved() bool {
 	defer p.mu.Unlock()
 	return p.waiting > 0
 }
+
+// retry lets those who wait try again: the system may have descriptors for new pipes by now.
+func (p *pipes) retry() { p.back.Broadcast() }
 
 // close closes the pipes that nobody holds.
 func (p *pipes) close() {

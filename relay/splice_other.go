@@ -31,11 +31,15 @@ func (h *half) watch() bool { return false }
 
 func (h *half) failed() bool { return false }
 
+func unacknowledged(c *net.TCPConn) bool { return false }
+
 // pipes is empty here.
 type pipes struct{}
 
 func newPipes(limit int) *pipes { return nil }
 
 func (p *pipes) starved() bool { return false }
+
+func (p *pipes) retry() {}
 
 func (p *pipes) close() {}

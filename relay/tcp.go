@@ -153,7 +153,7 @@ func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, dst netip.Ad
 		return
 	}
 	defer r.flows.remove(f)
-	f.run()
+	f.run(live)
 }
 
 // dial connects to dst from a source of its own. The source is bound before it connects, because a kernel that is

@@ -31,9 +31,16 @@ type testbed struct {
 
 func newTestbed(t testing.TB, limits Limits) *testbed {
 	t.Helper()
+	return startTestbed(t, limits, func(*Relay) {})
+}
+
+// startTestbed is newTestbed with a change to the relay before it runs.
+func startTestbed(t testing.TB, limits Limits, change func(*Relay)) *testbed {
+	t.Helper()
 	cfg := Config{Ports: []uint16{freePort(t)}, Limits: limits, Settings: testSettings()}
 	b := &testbed{Relay: newTestRelay(t, cfg), ran: make(chan error, 1)}
 	b.origin = listenShared(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), cfg.Ports[0]))
+	change(b.Relay)
 	ctx, stop := context.WithCancel(t.Context())
 	b.stop = stop
 	go func() { b.ran <- b.Run(ctx) }()
@@ -315,6 +322,23 @@ func TestTCPAnswerBeforeReset(t *testing.T) {
 	wantReset(t, client)
 }
 
+// TestTCPSlowReaderBeforeReset is the same with an answer that fills all buffers on the way.
+func TestTCPSlowReaderBeforeReset(t *testing.T) {
+	b := newTestbed(t, Limits{})
+	client, server := b.flow(t)
+	write(t, client, "unread")
+	sent := stall(t, server)
+	server.Close()
+	received, err := io.Copy(io.Discard, client)
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("got error %v; want a reset", err)
+	}
+	// What the server had not sent when it reset is lost, as it would be without a relay.
+	if received < sent/4 {
+		t.Errorf("got %d bytes; want most of %d", received, sent)
+	}
+}
+
 func TestTCPUrgent(t *testing.T) {
 	tests := []struct {
 		name          string
@@ -507,15 +531,16 @@ func TestTCPStalledReset(t *testing.T) {
 	}
 }
 
-// stall writes until nothing more is taken.
-func stall(t *testing.T, c *net.TCPConn) {
+// stall writes until nothing more is taken, and returns how many bytes were.
+func stall(t *testing.T, c *net.TCPConn) (sent int64) {
 	t.Helper()
 	buf := make([]byte, 1<<20)
 	for {
 		c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-		_, err := c.Write(buf)
+		n, err := c.Write(buf)
+		sent += int64(n)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return
+			return sent
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -543,11 +568,8 @@ func TestTCPPipesReturned(t *testing.T) {
 	}
 	// The ends of the flows are in this process as well.
 	waitFor(t, "pipes to be returned", func() bool {
-		return openFiles(t)-before <= flows*(2+tcpDescriptors)+keptPipes*pipeDescriptors
+		return b.holding() == 0 && openFiles(t)-before <= flows*(2+tcpDescriptors)+keptPipes*pipeDescriptors
 	})
-	if n := b.holding(); n != 0 {
-		t.Errorf("got %d pipes held; want 0", n)
-	}
 }
 
 func openFiles(t *testing.T) int {
@@ -561,8 +583,7 @@ func openFiles(t *testing.T) int {
 
 // TestTCPPipesExhausted has flows to destinations that take no bytes hold all pipes: another flow must go on.
 func TestTCPPipesExhausted(t *testing.T) {
-	b := newTestbed(t, Limits{TCPHalfClosed: 160 * time.Millisecond})
-	b.pipes.limit = 2
+	b := startTestbed(t, Limits{TCPHalfClosed: 1600 * time.Millisecond}, func(r *Relay) { r.pipes.limit = 2 })
 	for i := range 2 {
 		client, _ := b.flow(t)
 		stall(t, client)

@@ -1,7 +1,9 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -71,4 +73,41 @@ type Limits struct {
 	ReadTimeout          time.Duration // from the first octet of a message or request to its last; default 5 s
 	QueryTimeout         time.Duration // for a query that waits for upstreams; default 5 s
 	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
+}
+
+// withDefaults returns l with every zero field set to its default.
+func (l Limits) withDefaults() Limits {
+	return Limits{
+		Connections:          cmp.Or(l.Connections, 20000),
+		ConnectionsPerClient: cmp.Or(l.ConnectionsPerClient, 100),
+		InFlight:             cmp.Or(l.InFlight, 10000),
+		InFlightPerConn:      cmp.Or(l.InFlightPerConn, 100),
+		IdleTimeout:          cmp.Or(l.IdleTimeout, 10*time.Second),
+		ReadTimeout:          cmp.Or(l.ReadTimeout, 5*time.Second),
+		QueryTimeout:         cmp.Or(l.QueryTimeout, 5*time.Second),
+		DrainTimeout:         cmp.Or(l.DrainTimeout, 5*time.Second),
+	}
+}
+
+// validate reports the first limit that is negative.
+func (l Limits) validate() error {
+	fields := []struct {
+		name  string
+		value int64
+	}{
+		{"connections", int64(l.Connections)},
+		{"connections per client", int64(l.ConnectionsPerClient)},
+		{"queries in flight", int64(l.InFlight)},
+		{"queries in flight per connection", int64(l.InFlightPerConn)},
+		{"idle timeout", int64(l.IdleTimeout)},
+		{"read timeout", int64(l.ReadTimeout)},
+		{"query timeout", int64(l.QueryTimeout)},
+		{"drain timeout", int64(l.DrainTimeout)},
+	}
+	for _, f := range fields {
+		if f.value < 0 {
+			return fmt.Errorf("limit of %s is negative", f.name)
+		}
+	}
+	return nil
 }

@@ -4,7 +4,6 @@
 package resolver
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"net/netip"
@@ -85,10 +84,14 @@ type Steering struct {
 
 // Policy decides which addresses are steered. It must be safe for concurrent use.
 type Policy interface {
-	// Steer reports whether addr, found for the last of names, is to be steered. names begins with QNAME and goes
-	// on along the CNAME chain or to the TargetName; each is in lower case with a final dot. hasECH asks whether an
-	// HTTPS record of QNAME carries ech; it may wait for an upstream, and is called only if the decision needs it.
-	Steer(names []string, addr netip.Addr, hasECH func() bool) bool
+	// Steer reports whether addr, found for the last of names, is to be steered, and whether a rule said so, either
+	// way. names begins with QNAME and goes on along the CNAME chain or to the TargetName; each is in lower case with
+	// a final dot. hasECH asks whether an HTTPS record of QNAME carries ech; it may wait for an upstream, and is
+	// called only if the decision needs it.
+	Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool)
+	// Scope reports what a decision for names can depend on if their HTTPS record carries ech or not: byName on the
+	// names or on ech, byAddr on the address alone. If both are false, Steer says no for every address.
+	Scope(names []string, ech bool) (byName, byAddr bool)
 }
 
 // Relay gives out relay addresses. It must be safe for concurrent use.
@@ -137,28 +140,6 @@ const (
 	// DefaultSteerTTL keeps the time short in which a client still uses a relay address that was withdrawn.
 	DefaultSteerTTL = time.Minute
 )
-
-// Server is a front end that is bound to its addresses.
-type Server struct {
-	cfg Config
-}
-
-// New validates cfg, binds every listener, and returns a server that Run serves.
-func New(cfg Config) (*Server, error) { return &Server{cfg: cfg}, nil }
-
-// Run serves until ctx is done, then stops listening, lets queries in flight finish for at most
-// Limits.DrainTimeout, and returns nil. Any other return is an error that names the listener.
-func (s *Server) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-
-// Update replaces the settings; queries under way end with the old ones. Answers that were steered under the old
-// ones are no longer served from the cache. On an error the old settings stay.
-func (s *Server) Update(set Settings) error { return nil }
-
-// Addrs returns the addresses that the listeners are bound to, in the order of Config.Listen.
-func (s *Server) Addrs() Listen { return s.cfg.Listen }
-
-// Stats returns the counters since the start. No counter is kept per client or per name.
-func (s *Server) Stats() Stats { return Stats{} }
 
 // Stats are counters of a Server. The arrays are indexed by Transport or by RCODE (the last one is "any other").
 type Stats struct {

@@ -1,0 +1,225 @@
+package resolver
+
+import (
+	"context"
+	"encoding/binary"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+const (
+	headerSize = 12
+	// maxMessage is the largest DNS message that a two-octet length can announce.
+	maxMessage = 1<<16 - 1
+)
+
+// frontend is what all listeners of a Server share: the handler behind them and the limits before it.
+type frontend struct {
+	// set once by newServer
+	h      handler
+	limits Limits
+	log    zerolog.Logger
+
+	conns connLimit
+	slots slots
+	jobs  sync.Pool // of *job
+
+	shed        atomic.Uint64
+	connections [NumTransports]atomic.Int64
+	refused     [NumTransports]atomic.Uint64
+}
+
+func newFrontend(h handler, l Limits, log zerolog.Logger) *frontend {
+	return &frontend{
+		h:      h,
+		limits: l,
+		log:    log,
+		conns:  connLimit{max: l.Connections, perClient: l.ConnectionsPerClient, clients: make(map[netip.Addr]int)},
+		slots:  slots{max: int64(l.InFlight)},
+		jobs:   sync.Pool{New: func() any { return new(job) }},
+	}
+}
+
+// admit takes a connection of client into account, or refuses it. Whoever was admitted calls leave in the end.
+func (f *frontend) admit(t Transport, client netip.Addr) bool {
+	if !f.conns.take(client) {
+		f.refused[t].Add(1)
+		return false
+	}
+	f.connections[t].Add(1)
+	return true
+}
+
+func (f *frontend) leave(t Transport, client netip.Addr) {
+	f.conns.give(client)
+	f.connections[t].Add(-1)
+}
+
+// takeSlot takes the right to let one more query wait for an upstream. It is taken before a goroutine is started, so
+// that what a flood can make us hold is bounded by Limits.InFlight.
+func (f *frontend) takeSlot() bool {
+	if f.slots.take() {
+		return true
+	}
+	f.shed.Add(1)
+	return false
+}
+
+// wait has q answered by upstreams, in the time that a query may take.
+func (f *frontend) wait(ctx context.Context, q *query, dst []byte) []byte {
+	ctx, cancel := context.WithTimeout(ctx, f.limits.QueryTimeout)
+	defer cancel()
+	return f.h.answer(ctx, q, dst)
+}
+
+// job is a query with buffers of its own, so that it can outlive the buffer it was read into.
+type job struct {
+	q     query
+	msg   []byte
+	reply []byte
+	back  returnPath // UDP only
+}
+
+// maxPooled is the largest buffer kept for reuse, twice a burst: nearly every message is smaller, and one client's large
+// ones must not stay behind in the pool.
+const maxPooled = 2 * burstSize
+
+// newJob returns a job that holds a copy of q and its message.
+func (f *frontend) newJob(q *query) *job {
+	j := f.jobs.Get().(*job)
+	j.q = *q
+	j.msg = append(j.msg[:0], q.msg...)
+	j.q.msg = j.msg
+	return j
+}
+
+// free ends j, whose buffers may be reused at once.
+func (f *frontend) free(j *job) {
+	if cap(j.msg) > maxPooled {
+		j.msg = nil
+	}
+	if cap(j.reply) > maxPooled {
+		j.reply = nil
+	}
+	f.jobs.Put(j)
+}
+
+// connLimit counts connections, in all and per client.
+type connLimit struct {
+	max, perClient int
+
+	mu      sync.Mutex
+	total   int
+	clients map[netip.Addr]int // by clientKey; never 0
+}
+
+func (l *connLimit) take(client netip.Addr) bool {
+	key := clientKey(client)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total >= l.max || l.clients[key] >= l.perClient {
+		return false
+	}
+	l.total++
+	l.clients[key]++
+	return true
+}
+
+func (l *connLimit) give(client netip.Addr) {
+	key := clientKey(client)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if l.clients[key]--; l.clients[key] == 0 {
+		delete(l.clients, key)
+	}
+}
+
+// crowded reports whether client holds half of what it may, or all clients half of what they may.
+func (l *connLimit) crowded(client netip.Addr) bool {
+	key := clientKey(client)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.total >= (l.max+1)/2 || l.clients[key] >= (l.perClient+1)/2
+}
+
+// clientKey is what counts as one client: an IPv4 address, or the /64 that one customer has at least in IPv6.
+func clientKey(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		return addr
+	}
+	p, err := addr.WithZone("").Prefix(64)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr()
+}
+
+// slots counts queries under way.
+type slots struct {
+	max  int64
+	used atomic.Int64
+}
+
+func (s *slots) take() bool {
+	if s.used.Add(1) > s.max {
+		s.used.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (s *slots) give() { s.used.Add(-1) }
+
+// pace counts events per second.
+type pace struct {
+	limit int // events in one second that are not yet many
+
+	mu     sync.Mutex
+	second int64
+	events int
+}
+
+// exceeded counts an event at now and reports whether there are too many in its second.
+func (p *pace) exceeded(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := now.Unix(); s != p.second {
+		p.second, p.events = s, 0
+	}
+	p.events++
+	return p.events > p.limit
+}
+
+// bareAddrPort returns ap as handlers see it: IPv4 unmapped, and without a zone, which no netip.Prefix contains.
+func bareAddrPort(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+// appendServfail appends a SERVFAIL reply to the query msg, which answerNow has found to be well-formed, for when the
+// handler cannot be asked. See RFC 6891, Section 6.1.1, for its OPT record.
+func appendServfail(dst, msg []byte) []byte {
+	const (
+		flagQR, flagRA = 1 << 15, 1 << 7
+		keptFlags      = 0x7910 // OPCODE, RD and CD
+		rcodeServfail  = 2
+	)
+	end := headerSize
+	for end < len(msg) && msg[end] != 0 {
+		end += 1 + int(msg[end])
+	}
+	end = min(end+5, len(msg)) // the root, QTYPE and QCLASS
+	flags := binary.BigEndian.Uint16(msg[2:])&keptFlags | flagQR | flagRA | rcodeServfail
+	dst = append(dst, msg[0], msg[1], byte(flags>>8), byte(flags), 0, 1, 0, 0, 0, 0, 0, 0)
+	additional := len(dst) - 1
+	dst = append(dst, msg[headerSize:end]...)
+	if binary.BigEndian.Uint16(msg[10:]) != 0 {
+		dst[additional] = 1
+		dst = append(dst, 0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0) // 1232 octets over UDP, version 0
+	}
+	return dst
+}

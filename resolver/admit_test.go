@@ -1,0 +1,98 @@
+package resolver
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+func TestConnLimitCounts(t *testing.T) {
+	l := connLimit{max: 3, perClient: 2, clients: make(map[netip.Addr]int)}
+	a, sameA := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::ffff:0:0:2")
+	b, c := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	for i, step := range []struct {
+		addr netip.Addr
+		want bool
+	}{{a, true}, {sameA, true}, {a, false}, {b, true}, {c, false}} {
+		if got := l.take(step.addr); got != step.want {
+			t.Errorf("step %d: take(%v): got %t; want %t", i, step.addr, got, step.want)
+		}
+	}
+	l.give(sameA)
+	if !l.take(c) {
+		t.Error("got no room after one has left")
+	}
+	for _, addr := range []netip.Addr{a, b, c} {
+		l.give(addr)
+	}
+	if l.total != 0 || len(l.clients) != 0 {
+		t.Errorf("got %d connections, clients %v; want none", l.total, l.clients)
+	}
+}
+
+func TestPace(t *testing.T) {
+	p := pace{limit: 2}
+	start := time.Unix(1000, 0)
+	for i, step := range []struct {
+		after time.Duration
+		want  bool
+	}{{0, false}, {time.Millisecond, false}, {2 * time.Millisecond, true}, {time.Second, false}} {
+		if got := p.exceeded(start.Add(step.after)); got != step.want {
+			t.Errorf("step %d: got %t; want %t", i, got, step.want)
+		}
+	}
+}
+
+func TestLimitsValidate(t *testing.T) {
+	if err := (Limits{}).validate(); err != nil {
+		t.Errorf("zero: got %v; want nil", err)
+	}
+	if err := (Limits{InFlightPerConn: -1}).validate(); err == nil {
+		t.Error("negative: got nil; want an error")
+	}
+	if got := (Limits{Connections: 7}).withDefaults(); got.Connections != 7 || got.InFlight != 10000 {
+		t.Errorf("got %+v; want 7 connections and 10000 in flight", got)
+	}
+}
+
+func FuzzServfail(f *testing.F) {
+	q := new(dns.Msg).SetQuestion("now.example.", dns.TypeA)
+	plain, _ := q.Pack()
+	q.SetEdns0(1232, true)
+	withOPT, _ := q.Pack()
+	f.Add(plain)
+	f.Add(withOPT)
+	f.Add(append(plain[:headerSize:headerSize], 63, 1)) // a label that is cut
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		if len(msg) < headerSize {
+			return
+		}
+		got := appendServfail(nil, msg)
+		var in, out dns.Msg
+		if in.Unpack(msg) != nil || len(in.Question) != 1 || msg[headerSize]&0xc0 != 0 || pointers(msg) {
+			return // never pending
+		}
+		if err := out.Unpack(got); err != nil {
+			t.Fatalf("got %x: %v", got, err)
+		}
+		if out.Id != in.Id || !out.Response || out.Rcode != dns.RcodeServerFailure || out.Question[0] != in.Question[0] {
+			t.Errorf("got %v; want SERVFAIL to %v", &out, &in)
+		}
+		if hasOPT := out.IsEdns0() != nil; hasOPT != (binary.BigEndian.Uint16(msg[10:]) != 0) {
+			t.Errorf("got an OPT record: %t", hasOPT)
+		}
+	})
+}
+
+// pointers reports whether the question is compressed, which a query has no use for.
+func pointers(msg []byte) bool {
+	for i := headerSize; i < len(msg) && msg[i] != 0; i += 1 + int(msg[i]) {
+		if msg[i]&0xc0 != 0 {
+			return true
+		}
+	}
+	return false
+}
