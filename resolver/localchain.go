@@ -35,7 +35,9 @@ func (h *resolverHandler) complete(ctx context.Context, set *settings, r *reques
 
 // follow appends to wire, the reply of a local source, what the target of the CNAME has that it ends with, if it ends
 // with one. What that target is in turn is the upstream's to know, so that nothing goes in circles.
-func (h *resolverHandler) follow(ctx context.Context, set *settings, flags uint8, q *query, wire []byte) (out []byte, done bool, err error) {
+func (h *resolverHandler) follow(
+	ctx context.Context, set *settings, flags uint8, q *query, wire []byte,
+) (out []byte, done bool, err error) {
 	m, err := parseReply(wire)
 	if err != nil {
 		return nil, false, err
