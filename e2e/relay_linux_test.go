@@ -286,7 +286,7 @@ func TestSplitRelay(t *testing.T) {
 	config = regexp.MustCompile(`(?m)^  table:.*\n`).ReplaceAllString(config, "")
 	resolver := l.startCfrd(config, "--mode", "resolver")
 	relayFile := l.write("relay.yaml", strings.ReplaceAll(config, "127.0.0.1:9153", "127.0.0.1:9154"))
-	relay := l.provider.start(binary(t), "serve", "--mode", "relay", "--config", relayFile)
+	relay := l.provider.start(cfrd(t), "serve", "--mode", "relay", "--config", relayFile)
 	poll(t, 10*time.Second, "the relay is ready", func() error {
 		_, err := l.provider.try("curl", "-sf", "http://127.0.0.1:9154/readyz")
 		return err

@@ -363,7 +363,7 @@ func (l *lab) startCfrd(config string, args ...string) *daemon {
 func (l *lab) launchCfrd(config string, args ...string) *daemon {
 	l.t.Helper()
 	all := append([]string{"serve", "--config", l.write("cfrd.yaml", config)}, args...)
-	return &daemon{process: l.provider.start(binary(l.t), all...), l: l}
+	return &daemon{process: l.provider.start(cfrd(l.t), all...), l: l}
 }
 
 func (d *daemon) waitReady() {

@@ -156,6 +156,7 @@ func (f *flow) afterDatagram() stage {
 
 // inbound notes n bytes from the destination, in datagrams of size bytes of which the last may be shorter, and
 // returns how many of the bytes may go to the client: whole datagrams, from the first on. ok is false if none may.
+// Of all that arrives only the first has the flow's time begin anew, once, as it comes to another stage.
 func (t *flowTable) inbound(f *flow, n, size int, now time.Duration) (allowed int, ok bool) {
 	s := t.shard(f.key.client.Addr())
 	s.mu.Lock()
@@ -227,20 +228,25 @@ func (t *flowTable) clear() []*flow {
 
 // evict removes and returns the flow that a new one may take the place of, or nil. Those that were never answered go
 // first, the oldest of them before all, because a flood of forged datagrams leaves these; then those that are not
-// confirmed. Confirmed ones never go.
-func (t *flowTable) evict() *flow {
+// confirmed. Confirmed ones never go. The tables must share a clock.
+func evict(tables []*flowTable) *flow {
 	for st := unanswered; st < confirmed; st++ {
-		if s := t.oldest(st); s != nil {
-			return s.removeFirst(st)
+		var found *flowShard
+		var oldest time.Duration
+		for _, t := range tables {
+			if s, since := t.oldest(st); s != nil && (found == nil || since < oldest) {
+				found, oldest = s, since
+			}
+		}
+		if found != nil {
+			return found.removeFirst(st)
 		}
 	}
 	return nil
 }
 
-// oldest returns the shard with the oldest flow of a stage, or nil.
-func (t *flowTable) oldest(st stage) *flowShard {
-	var found *flowShard
-	var since time.Duration
+// oldest returns the shard with the oldest flow of a stage, or nil, and since when that is in it.
+func (t *flowTable) oldest(st stage) (found *flowShard, since time.Duration) {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
@@ -249,27 +255,17 @@ func (t *flowTable) oldest(st stage) *flowShard {
 		}
 		s.mu.Unlock()
 	}
-	return found
+	return found, since
 }
 
-// evictionWalk bounds how many flows of other clients are looked at in search of one of a certain client.
-const evictionWalk = 1024
-
 // evictOf is evict among the flows of one client, as limits count clients: without it, a forger could keep a client
-// from the relay by filling its share. It may miss one among very many of other clients.
-func (t *flowTable) evictOf(client netip.Addr) *flow {
-	key := limitKey(client)
-	s := t.shard(client)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	steps := 0
+// from the relay by filling its share.
+func evictOf(tables []*flowTable, client netip.Addr) *flow {
 	for st := unanswered; st < confirmed; st++ {
-		for f := s.stages[st].first; f != nil && steps < evictionWalk; f = f.next {
-			if limitKey(f.key.client.Addr()) == key {
-				s.remove(f)
+		for _, t := range tables {
+			if f := t.shard(client).removeOf(st, limitKey(client)); f != nil {
 				return f
 			}
-			steps++
 		}
 	}
 	return nil
@@ -300,6 +296,27 @@ func (s *flowShard) removeFirst(st stage) *flow {
 		s.remove(f)
 	}
 	return f
+}
+
+// evictionWalk bounds how many flows are looked at in search of one of a certain client.
+const evictionWalk = 1024
+
+// removeOf removes and returns the first flow of a client in a stage. It may miss one among very many of others.
+func (s *flowShard) removeOf(st stage, client netip.Addr) *flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.stages[st].first
+	for range evictionWalk {
+		if f == nil {
+			return nil
+		}
+		if limitKey(f.key.client.Addr()) == client {
+			s.remove(f)
+			return f
+		}
+		f = f.next
+	}
+	return nil
 }
 
 func (s *flowShard) expire(now time.Duration, idle *[stageCount]time.Duration, gone []*flow) []*flow {

@@ -187,7 +187,7 @@ func TestFlowEviction(t *testing.T) {
 	table.inbound(flows[1], 1, 1, 11)
 	table.outbound(flows[1].key, 1, 12) // confirmed
 	for _, want := range []*flow{flows[2], flows[3], flows[0], nil} {
-		if got := table.evict(); got != want {
+		if got := evict([]*flowTable{table}); got != want {
 			t.Fatalf("got %v evicted; want %v", got, want)
 		}
 	}
@@ -198,11 +198,24 @@ func TestFlowEvictionOfClient(t *testing.T) {
 	begin(table, testKey(1, 1), 1, 0)
 	want := begin(table, testKey(2, 1), 1, 1)
 	begin(table, testKey(2, 2), 1, 2)
-	if got := table.evictOf(netip.MustParseAddr("192.0.2.2")); got != want {
+	if got := evictOf([]*flowTable{table}, netip.MustParseAddr("192.0.2.2")); got != want {
 		t.Errorf("got %v evicted; want the oldest of the client", got)
 	}
-	if got := table.evictOf(netip.MustParseAddr("192.0.2.3")); got != nil {
+	if got := evictOf([]*flowTable{table}, netip.MustParseAddr("192.0.2.3")); got != nil {
 		t.Errorf("got %v evicted; want none, for this client has none", got)
+	}
+}
+
+func TestFlowEvictionAcrossPorts(t *testing.T) {
+	one, two := newFlowTable(443, 5*time.Minute), newFlowTable(80, 5*time.Minute)
+	late := begin(one, testKey(1, 1), 1, 2)
+	hadAnswer := begin(one, testKey(1, 2), 1, 0)
+	one.inbound(hadAnswer, 1, 1, 0)
+	early := begin(two, testKey(2, 1), 1, 1)
+	for i, want := range []*flow{early, late, hadAnswer, nil} {
+		if got := evict([]*flowTable{one, two}); got != want {
+			t.Errorf("eviction %d: got %v; want %v", i, got, want)
+		}
 	}
 }
 
@@ -389,7 +402,7 @@ func runStep(t *testing.T, table *flowTable, m *model, step []byte, now time.Dur
 		}
 	case 3:
 		var gotKeys []flowKey
-		if f := table.evict(); f != nil {
+		if f := evict([]*flowTable{table}); f != nil {
 			gotKeys = append(gotKeys, f.key)
 		}
 		if wantKeys := m.evict(); !slices.Equal(gotKeys, wantKeys) {

@@ -224,7 +224,7 @@ func dialBed(t *testing.T, relay string) *net.UDPConn {
 }
 
 // setOpt sets socket options.
-func setOpt(t *testing.T, c syscall.Conn, opts ...sockopt) {
+func setOpt(t testing.TB, c syscall.Conn, opts ...sockopt) {
 	t.Helper()
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -369,6 +369,36 @@ func TestUDPNamespaceTooBig(t *testing.T) {
 			}
 			exchange(t, c, dst, randomBytes(1300)) // the flow goes on
 		})
+	}
+}
+
+// A group of which some datagrams exceed the MTU loses these and no others.
+func TestUDPNamespaceGroupTooBig(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	ip(t, 0, "link set veth0 mtu 1400")
+	dst := b.listenDestination(t, "198.51.100.2")
+	c := dialBed(t, relay4to4)
+	exchange(t, c, dst, []byte("begin"))
+	tooBig := randomBytes(3*1380 + 1000)
+	sendGroup(t, c, netip.AddrPort{}, tooBig, 1380)
+	if got, _ := receive(t, dst); !bytes.Equal(got, tooBig[3*1380:]) {
+		t.Errorf("got %d bytes; want the last 1000 of the group", len(got))
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.EMSGSIZE) {
+		t.Errorf("got %v; want %v", err, syscall.EMSGSIZE)
+	}
+	fits := randomBytes(5 * 1372)
+	sendGroup(t, c, netip.AddrPort{}, fits, 1372)
+	for i := range 5 {
+		if got, _ := receive(t, dst); !bytes.Equal(got, fits[i*1372:][:1372]) {
+			t.Errorf("datagram %d: got %d others; want these 1372 bytes", i, len(got))
+		}
+	}
+	if !b.relay.udps[0].gso.Load() {
+		t.Error("groups are off; want them off for that group only")
 	}
 }
 

@@ -84,6 +84,19 @@ func rcodeOf(t *testing.T, msg, reply []byte) string {
 	return dns.RcodeToString[m.Rcode]
 }
 
+// Counts that lie, names without end: nothing of that is believed before it is refused.
+func TestMalformedDoesNotAllocate(t *testing.T) {
+	h := testHandler(t, Config{})
+	dst := make([]byte, 0, 4096)
+	for _, path := range malformedCases(t) {
+		_, msg := readMalformed(t, path)
+		q := &query{msg: msg, client: testClient, local: testLocal, transport: DoQ}
+		if got := testing.AllocsPerRun(10, func() { h.answerNow(q, dst) }); got != 0 {
+			t.Errorf("%s: got %v allocations; want none", path, got)
+		}
+	}
+}
+
 func TestQuestionIsEchoed(t *testing.T) {
 	h := testHandler(t, Config{})
 	for path, want := range map[string]bool{
