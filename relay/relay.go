@@ -5,10 +5,15 @@ package relay
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
-	"time"
+	"slices"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 )
@@ -18,58 +23,198 @@ import (
 type Config struct {
 	Map   *addrmap.Map
 	Ports []uint16 // TCP and UDP ports served at every relay address
-	// Routes puts local routes for the relay prefixes in place, through netlink, and removes them at the end. Off, or
-	// without the right, their absence is an error that names the command.
+	// Routes puts local routes for the relay and egress prefixes in place, through netlink, and removes them at the
+	// end. Off, or without the right, their absence is an error that names the command. Prefixes within 127.0.0.0/8
+	// need no route. A local route makes the kernel take what is sent to these addresses; that the network sends it
+	// here is for the operator's routing to see to.
 	Routes   bool
 	Limits   Limits
 	Settings Settings
-	Log      zerolog.Logger // never gets a client together with a destination
+	// DisableGSO sends each UDP datagram by itself, for kernels or network cards that get groups of them wrong.
+	DisableGSO bool
+	Log        zerolog.Logger // never gets a client together with a destination
 }
 
 // Settings is the part of the configuration that can change while the relay runs.
 type Settings struct {
 	// Clients are the prefixes that may use the relay; others are reset. Empty refuses everybody.
 	Clients []netip.Prefix
-	// Egress are the prefixes from which source addresses are drawn, uniformly per family.
+	// Egress are the prefixes from which source addresses are drawn, uniformly per family. At least one is needed,
+	// and one of IPv4 if there are relay addresses of IPv4.
 	Egress []netip.Prefix
 	// AllowSpecial are destinations that are relayed to although a special-purpose registry lists them.
 	AllowSpecial []netip.Prefix
 }
 
-// Limits bound what clients can make the relay hold. A zero field means its default; the defaults of flows are
-// worked out from RLIMIT_NOFILE, per protocol, so that a flood of one never stops the other.
-type Limits struct {
-	TCPFlows          int
-	UDPFlows          int
-	TCPFlowsPerClient int           // of one client address (IPv6: /64); default 1000
-	UDPFlowsPerClient int           // default 1000
-	DialTimeout       time.Duration // default 10 s
-	TCPIdle           time.Duration // default 2 h 4 min. See RFC 5382, Section 5.
-	TCPHalfClosed     time.Duration // default 4 min
-	UDPIdle           time.Duration // default 5 min, at least 2 min. See RFC 4787, Section 4.3.
-	DrainTimeout      time.Duration // how long flows may go on when the relay stops; default 30 s
+// addressMap is what the relay needs of an addrmap.Map.
+type addressMap interface {
+	Acquire(relay netip.Addr) (dst netip.Addr, release func(), ok bool)
+	Contains(addr netip.Addr) bool
+	Prefixes() []netip.Prefix
 }
 
 // Relay is a relay that is bound to its ports.
 type Relay struct {
-	cfg Config
+	// Set once by New.
+	cfg     Config
+	addrs   addressMap
+	limiter *limiter
+	random  *random
+	pipes   *pipes
+	routes  routes
+
+	listeners []*net.TCPListener
+	udps      []*udpPort
+
+	settings atomic.Pointer[settings]
+	draining atomic.Bool
+	stats    counters
+	flows    tcpFlows
 }
 
-// New validates cfg, puts routes in place and binds every port.
-func New(cfg Config) (*Relay, error) { return &Relay{cfg: cfg}, nil }
+// New validates cfg, puts routes in place and binds every port. A Relay that is not going to Run must be closed.
+func New(cfg Config) (*Relay, error) {
+	if cfg.Map == nil {
+		return nil, errors.New("relay: no address map")
+	}
+	return newRelay(cfg, cfg.Map)
+}
+
+// newRelay is New with the map behind its interface.
+func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
+	if len(cfg.Ports) == 0 || slices.Contains(cfg.Ports, 0) {
+		return nil, fmt.Errorf("relay: ports %v: at least one is needed, and none may be 0", cfg.Ports)
+	}
+	limits, err := cfg.Limits.complete(descriptors())
+	if err != nil {
+		return nil, err
+	}
+	cfg.Limits = limits
+	r := &Relay{
+		cfg:     cfg,
+		addrs:   addrs,
+		limiter: newLimiter(limits),
+		random:  new(random),
+		pipes:   newPipes(limits.pipes()),
+		flows:   tcpFlows{all: map[*tcpFlow]struct{}{}},
+	}
+	if err := r.bind(); err != nil {
+		r.Close()
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	return r, nil
+}
+
+// bind makes the addresses local and binds every port.
+func (r *Relay) bind() error {
+	if err := r.set(r.cfg.Settings); err != nil {
+		return err
+	}
+	if err := r.routes.ensure(r.addrs.Prefixes(), r.cfg.Routes); err != nil {
+		return err
+	}
+	for _, port := range r.cfg.Ports {
+		if err := r.listenTCP(port); err != nil {
+			return err
+		}
+		u, err := newUDP(r, port)
+		if err != nil {
+			return err
+		}
+		r.udps = append(r.udps, u)
+	}
+	return nil
+}
+
+// Close gives up what New took. Run does so itself.
+func (r *Relay) Close() {
+	for _, u := range r.udps {
+		u.close()
+	}
+	for _, ln := range r.listeners {
+		ln.Close()
+	}
+	r.pipes.close()
+	if err := r.routes.remove(); err != nil {
+		r.cfg.Log.Warn().Err(err).Msg("local routes are left behind")
+	}
+}
 
 // Run relays until ctx is done, then takes no new flows, lets those that live go on for at most
 // Limits.DrainTimeout, and returns nil. Any other return is an error that names the listener.
-func (r *Relay) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (r *Relay) Run(ctx context.Context) error {
+	defer r.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	context.AfterFunc(ctx, func() { r.draining.Store(true) })
+	g.Go(func() error { return r.runTCP(ctx) })
+	for _, u := range r.udps {
+		g.Go(func() error { return u.run(ctx) })
+	}
+	return g.Wait()
+}
 
 // Update replaces the settings; flows under way go on under the old ones. On an error the old settings stay.
-func (r *Relay) Update(set Settings) error { return nil }
+func (r *Relay) Update(set Settings) error {
+	if err := r.set(set); err != nil {
+		return fmt.Errorf("relay: %w", err)
+	}
+	return nil
+}
+
+// set is Update. Routes of egress prefixes that are no longer used stay until the end, for the flows that use them.
+func (r *Relay) set(set Settings) error {
+	s, err := r.newSettings(set)
+	if err != nil {
+		return err
+	}
+	for _, pool := range []*pool{&s.egress.v4, &s.egress.v6} {
+		if err := r.routes.ensure(pool.prefixes, r.cfg.Routes); err != nil {
+			return fmt.Errorf("egress: %w", err)
+		}
+	}
+	r.settings.Store(s)
+	return nil
+}
 
 // Healthy reports whether the relay takes new flows.
-func (r *Relay) Healthy() bool { return true }
+func (r *Relay) Healthy() bool {
+	return !r.draining.Load() && !r.limiter.full(tcp)
+}
+
+// egress returns the egress of the settings in force.
+func (r *Relay) egress() *egress { return r.settings.Load().egress }
+
+// Entropy returns the min-entropy in bits, per address family, of the source address and port of a flow at the moment
+// when all other flows there may be go to the same destination and port; 0 without egress of the family.
+func (r *Relay) Entropy() (v4, v6 float64) {
+	e, flows := r.egress(), r.cfg.Limits.mostFlows()
+	return e.v4.entropy(flows), e.v6.entropy(flows)
+}
+
+// families reports which address families the relay addresses have.
+func (r *Relay) families() (v4, v6 bool) {
+	for _, p := range r.addrs.Prefixes() {
+		v4 = v4 || p.Addr().Is4()
+		v6 = v6 || p.Addr().Is6()
+	}
+	return v4, v6
+}
 
 // Stats returns the counters since the start. No counter is kept per client or per destination.
-func (r *Relay) Stats() Stats { return Stats{} }
+func (r *Relay) Stats() Stats {
+	s := Stats{Unconfirmed: r.stats.unconfirmed.Load()}
+	for p := range r.stats.flows {
+		s.Flows[p] = r.stats.flows[p].Load()
+		s.Active[p] = int(r.stats.active[p].Load())
+		s.Limit[p] = r.limiter.limit[p]
+		s.Refused[p] = r.stats.refused[p].Load()
+		s.OverLimit[p] = r.stats.overLimit[p].Load()
+		s.DialFailed[p] = r.stats.dialFailed[p].Load()
+		s.BytesOut[p] = r.stats.bytesOut[p].Load()
+		s.BytesBack[p] = r.stats.bytesBack[p].Load()
+	}
+	return s
+}
 
 // Stats are counters of a Relay, each indexed by protocol: 0 is TCP, 1 is UDP.
 type Stats struct {
@@ -82,4 +227,13 @@ type Stats struct {
 	BytesOut    [2]uint64 // client to destination
 	BytesBack   [2]uint64 // destination to client
 	Unconfirmed uint64    // UDP datagrams not sent back because the client is not confirmed
+}
+
+// counters are the live form of Stats. Admission counts flows, active, refused and overLimit; the rest is for the
+// protocols to count.
+type counters struct {
+	flows, refused, overLimit, dialFailed, bytesOut, bytesBack [2]atomic.Uint64
+
+	active      [2]atomic.Int64
+	unconfirmed atomic.Uint64
 }

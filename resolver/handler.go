@@ -1,26 +1,325 @@
 package resolver
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
-// resolverHandler is the handler behind every listener.
+	"github.com/miekg/dns"
+	"github.com/rs/zerolog"
+)
+
+// resolverHandler is the handler behind every listener. In this order a query meets: the header's sanity, who may
+// ask, the rest of the message, local sources, the cache, the upstreams, steering. On the way to a cached reply it
+// meets the same, but for the local sources, which have said before that they have no answer.
 type resolverHandler struct {
-	cfg *Config
+	// set once
+	log     zerolog.Logger
+	tasks   tasks
+	stop    context.CancelFunc
+	idle    uint16 // of connections, in units of 100 ms
+	cache   *cache
+	flights flights
+
+	settings atomic.Pointer[settings]
+	mu       sync.Mutex // serializes update
+
+	queries     [NumTransports]atomic.Uint64
+	responses   [17]atomic.Uint64
+	misses      atomic.Uint64
+	steered     atomic.Uint64
+	steerFailed atomic.Uint64
 }
 
 // newHandler validates the part of cfg that answers depend on.
 func newHandler(cfg *Config) (*resolverHandler, error) {
-	return &resolverHandler{cfg: cfg}, nil
+	if cfg.CacheBytes < 0 {
+		return nil, fmt.Errorf("negative cache size %d", cfg.CacheBytes)
+	}
+	h := &resolverHandler{
+		log:   cfg.Log,
+		idle:  uint16(min(cmp.Or(cfg.Limits.IdleTimeout, 10*time.Second)/(100*time.Millisecond), 0xffff)),
+		cache: newCache(cmp.Or(cfg.CacheBytes, DefaultCacheBytes)),
+	}
+	h.tasks.ctx, h.stop = context.WithCancel(context.Background())
+	h.flights = flights{
+		tasks:   &h.tasks,
+		timeout: cmp.Or(cfg.Limits.QueryTimeout, 5*time.Second),
+		m:       make(map[string]*flight),
+	}
+	return h, h.update(cfg.Settings)
 }
 
-// run keeps the upstreams until ctx is done.
-func (h *resolverHandler) run(ctx context.Context) error { <-ctx.Done(); return nil }
+// run waits until ctx is done, ends all work for upstreams, and waits for that. Listeners must have ended before
+// ctx does.
+func (h *resolverHandler) run(ctx context.Context) error {
+	<-ctx.Done()
+	h.stop()
+	h.tasks.wg.Wait()
+	return nil
+}
 
 // update replaces the settings. On an error the old ones stay.
-func (h *resolverHandler) update(set Settings) error { return nil }
+func (h *resolverHandler) update(set Settings) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.settings.Load()
+	s, err := h.newSettings(&set, old)
+	if err != nil {
+		return err
+	}
+	h.settings.Store(s)
+	if old != nil {
+		old.retire(s)
+	}
+	return nil
+}
 
-// stats adds the counters of the handler to s.
-func (h *resolverHandler) stats(s *Stats) {}
+// stats sets what the handler counts in s: queries, responses, cache, steering, upstreams.
+func (h *resolverHandler) stats(s *Stats) {
+	for i := range h.queries {
+		s.Queries[i] = h.queries[i].Load()
+	}
+	for i := range h.responses {
+		s.Responses[i] = h.responses[i].Load()
+	}
+	s.CacheBytes, s.Entries, s.CacheHits = h.cache.stats()
+	s.CacheMisses = h.misses.Load()
+	s.Steered, s.SteerFailed = h.steered.Load(), h.steerFailed.Load()
+	for _, u := range h.settings.Load().upstreams {
+		s.Upstreams = append(s.Upstreams, u.stats())
+	}
+}
 
-func (h *resolverHandler) answerNow(q *query, dst []byte) ([]byte, outcome) { return dst, pending }
+// answerNow implements handler.
+func (h *resolverHandler) answerNow(q *query, dst []byte) ([]byte, outcome) {
+	var r request
+	if !r.parse(q) {
+		return dst, dropped
+	}
+	h.queries[q.transport].Add(1)
+	q.ttl = 0
+	set := h.settings.Load()
+	if !set.clients.contains(q.client.Addr()) {
+		return h.fail(&r, dst, dns.RcodeRefused, edeProhibited), answered
+	}
+	if r.rcode != 0 {
+		return h.fail(&r, dst, r.rcode, r.ede), answered
+	}
+	if !r.recursion() {
+		return dst, pending
+	}
+	now := h.cache.now()
+	p := h.cache.lookup(&r.key, set.view(q.client.Addr(), &r), set.gen, now)
+	if p == nil {
+		return dst, pending
+	}
+	return h.reply(q, &r, p, dst, now), answered
+}
 
-func (h *resolverHandler) answer(ctx context.Context, q *query, dst []byte) []byte { return dst }
+// answer implements handler.
+func (h *resolverHandler) answer(ctx context.Context, q *query, dst []byte) []byte {
+	var r request
+	r.parse(q)
+	set := h.settings.Load()
+	if p, ok := h.local(set, &r.key, q); ok {
+		p, err := h.complete(ctx, set, &r, q, p)
+		if err != nil {
+			p = failure(&r.key, edeOf(err), 0, h.cache.now())
+		}
+		return h.reply(q, &r, p, dst, h.cache.now())
+	}
+	if r.key.qtype() == dns.TypeANY {
+		now := h.cache.now()
+		return h.reply(q, &r, minimalAny(&r.key, now), dst, now)
+	}
+	if !r.recursion() {
+		// What others asked for is nobody's business, so that the cache is not for looking around in.
+		return h.fail(&r, dst, dns.RcodeRefused, edeNotAuthoritative)
+	}
+	h.misses.Add(1)
+	p, err := h.resolve(ctx, set, &r, q)
+	now := h.cache.now()
+	if err != nil {
+		p = failure(&r.key, edeOf(err), 0, now)
+	}
+	return h.reply(q, &r, p, dst, now)
+}
+
+// reply appends p as the answer to q.
+func (h *resolverHandler) reply(q *query, r *request, p *reply, dst []byte, now int64) []byte {
+	r.idle = h.idle
+	h.responses[p.rcode()].Add(1)
+	if p.steered {
+		h.steered.Add(1)
+	}
+	q.ttl = p.remaining(now)
+	return p.appendTo(dst, r, now)
+}
+
+// fail appends an answer without records.
+func (h *resolverHandler) fail(r *request, dst []byte, rcode uint16, e ede) []byte {
+	r.idle = h.idle
+	h.responses[min(rcode, 16)].Add(1)
+	return r.appendError(dst, rcode, e)
+}
+
+// local returns the answer of the first local source that has one for k, asked by the client of q.
+func (h *resolverHandler) local(set *settings, k *key, q *query) (*reply, bool) {
+	if len(set.local) == 0 {
+		return nil, false
+	}
+	name, _, err := dns.UnpackDomainName(k.bytes(), 0)
+	if err != nil {
+		return nil, false
+	}
+	question := dns.Question{Name: name, Qtype: k.qtype(), Qclass: dns.ClassINET}
+	for _, l := range set.local {
+		m, ok := l.Answer(question, q.client.Addr().WithZone(""), q.local.Addr().WithZone(""))
+		if ok {
+			p, err := h.pack(k, m, question)
+			if err != nil {
+				h.log.Error().Err(err).Msg("local source gave an answer that cannot be sent")
+				p = failure(k, edeInvalidData, 0, h.cache.now())
+			}
+			return p, true
+		}
+	}
+	return nil, false
+}
+
+// pack brings the answer of a local source into the form of all others.
+func (h *resolverHandler) pack(k *key, m *dns.Msg, question dns.Question) (*reply, error) {
+	m.MsgHdr = dns.MsgHdr{Response: true, Authoritative: m.Authoritative, Rcode: m.Rcode}
+	m.Question = []dns.Question{question}
+	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return ofHop(rr.Header().Rrtype) })
+	m.Compress = true
+	wire, err := m.Pack()
+	if err != nil {
+		return nil, err
+	}
+	p, err := newReply(wire, k, h.cache.now())
+	if err == nil && m.Authoritative {
+		p.msg[2] |= flagAA
+	}
+	return p, err
+}
+
+// resolve returns the answer to r from the cache or the upstreams, steered if its client is to see that.
+func (h *resolverHandler) resolve(ctx context.Context, set *settings, r *request, q *query) (*reply, error) {
+	v := set.view(q.client.Addr(), r)
+	if v == viewRaw {
+		return h.fetch(ctx, set, &r.key)
+	}
+	client := *q // outlives the listener's
+	client.msg = nil
+	k := r.key
+	return h.flights.do(ctx, flightName(set.gen, v, &k), func(ctx context.Context) (*reply, error) {
+		return h.steer(ctx, set, &k, &client)
+	})
+}
+
+// fetch returns the unsteered answer to k from the cache or the upstreams.
+func (h *resolverHandler) fetch(ctx context.Context, set *settings, k *key) (*reply, error) {
+	if p := h.cache.raw(k, set.gen, h.cache.now()); p != nil {
+		return p, nil
+	}
+	copied := *k
+	return h.flights.do(ctx, flightName(set.gen, viewRaw, k), func(ctx context.Context) (*reply, error) {
+		p, err := set.upstreams.resolve(ctx, &copied, h.cache.now)
+		switch {
+		case err == nil:
+		case ctx.Err() == context.Canceled: // nobody waits, so that it may not even have been asked
+			return nil, err
+		default:
+			p = failure(&copied, edeOf(err), unansweredTTL, h.cache.now())
+		}
+		h.cache.insert(&copied, set.gen, p)
+		return p, nil
+	})
+}
+
+// steer returns what clients that may use the relay get as the answer to k, and has the cache keep it.
+func (h *resolverHandler) steer(ctx context.Context, set *settings, k *key, q *query) (*reply, error) {
+	raw, err := h.fetch(ctx, set, k)
+	if err != nil {
+		return nil, err
+	}
+	now := h.cache.now()
+	until := now + int64(set.steering.recheck)
+	if raw.rcode() != dns.RcodeSuccess {
+		h.cache.insertSteered(k, set.gen, raw, nil, until)
+		return raw, nil
+	}
+	out, v, err := h.applySteering(ctx, set, k.flags, q, raw.wire(now))
+	if err != nil {
+		return nil, err
+	}
+	if v == untouched {
+		h.cache.insertSteered(k, set.gen, raw, nil, until)
+		return raw, nil
+	}
+	p, err := newReply(out, k, now)
+	if err != nil {
+		return nil, err
+	}
+	p.ede, p.steered = raw.ede, v == steered
+	h.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.ttl)*int64(time.Second)))
+	return p, nil
+}
+
+// applySteering steers, and counts what failed.
+func (h *resolverHandler) applySteering(ctx context.Context, set *settings, flags uint8, q *query, wire []byte) ([]byte, verdict, error) {
+	out, v, err := set.steering.apply(ctx, wire, h.beside(set, flags, q))
+	if v == passed || errors.Is(err, errRelayFailed) {
+		h.steerFailed.Add(1)
+	}
+	return out, v, err
+}
+
+// beside returns the lookup for what steering the answer to the client of q depends on. It does not steer, so that
+// nothing goes in circles, and takes DO and CD over, so that what it finds serves the client's own question as well.
+func (h *resolverHandler) beside(set *settings, flags uint8, q *query) lookup {
+	return func(ctx context.Context, name string, qtype uint16) ([]byte, error) {
+		k, err := newKey(name, qtype, flags)
+		if err != nil {
+			return nil, err
+		}
+		p, local, err := h.source(ctx, set, k, q)
+		if err != nil {
+			return nil, err
+		}
+		wire := p.wire(h.cache.now())
+		if local {
+			wire, _, err = h.follow(ctx, set, flags, q, wire)
+		}
+		return wire, err
+	}
+}
+
+// flightName returns the name under which the work for a question is shared.
+func flightName(gen uint32, v view, k *key) string {
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, 6+k.n), gen)
+	return string(append(append(b, byte(v), k.flags), k.bytes()...))
+}
+
+// edeOf returns what clients are told about err.
+func edeOf(err error) ede {
+	var network net.Error
+	switch {
+	case errors.Is(err, errRelayFailed):
+		return edeNotReady
+	case errors.Is(err, errMalformed):
+		return edeInvalidData
+	case errors.As(err, &network) && !network.Timeout():
+		return edeNetwork
+	}
+	return edeNoReachable
+}

@@ -53,7 +53,8 @@ type Local interface {
 	// Answer returns the reply to q that client sent to the address local (its zone is stripped, IPv4 is never
 	// mapped into IPv6), or false if the name is not of this source. Of the reply the RCODE, AA and the three
 	// sections are used; the resolver sets the rest. The reply is the caller's to keep and change.
-	// A name that is ours but has no such type is an empty answer with an SOA, not false.
+	// A name that is ours but has no such type is an empty answer with an SOA, not false. An answer that ends with a
+	// CNAME, and nothing in the Authority section, is completed by the resolver.
 	Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool)
 }
 
@@ -84,10 +85,14 @@ type Steering struct {
 
 // Policy decides which addresses are steered. It must be safe for concurrent use.
 type Policy interface {
-	// Steer reports whether addr, found for the last of names, is to be steered. names begins with QNAME and goes
-	// on along the CNAME chain or to the TargetName; each is in lower case with a final dot. hasECH asks whether an
-	// HTTPS record of QNAME carries ech; it may wait for an upstream, and is called only if the decision needs it.
-	Steer(names []string, addr netip.Addr, hasECH func() bool) bool
+	// Steer reports whether addr, found for the last of names, is to be steered, and whether a rule said so, either
+	// way. names begins with QNAME and goes on along the CNAME chain or to the TargetName; each is in lower case with
+	// a final dot. hasECH asks whether an HTTPS record of QNAME carries ech; it may wait for an upstream, and is
+	// called only if the decision needs it.
+	Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool)
+	// Scope reports what a decision for names can depend on if their HTTPS record carries ech or not: byName on the
+	// names or on ech, byAddr on the address alone. If both are false, Steer says no for every address.
+	Scope(names []string, ech bool) (byName, byAddr bool)
 }
 
 // Relay gives out relay addresses. It must be safe for concurrent use.

@@ -1,6 +1,16 @@
 package resolver
 
-import "context"
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/miekg/dns"
+)
 
 // lookup resolves a question beside the client's own, through the cache and the upstreams, and returns the
 // unsteered reply in wire form. name is fully qualified, in lower case.
@@ -9,11 +19,298 @@ type lookup func(ctx context.Context, name string, qtype uint16) ([]byte, error)
 // steerer applies a Steering to replies.
 type steerer struct {
 	Steering
+	targets *targets          // outlives the Steering, which may be replaced
+	learnt  func(name string) // called when name has become a target: what was decided about it before is wrong
 }
 
-// apply returns what a client that may use the relay gets instead of reply, a complete message from an upstream. It
-// never changes reply; steered is false if out is reply itself. An error means that the relay cannot take a
-// destination and OnFailure is FailServfail.
-func (s *steerer) apply(ctx context.Context, reply []byte, beside lookup) (out []byte, steered bool, err error) {
-	return reply, false, nil
+// verdict says what apply made of a reply.
+type verdict uint8
+
+const (
+	untouched verdict = iota // nothing: out is the reply itself
+	steered                  // it has relay addresses, or lacks addresses that no relay address stands for
+	shortened                // only TTLs are lower, so that it is asked for again while clients still use it
+	passed                   // as shortened, because the relay could not take a destination
+)
+
+// errRelayFailed means that the relay cannot take a destination, and that clients are not to have it otherwise.
+var errRelayFailed = errors.New("resolver: relay cannot take a destination")
+
+const (
+	// unsureTTL caps the TTLs, in seconds, of answers that would have been others if an upstream or the relay had
+	// not failed.
+	unsureTTL = 5
+	// maxPath bounds the names that lead to an address. Resolvers give up on chains of about that length.
+	maxPath = 16
+	// maxAliases bounds the records in AliasMode that are followed to find out about ech.
+	maxAliases = 4
+)
+
+// apply returns what a client that may use the relay gets instead of reply, a complete message from an upstream,
+// which is never changed. Every A and AAAA record and every hint is looked at, whatever was asked for and in
+// whichever section it is:
+//
+//   - an address that Policy steers becomes the relay's; if the relay has none in its family, it is removed. It is
+//     removed from an HTTPS or SVCB record as well if Hints says so.
+//   - if no AAAA record is left, or there was none, one is made of each steered A record that the relay expresses in
+//     IPv6. If nothing is left at all, the answer becomes NODATA, with an SOA record of ours. See RFC 2308, Section 2.2.
+//   - names that HTTPS and SVCB records of steered names point to are steered as well when they are asked for,
+//     unless a rule speaks of them.
+//   - signatures of what was changed are removed, and AD is cleared. See RFC 6147, Section 5.5.
+//
+// If it cannot be found out whether a name has ech, it counts as having none, for unsureTTL. An error is
+// errMalformed or errRelayFailed.
+func (s *steerer) apply(ctx context.Context, reply []byte, beside lookup) (out []byte, v verdict, err error) {
+	m, err := parseReply(reply)
+	if err != nil {
+		return nil, untouched, err
+	}
+	if !m.steerable() {
+		return reply, untouched, nil
+	}
+	r := s.newRewrite(ctx, m, beside)
+	switch v, err = r.run(); {
+	case errors.Is(err, errRelayFailed) && s.OnFailure == FailPass:
+		out, err = shorten(reply)
+		return out, passed, err
+	case err != nil:
+		return nil, untouched, err
+	case v == untouched:
+		return reply, untouched, nil
+	}
+	out, err = m.pack()
+	return out, v, err
+}
+
+// steerable reports whether m can have an address to steer.
+func (m *message) steerable() bool {
+	if m.rcode() != dns.RcodeSuccess || binary.BigEndian.Uint16(m.question[len(m.question)-2:]) != dns.ClassINET {
+		return false
+	}
+	return m.qtype() == dns.TypeAAAA || slices.ContainsFunc(slices.Concat(m.sections[:]...), func(r rr) bool {
+		return r.class == dns.ClassINET && (r.typ == dns.TypeA || r.typ == dns.TypeAAAA || r.isSVCB())
+	})
+}
+
+// rcode returns the RCODE of the header.
+func (m *message) rcode() int { return int(m.header[3] & 0xf) }
+
+// qtype returns the type that was asked for.
+func (m *message) qtype() uint16 { return binary.BigEndian.Uint16(m.question[len(m.question)-4:]) }
+
+// shorten returns reply with TTLs of at most unsureTTL.
+func shorten(reply []byte) ([]byte, error) {
+	m, err := parseReply(reply)
+	if err != nil {
+		return nil, err
+	}
+	m.capTTLs(unsureTTL, func(rrKey) bool { return true })
+	return m.pack()
+}
+
+// capTTLs lowers the TTLs of RRsets, and of their signatures with them. See RFC 4034, Section 3.
+func (m *message) capTTLs(seconds uint32, which func(rrKey) bool) {
+	for _, rrs := range m.sections {
+		for i := range rrs {
+			if r := &rrs[i]; r.typ != dns.TypeOPT && which(r.set()) {
+				r.ttl = min(saneTTL(r.ttl), seconds)
+			}
+		}
+	}
+}
+
+// rewrite is one call of apply.
+type rewrite struct {
+	*steerer
+	ctx     context.Context
+	beside  lookup
+	m       *message
+	qname   string
+	paths   map[string][]string // from QNAME to the names that it leads to
+	origins []origin            // what led to QNAME, if it was a target
+
+	echKnown, ech bool
+	unsure        bool           // a lookup failed
+	changed       map[rrKey]bool // RRsets in which an address or hint was replaced or removed
+	capped        map[rrKey]bool // RRsets whose TTL must not be higher than MaxTTL
+	seen          map[relayed]bool
+}
+
+// relayed is an address record that is kept.
+type relayed struct {
+	name string
+	addr netip.Addr
+}
+
+func (s *steerer) newRewrite(ctx context.Context, m *message, beside lookup) *rewrite {
+	qname := nameText(m.question[:len(m.question)-4])
+	return &rewrite{
+		steerer: s, ctx: ctx, beside: beside, m: m, qname: qname,
+		paths:   m.paths(qname),
+		origins: s.targets.lookup(qname, time.Now()),
+		changed: make(map[rrKey]bool), capped: make(map[rrKey]bool), seen: make(map[relayed]bool),
+	}
+}
+
+// maxTTL returns the cap for what is rewritten.
+func (s *steerer) maxTTL() time.Duration {
+	if s.MaxTTL == 0 {
+		return DefaultSteerTTL
+	}
+	return s.MaxTTL
+}
+
+// cap returns the smaller of ttl and the cap, in seconds.
+func (s *steerer) cap(ttl uint32) uint32 { return min(saneTTL(ttl), uint32(s.maxTTL()/time.Second)) }
+
+// run changes r.m and reports what it did.
+func (r *rewrite) run() (verdict, error) {
+	had := r.answers()
+	for section := range r.m.sections {
+		if err := r.section(section); err != nil {
+			return untouched, err
+		}
+	}
+	r.learn()
+	if !r.answers() {
+		if err := r.fill(had); err != nil {
+			return untouched, err
+		}
+	}
+	r.dropSignatures()
+	r.m.capTTLs(r.cap(maxTTL), func(k rrKey) bool { return r.changed[k] || r.capped[k] })
+	if r.unsure {
+		r.m.capTTLs(unsureTTL, func(rrKey) bool { return true })
+	}
+	switch {
+	case len(r.changed) > 0:
+		r.m.header[3] &^= flagAD
+		return steered, nil
+	case len(r.capped) > 0 || r.unsure:
+		return shortened, nil
+	}
+	return untouched, nil
+}
+
+// answers reports whether the Answer section has what was asked for.
+func (r *rewrite) answers() bool {
+	qtype := r.m.qtype()
+	return slices.ContainsFunc(r.m.sections[inAnswer], func(a rr) bool { return a.typ == qtype || qtype == dns.TypeANY })
+}
+
+// section rewrites the records of one section.
+func (r *rewrite) section(section int) error {
+	rrs := r.m.sections[section]
+	kept := rrs[:0]
+	for i := range rrs {
+		keep, err := r.record(section, &rrs[i])
+		if err != nil {
+			return err
+		}
+		if keep {
+			kept = append(kept, rrs[i])
+		}
+	}
+	r.m.sections[section] = kept
+	return nil
+}
+
+// record rewrites one record and reports whether it stays.
+func (r *rewrite) record(section int, rec *rr) (keep bool, err error) {
+	switch {
+	case rec.class != dns.ClassINET:
+	case rec.typ == dns.TypeA, rec.typ == dns.TypeAAAA:
+		return r.address(section, rec)
+	case rec.isService():
+		return r.service(section, rec)
+	}
+	return true, nil
+}
+
+// address rewrites an A or AAAA record.
+func (r *rewrite) address(section int, rec *rr) (keep bool, err error) {
+	old, _ := netip.AddrFromSlice(rec.data)
+	addr, keep, err := r.replace(r.path(section, rec.name), old, rec.ttl)
+	if err != nil {
+		return false, err
+	}
+	if keep && addr == old {
+		return true, nil
+	}
+	r.changed[rec.set()] = true
+	if !keep || r.seen[relayed{rec.name, addr}] {
+		return false, nil
+	}
+	r.seen[relayed{rec.name, addr}] = true
+	rec.data = addr.AsSlice()
+	return true, nil
+}
+
+// service rewrites the hints of a record of the SVCB kind. One whose parameters cannot be read is removed: clients
+// must not use it, and those that do must not find an address that we did not.
+func (r *rewrite) service(section int, rec *rr) (keep bool, err error) {
+	names := r.path(section, rec.name)
+	if target := rec.target(); target != rec.name {
+		names = extend(names, target)
+	}
+	rest, changed, err := rewriteHints(rec.rest, func(addr netip.Addr) (netip.Addr, bool, error) {
+		if r.Hints == HintsStrip && r.steers(names, addr.Unmap()) {
+			return netip.Addr{}, false, nil
+		}
+		return r.replace(names, addr, rec.ttl)
+	})
+	switch {
+	case errors.Is(err, errMalformed):
+		r.changed[rec.set()] = true
+		return false, nil
+	case err != nil:
+		return false, err
+	case changed:
+		r.changed[rec.set()] = true
+		rec.rest = rest
+	}
+	return true, nil
+}
+
+// replace returns what stands for addr, found for the last of names: itself if it is not steered, or false if the
+// relay has no address in its family for it.
+func (r *rewrite) replace(names []string, addr netip.Addr, ttl uint32) (netip.Addr, bool, error) {
+	dst := addr.Unmap() // ::ffff:192.0.2.1 leads clients to 192.0.2.1
+	if !r.steers(names, dst) {
+		return addr, true, nil
+	}
+	return r.relayAddr(dst, addr.Is6(), ttl)
+}
+
+// relayAddr asks the relay for an address that holds as long as the answer.
+func (r *rewrite) relayAddr(dst netip.Addr, v6 bool, ttl uint32) (netip.Addr, bool, error) {
+	addr, ok, err := r.Relay.RelayAddr(dst, v6, time.Duration(r.cap(ttl))*time.Second)
+	if err != nil {
+		return netip.Addr{}, false, fmt.Errorf("%w: %w", errRelayFailed, err)
+	}
+	return addr, ok && addr.Is6() == v6, nil
+}
+
+// steers reports whether addr, found for the last of names, is steered: by a rule, or if none speaks of it, because
+// a service record of a steered name led to the first of names.
+func (r *rewrite) steers(names []string, addr netip.Addr) bool {
+	if r.Relay.Contains(addr) {
+		return false
+	}
+	ours := names[0] == r.qname
+	steer, matched := r.Policy.Steer(names, addr, func() bool { return ours && r.hasECH() })
+	if matched || !ours {
+		return steer
+	}
+	return slices.ContainsFunc(r.origins, func(o origin) bool {
+		steer, _ := r.Policy.Steer(slices.Concat(o.names, names), addr, func() bool { return o.ech })
+		return steer
+	})
+}
+
+// dropSignatures removes the signatures of what is not what was signed.
+func (r *rewrite) dropSignatures() {
+	for section, rrs := range r.m.sections {
+		r.m.sections[section] = slices.DeleteFunc(rrs, func(a rr) bool { return a.typ == dns.TypeRRSIG && r.changed[a.set()] })
+	}
 }

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/rs/zerolog"
+
+	"github.com/cfrd-project/cfrd/resolver"
+)
+
+// parse parses a configuration as if it were the file /etc/cfrd/cfrd.yaml.
+func parse(t *testing.T, text string) *config {
+	t.Helper()
+	cfg, err := parseConfig([]byte(text), "/etc/cfrd", modeAll)
+	if err != nil {
+		t.Fatalf("parseConfig: %v", err)
+	}
+	return cfg
+}
+
+func prefixes(list ...string) (ps []netip.Prefix) {
+	for _, s := range list {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+func addrPorts(list ...string) (aps []netip.AddrPort) {
+	for _, s := range list {
+		aps = append(aps, netip.MustParseAddrPort(s))
+	}
+	return aps
+}
+
+func TestReferenceConfig(t *testing.T) {
+	want := &config{
+		Name:    "dns.isp.example",
+		Clients: prefixes("10.0.0.0/8", "2001:db8::/32"),
+		Listen: listenConfig{
+			Do53:  addrPorts("10.0.0.53:53", "[2001:db8::53]:53"),
+			DoT:   addrPorts("10.0.0.53:853", "[2001:db8::53]:853"),
+			DoH:   addrPorts("10.0.0.53:443", "[2001:db8::53]:443"),
+			DoQ:   addrPorts("10.0.0.53:853", "[2001:db8::53]:853"),
+			Admin: netip.MustParseAddrPort("127.0.0.1:9153"),
+		},
+		TLS: tlsConfig{Certificate: "/etc/cfrd/cert.pem", Key: "/etc/cfrd/key.pem"},
+		Upstreams: []resolver.Upstream{
+			{Addr: netip.MustParseAddrPort("192.0.2.1:53")},
+			{Protocol: resolver.UpstreamTLS, Addr: netip.MustParseAddrPort("192.0.2.2:853"), Name: "dns.example"},
+		},
+		DDR: ddrConfig{AdvertiseRelay: true},
+		Steer: steerConfig{Rules: []ruleConfig{
+			{Suffixes: []string{"bank.example"}, Action: actionPass},
+			{Suffixes: []string{"cdn.example"}},
+			{Prefixes: prefixes("198.51.100.0/24")},
+			{ECH: true},
+		}},
+		Relay: relayConfig{
+			Ports:  []uint16{443, 80},
+			Sealed: sealedConfig{Prefix: netip.MustParsePrefix("2001:db8:cf::/64"), KeyFile: "/etc/cfrd/seal.key"},
+			Table:  tableConfig{Prefixes: prefixes("10.99.0.0/16"), Store: "/etc/cfrd/leases.db"},
+			Egress: prefixes("192.0.2.64/28", "2001:db8:e::/64"),
+			Routes: true,
+		},
+		Log: logConfig{Level: zerolog.InfoLevel},
+	}
+	got := parse(t, string(referenceConfig))
+	if diff := cmp.Diff(want, got, configComparers()); diff != "" {
+		t.Errorf("testdata/cfrd.yaml (-want +got):\n%s", diff)
+	}
+	if len(got.warnings) > 0 {
+		t.Errorf("got warnings %q; want none", got.warnings)
+	}
+}
+
+func configComparers() cmp.Options {
+	return cmp.Options{
+		cmp.AllowUnexported(config{}),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+		cmpopts.EquateEmpty(),
+	}
+}
+
+// TestReferenceDefaults uncomments every default of the reference configuration, which must all be known keys with
+// values that are accepted.
+func TestReferenceDefaults(t *testing.T) {
+	commented := regexp.MustCompile(`(?m)^( *)# ( *[a-z_]+:.*)$`)
+	text := commented.ReplaceAllString(string(referenceConfig), "$1$2")
+	for _, line := range []string{"tcp_flows: 0", "udp_flows: 0"} {
+		text = strings.Replace(text, line, line[:len(line)-1]+"1", 1)
+	}
+	cfg := parse(t, text)
+	if got, want := cfg.Limits.InFlight, 10000; got != want {
+		t.Errorf("limits.in_flight: got %d; want %d", got, want)
+	}
+	for _, key := range configKeys() {
+		_, name := splitKey(key.path)
+		if !strings.Contains(text, name+":") {
+			t.Errorf("%s is not in testdata/cfrd.yaml", key.path)
+		}
+	}
+}
+
+// TestBadConfig parses each file of testdata/bad, whose leading comments are the errors to expect, all of them and in
+// this order. A first line "# mode: relay" sets the mode.
+func TestBadConfig(t *testing.T) {
+	files, err := filepath.Glob("testdata/bad/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("got %d files, error %v; want some", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, want := modeAll, []string(nil)
+			for line := range strings.Lines(string(data)) {
+				text, ok := strings.CutPrefix(strings.TrimSpace(line), "# ")
+				if !ok {
+					break
+				}
+				if name, ok := strings.CutPrefix(text, "mode: "); ok {
+					if err := m.Set(name); err != nil {
+						t.Fatal(err)
+					}
+					continue
+				}
+				want = append(want, text)
+			}
+			_, err = parseConfig(data, "/etc/cfrd", m)
+			if err == nil {
+				t.Fatalf("got no error; want %q", want)
+			}
+			if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+				t.Errorf("errors (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Setenv("CFRD_LISTEN_ADMIN", "127.0.0.2:9000")
+	t.Setenv("CFRD_CLIENTS", "192.0.2.0/24, 2001:db8:1::/48")
+	t.Setenv("CFRD_DDR_ADVERTISE_RELAY", "false")
+	t.Setenv("CFRD_STEER_MAX_TTL", "30s")
+	t.Setenv("CFRD_RELAY_PORTS", "8443")
+	t.Setenv("CFRD_LIMITS_CONNECTIONS", "12") // the file has no such section
+	t.Setenv("CFRD_CACHE_SIZE", "1MiB")
+	t.Setenv("CFRD_RELAY_SEALED_KEY_FILE", "other.key")
+	t.Setenv("CFRD_NAME", "") // counts as not set
+	cfg := parse(t, string(referenceConfig))
+	got := map[string]any{
+		"listen.admin":          cfg.Listen.Admin.String(),
+		"clients":               cfg.Clients,
+		"ddr.advertise_relay":   cfg.DDR.AdvertiseRelay,
+		"steer.max_ttl":         cfg.Steer.MaxTTL,
+		"relay.ports":           cfg.Relay.Ports,
+		"limits.connections":    cfg.Limits.Connections,
+		"cache.size":            cfg.Cache.Size,
+		"relay.sealed.key_file": cfg.Relay.Sealed.KeyFile,
+		"name":                  cfg.Name,
+	}
+	want := map[string]any{
+		"listen.admin":          "127.0.0.2:9000",
+		"clients":               prefixes("192.0.2.0/24", "2001:db8:1::/48"),
+		"ddr.advertise_relay":   false,
+		"steer.max_ttl":         30 * time.Second,
+		"relay.ports":           []uint16{8443},
+		"limits.connections":    12,
+		"cache.size":            byteSize(1 << 20),
+		"relay.sealed.key_file": "/etc/cfrd/other.key",
+		"name":                  "dns.isp.example",
+	}
+	if diff := cmp.Diff(want, got, configComparers()); diff != "" {
+		t.Errorf("overridden keys (-want +got):\n%s", diff)
+	}
+}
+
+func TestEnvironmentErrors(t *testing.T) {
+	t.Setenv("CFRD_LISTEN_ADMIN", "localhost")
+	_, err := parseConfig(referenceConfig, "/etc/cfrd", modeAll)
+	want := `listen.admin: (set by CFRD_LISTEN_ADMIN) must be an address and a port, such as "192.0.2.53:53" or ` +
+		`"[2001:db8::53]:53", not "localhost"`
+	if err == nil || err.Error() != want {
+		t.Errorf("got error %v; want %s", err, want)
+	}
+}
+
+func TestUnknownVariables(t *testing.T) {
+	got := unknownVariables([]string{"CFRD_NAME=a", "CFRD_LISTEN=b", "CFRD_STEER_RULES_ECH=true", "CFRDX=c", "PATH=/"}, configKeys())
+	if len(got) != 2 || !strings.HasPrefix(got[0], "CFRD_LISTEN ") || !strings.HasPrefix(got[1], "CFRD_STEER_RULES_ECH ") {
+		t.Errorf("got %q; want warnings about a section and a key within a list", got)
+	}
+}
+
+func TestSealedOnlyRelayNeedsNoDNS(t *testing.T) {
+	text := `
+relay:
+  ports: [443]
+  clients: [10.0.0.0/8]
+  sealed: {prefix: "2001:db8:cf::/64", key_file: seal.key}
+  egress: [192.0.2.64/28]
+`
+	if _, err := parseConfig([]byte(text), "/etc/cfrd", modeRelay); err != nil {
+		t.Errorf("got error %v; want none", err)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	text := strings.Replace(string(referenceConfig), "clients: [10.0.0.0/8,", "clients: [0.0.0.0/0,", 1)
+	cfg := parse(t, text)
+	if len(cfg.warnings) != 1 || !strings.Contains(cfg.warnings[0], "clients: 0.0.0.0/0") {
+		t.Errorf("got warnings %q; want one about clients", cfg.warnings)
+	}
+}
+
+// FuzzConfig looks for panics, and for errors that do not name a key.
+func FuzzConfig(f *testing.F) {
+	f.Add(referenceConfig)
+	files, err := filepath.Glob("testdata/bad/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte("steer: {rules: [{1: 2}, 3, [4]]}")) // keys that are not text
+	f.Add([]byte("listen: 5\nlisten.do53: 6"))        // keys with dots
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cfg, err := parseConfig(data, "/etc/cfrd", modeAll)
+		if (cfg == nil) != (err != nil) {
+			t.Fatalf("got configuration %v and error %v; want one of them", cfg, err)
+		}
+		if err == nil {
+			return
+		}
+		if _, ok := err.(problems); !ok || err.Error() == "" {
+			t.Fatalf("got error %T %q; want problems", err, err)
+		}
+	})
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/cfrd-project/cfrd"
+
+// sourceFile is a Go file of this module that is not a test.
+type sourceFile struct {
+	folder  string // from the root of the module, such as "relay/addrmap"
+	name    string
+	imports []string
+	comment *ast.CommentGroup // of the package, or nil
+}
+
+// sourceFiles parses all of them, for every platform.
+func sourceFiles(t *testing.T) (files []sourceFile) {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata"):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		folder, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		f := sourceFile{folder: filepath.ToSlash(folder), name: d.Name(), comment: parsed.Doc}
+		for _, spec := range parsed.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			f.imports = append(f.imports, imported)
+		}
+		files = append(files, f)
+		return nil
+	})
+	if err != nil || len(files) == 0 {
+		t.Fatalf("got %d files, error %v; want the module's", len(files), err)
+	}
+	return files
+}
+
+// TestImportsAmongOurs keeps the packages a star around cmd/cfrd: each can be read and tested alone.
+func TestImportsAmongOurs(t *testing.T) {
+	allowed := map[string][]string{
+		"cmd/cfrd":      {"resolver", "ddr", "zones", "relay", "relay/addrmap"}, // puts everything together
+		"relay":         {"relay/addrmap"},                                      // asks it what an address stands for
+		"resolver":      nil,                                                    // names what it needs as interfaces of its own
+		"ddr":           nil,
+		"zones":         nil,
+		"relay/addrmap": nil, // a leaf: a map of addresses that knows no names
+		"e2e":           nil, // runs the binary
+		"e2e/bench":     nil,
+	}
+	for _, f := range sourceFiles(t) {
+		list, known := allowed[f.folder]
+		if !known {
+			t.Errorf("%s: say here what package %s may import", f.name, f.folder)
+			continue
+		}
+		for _, imported := range f.imports {
+			ours, ok := strings.CutPrefix(imported, module+"/")
+			if ok && !slices.Contains(list, ours) {
+				t.Errorf("%s/%s imports %s; only %v may be imported there", f.folder, f.name, ours, list)
+			}
+		}
+	}
+}
+
+// TestImportsOfOthers keeps dependencies where they belong.
+func TestImportsOfOthers(t *testing.T) {
+	rules := []struct {
+		path    string // of the imported package or everything below it
+		allowed []string
+		why     string
+	}{
+		{"github.com/spf13", []string{"cmd/cfrd"}, "services get typed values, not configuration"},
+		{"github.com/caddyserver/certmagic", []string{"cmd/cfrd"}, "services get a *tls.Config"},
+		{"github.com/mholt/acmez", []string{"cmd/cfrd"}, "services get a *tls.Config"},
+		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
+		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "e2e/bench"},
+			"its minor versions break; the relay must not parse QUIC"},
+		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
+			"the relay must never see a name"},
+		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
+		{"github.com/vishvananda/netlink", []string{"relay"}, "only the relay changes the host"},
+		{"github.com/google/go-cmp", nil, "for tests"},
+		{"github.com/rs/zerolog/log", nil, "the logger is handed down, never global"},
+		{"github.com/go-viper", nil, "comes with viper"},
+	}
+	for _, f := range sourceFiles(t) {
+		for _, imported := range f.imports {
+			for _, r := range rules {
+				below := imported == r.path || strings.HasPrefix(imported, r.path+"/")
+				if below && !slices.Contains(r.allowed, f.folder) {
+					t.Errorf("%s/%s imports %s; only %v may: %s", f.folder, f.name, imported, r.allowed, r.why)
+				}
+			}
+		}
+	}
+}
+
+// TestRelayCannotParse proves that nothing the relay is built from can look into what it carries: not its own
+// imports, and not theirs. See draft-scalone-cfr-source-privacy-01, Section 10.
+func TestRelayCannotParse(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", module+"/relay").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	forbidden := []string{
+		"crypto/tls", "net/http", "crypto/x509",
+		"github.com/quic-go", "github.com/miekg", "golang.org/x/net/dns", "golang.org/x/net/http2", "golang.org/x/net/quic",
+	}
+	for dep := range strings.Lines(string(out)) {
+		dep = strings.TrimSpace(dep)
+		for _, path := range forbidden {
+			if dep == path || strings.HasPrefix(dep, path+"/") {
+				t.Errorf("relay depends on %s, which parses what a relay must not see", dep)
+			}
+		}
+	}
+}
+
+// TestPackageComments wants one package comment in each package, so that it has one subject, and says which.
+func TestPackageComments(t *testing.T) {
+	commented := make(map[string][]string)
+	for _, f := range sourceFiles(t) {
+		if f.comment != nil {
+			commented[f.folder] = append(commented[f.folder], f.name)
+			if text := f.comment.Text(); !strings.HasPrefix(text, "Package ") && !strings.HasPrefix(text, "Command ") {
+				t.Errorf("%s/%s: the package comment begins with %.20q; want Package or Command", f.folder, f.name, text)
+			}
+		} else if _, ok := commented[f.folder]; !ok {
+			commented[f.folder] = nil
+		}
+	}
+	for folder, files := range commented {
+		if len(files) != 1 {
+			t.Errorf("%s: package comments in %v; want exactly one", folder, files)
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// certificateTemplate describes a certificate for tests.
+type certificateTemplate struct {
+	names     []string
+	addrs     []netip.Addr
+	notBefore time.Time // zero: an hour ago
+	notAfter  time.Time // zero: in an hour
+}
+
+// write makes a key and a self-signed certificate, cert.pem and key.pem in dir, and returns the latter's leaf.
+func (c certificateTemplate) write(t *testing.T, dir string) *x509.Certificate {
+	t.Helper()
+	if c.notBefore.IsZero() {
+		c.notBefore = time.Now().Add(-time.Hour)
+	}
+	if c.notAfter.IsZero() {
+		c.notAfter = time.Now().Add(time.Hour)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(mathrand.Int64()),
+		Subject:      pkix.Name{CommonName: "test"},
+		DNSNames:     c.names,
+		NotBefore:    c.notBefore,
+		NotAfter:     c.notAfter,
+		IsCA:         true, BasicConstraintsValid: true,
+	}
+	for _, a := range c.addrs {
+		template.IPAddresses = append(template.IPAddresses, a.AsSlice())
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", der)
+	writePEM(t, filepath.Join(dir, "key.pem"), "PRIVATE KEY", keyDER)
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf
+}
+
+func writePEM(t *testing.T, path, kind string, der []byte) {
+	t.Helper()
+	writeFile(t, path, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// loopback returns an address of 127.0.0.0/8 that no other test has, so that fixed ports can be used on it.
+func loopback() netip.Addr {
+	b := func() byte { return byte(1 + mathrand.IntN(254)) }
+	return netip.AddrFrom4([4]byte{127, 100 + byte(mathrand.IntN(100)), b(), b()})
+}
+
+// lab is a directory with a configuration, a certificate and a zone, for a resolver on an address of its own.
+type lab struct {
+	dir    string
+	addr   netip.Addr        // of all listeners: Do53 8053, DoT and DoQ 8853, DoH 8443, admin 9153
+	roots  *x509.CertPool    // that verify its certificate
+	config map[string]string // sections of the configuration, by key
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{dir: t.TempDir(), addr: loopback(), roots: x509.NewCertPool()}
+	l.roots.AddCert(certificateTemplate{names: []string{"dns.isp.example"}, addrs: []netip.Addr{l.addr}}.write(t, l.dir))
+	writeFile(t, filepath.Join(l.dir, "isp.zone"), "$ORIGIN isp.example.\n$TTL 300\n"+
+		"@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n")
+	l.config = map[string]string{
+		"name":    "dns.isp.example",
+		"clients": "[127.0.0.0/8]",
+		"listen": fmt.Sprintf(`{do53: ["%[1]s:8053"], dot: ["%[1]s:8853"], doh: ["%[1]s:8443"], doq: ["%[1]s:8853"], `+
+			`admin: "%[1]s:9153"}`, l.addr),
+		"tls":       "{certificate: cert.pem, key: key.pem}",
+		"upstreams": fmt.Sprintf(`["udp://%s:9053"]`, l.addr),
+		"zones":     "[isp.zone]",
+		"log":       "{level: debug, format: json}",
+	}
+	return l
+}
+
+func (l *lab) path() string { return filepath.Join(l.dir, "cfrd.yaml") }
+
+// write writes the configuration file.
+func (l *lab) write(t *testing.T) {
+	t.Helper()
+	var b strings.Builder
+	for key, value := range l.config {
+		fmt.Fprintf(&b, "%s: %s\n", key, value)
+	}
+	writeFile(t, l.path(), b.String())
+}
+
+// start runs the lab's configuration until the test ends, and returns the node and what it logs.
+func (l *lab) start(t *testing.T) (*node, *logBuffer) {
+	t.Helper()
+	l.write(t)
+	cfg, err := readConfig(l.path(), modeAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := loadValues(cfg, modeAll, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &logBuffer{}
+	n, err := newNode(v, modeAll, newLogger(cfg.Log, log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- n.run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	return n, log
+}
+
+// get asks the admin server.
+func (l *lab) get(t *testing.T, path string) (status int, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.addr.String()+":9153"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(data)
+}
+
+// eventually waits until ok holds, for at most ten seconds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("never saw: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// logBuffer collects log lines.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) lines() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Split(strings.TrimSpace(b.buf.String()), "\n")
+}
+
+func (b *logBuffer) contains(text string) bool {
+	return strings.Contains(strings.Join(b.lines(), "\n"), text)
+}
+
+// dialFrom returns a dialer with a source address.
+func dialFrom(network string, addr netip.Addr) *net.Dialer {
+	if strings.HasPrefix(network, "udp") {
+		return &net.Dialer{LocalAddr: &net.UDPAddr{IP: addr.AsSlice()}}
+	}
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: addr.AsSlice()}}
+}

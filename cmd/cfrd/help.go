@@ -1,0 +1,31 @@
+package main
+
+import (
+	"embed"
+
+	"github.com/spf13/cobra"
+)
+
+// helpTexts are the long-form texts of `cfrd help TOPIC`.
+//
+//go:embed help/*.txt
+var helpTexts embed.FS
+
+// newHelpTopics returns commands that cannot be run, which cobra lists as additional help topics.
+func newHelpTopics() []*cobra.Command {
+	topics := []struct{ name, short string }{
+		{"configuration", "The configuration file, its keys, and the environment"},
+		{"deploy", "From nothing to customers: addresses, certificate, systemd, split relay"},
+		{"relay", "What the relay does, what it needs, and its limits"},
+		{"privacy", "Who can see what, and what is never written down"},
+	}
+	cmds := make([]*cobra.Command, len(topics))
+	for i, t := range topics {
+		text, err := helpTexts.ReadFile("help/" + t.name + ".txt")
+		if err != nil {
+			panic("cfrd: help text of " + t.name + " is not embedded")
+		}
+		cmds[i] = &cobra.Command{Use: t.name, Short: t.short, Long: string(text)}
+	}
+	return cmds
+}

@@ -1,0 +1,73 @@
+// Command cfrd is an access provider's encrypted DNS front end with a co-located opaque relay: a resolver that is
+// discovered (RFC 9462), speaks every encrypted transport (RFC 7858, RFC 8484, RFC 9250), and steers the addresses
+// of selected destinations through the relay of draft-scalone-cfr-source-privacy-01.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal drains. From then on signals have their default effect, so that the second one ends at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	if err := root.ExecuteContext(ctx); err != nil {
+		if !errors.Is(err, errReported) {
+			fmt.Fprintf(stderr, "cfrd: %v\n", err)
+		}
+		return exitCode(err)
+	}
+	return 0
+}
+
+// exitCode tells mistakes on the command line, 2, from everything else that can go wrong, 1.
+func exitCode(err error) int {
+	if _, ok := errors.AsType[usageError](err); ok {
+		return 2
+	}
+	return 1
+}
+
+// errReported ends a command with exit code 1 after it has printed what is wrong itself.
+var errReported = errors.New("reported")
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cfrd",
+		Short: "Encrypted DNS for a provider's customers, with a relay that hides their addresses",
+		Long: "cfrd is the resolver that an access provider's network hands out. Customers get encrypted DNS without\n" +
+			"configuring anything, and reach the destinations that the operator selects through a relay that hides\n" +
+			"their addresses from them. The relay forwards bytes; it never reads or changes TLS or QUIC.",
+		SilenceErrors: true, // run prints them
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+	})
+	root.AddCommand(
+		newDemoCommand(),
+		newServeCommand(),
+		newCheckCommand(),
+		newConfigCommand(),
+		newVersionCommand(),
+	)
+	root.AddCommand(newHelpTopics()...)
+	return root
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// cfrd runs one command line.
+func cfrd(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestCommandLine(t *testing.T) {
+	tests := map[string]struct {
+		args           string
+		code           int
+		stdout, stderr string // in what is printed
+	}{
+		"version":           {"version", 0, "cfrd ", ""},
+		"help":              {"help", 0, "Available Commands", ""},
+		"help-topic":        {"help privacy", 0, "What each part may know", ""},
+		"unknown-command":   {"sevre", 1, "", "Did you mean this"},
+		"unknown-flag":      {"serve --bogus", 2, "", "unknown flag: --bogus; see `cfrd serve --help`"},
+		"wrong-mode":        {"serve --mode both", 2, "", "must be all, resolver or relay"},
+		"no-configuration":  {"serve --config /nonexistent", 1, "", "read configuration: open /nonexistent"},
+		"bad-configuration": {"serve --config testdata/bad/name-missing.yaml", 1, "", "\nname: missing"},
+		"config-check":      {"config check testdata/bad/name-missing.yaml", 1, "name: missing", ""},
+		"config-init":       {"config init", 0, "name: dns.isp.example", ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := cfrd(t, strings.Fields(test.args)...)
+			if code != test.code {
+				t.Errorf("got exit code %d; want %d", code, test.code)
+			}
+			if !strings.Contains(stdout, test.stdout) || test.stdout == "" && stdout != "" {
+				t.Errorf("got stdout %q; want %q in it", stdout, test.stdout)
+			}
+			if !strings.Contains(stderr, test.stderr) || test.stderr == "" && stderr != "" {
+				t.Errorf("got stderr %q; want %q in it", stderr, test.stderr)
+			}
+		})
+	}
+}
+
+func TestConfigInit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cfrd.yaml")
+	if code, _, stderr := cfrd(t, "config", "init", "--with-key", "--output", path); code != 0 {
+		t.Fatalf("got exit code %d, %s; want 0", code, stderr)
+	}
+	info, err := os.Stat(filepath.Join(filepath.Dir(path), "seal.key"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("seal.key: got %v, %v; want a file of mode 0600", info, err)
+	}
+	code, _, stderr := cfrd(t, "config", "init", "--output", path)
+	if code != 1 || !strings.Contains(stderr, "exists") {
+		t.Errorf("second time: got exit code %d, %q; want it refused", code, stderr)
+	}
+	if code, _, stderr = cfrd(t, "config", "init", "--force", "--output", path); code != 0 {
+		t.Errorf("with --force: got exit code %d, %q; want 0", code, stderr)
+	}
+	if code, _, _ = cfrd(t, "config", "init", "--force", "--with-key", "--output", path); code != 1 {
+		t.Errorf("got exit code %d; want 1: a key is never overwritten", code)
+	}
+	// The only thing that the reference configuration lacks is the certificate.
+	code, stdout, _ := cfrd(t, "config", "check", path)
+	if lines := strings.Split(strings.TrimSpace(stdout), "\n"); code != 1 || len(lines) != 1 {
+		t.Errorf("check: got exit code %d, %q; want only the certificate to be missing", code, stdout)
+	}
+}
+
+func TestConfigCheckOfLab(t *testing.T) {
+	l := newLab(t)
+	l.write(t)
+	if code, stdout, _ := cfrd(t, "config", "check", l.path()); code != 0 || stdout != "OK\n" {
+		t.Errorf("got exit code %d, %q; want OK", code, stdout)
+	}
+}

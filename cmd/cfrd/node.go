@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/relay"
+	"github.com/cfrd-project/cfrd/relay/addrmap"
+	"github.com/cfrd-project/cfrd/resolver"
+)
+
+// node is every service that one process runs, bound to its addresses.
+type node struct {
+	// set once by newNode
+	mode  mode
+	log   zerolog.Logger
+	certs *certificates    // or nil
+	addrs *addrmap.Map     // or nil
+	dns   *resolver.Server // or nil
+	relay *relay.Relay     // or nil
+	admin *adminServer     // or nil
+
+	phase            atomic.Int32  // of phaseStarting to phaseDraining
+	refused, applied atomic.Uint64 // reloads
+
+	mu     sync.Mutex
+	values *values // under which it runs; replaced by apply
+}
+
+// Phases of a node's life.
+const (
+	phaseStarting int32 = iota
+	phaseServing
+	phaseDraining
+)
+
+// newNode opens the address map and binds every listener. Nothing is served before run.
+func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
+	n := &node{mode: m, log: log, values: v, certs: newCertificates(v.certificate)}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if v.relays() {
+		if n.addrs, err = addrmap.Open(v.addressMap()); err != nil {
+			return nil, err
+		}
+	}
+	// The resolver comes first: it refuses addresses that are in use, and the relay's wildcard listeners use them all.
+	if m.resolves() {
+		if err = n.newResolver(); err != nil {
+			return nil, err
+		}
+	}
+	if a := v.Listen.Admin; a.IsValid() {
+		if n.admin, err = newAdminServer(a, n.handler(), component(log, "admin")); err != nil {
+			return nil, err
+		}
+	}
+	// The relay comes last: the routes that it puts in place are removed by its Run.
+	if n.relays() {
+		n.relay, err = relay.New(n.relayConfig())
+	}
+	return n, err
+}
+
+// relays reports whether this node relays flows.
+func (n *node) relays() bool { return n.mode.relays() && n.values.relays() }
+
+func (n *node) relayConfig() relay.Config {
+	return relay.Config{
+		Map:      n.addrs,
+		Ports:    n.values.Relay.Ports,
+		Routes:   n.values.Relay.Routes,
+		Limits:   n.values.relayLimits(),
+		Settings: n.values.relaySettings(),
+		Log:      component(n.log, "relay"),
+	}
+}
+
+// newResolver binds the resolver, and then tells it what to answer from: discovery depends on what is really bound.
+func (n *node) newResolver() error {
+	v := n.values
+	cfg := resolver.Config{
+		Listen:     v.listen(),
+		Limits:     v.limits(),
+		CacheBytes: int64(v.Cache.Size),
+		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
+		Log:        component(n.log, "resolver"),
+	}
+	if n.certs != nil {
+		cfg.TLS = n.certs.config()
+	}
+	var err error
+	if n.dns, err = resolver.New(cfg); err != nil {
+		return err
+	}
+	return n.applyResolver(v)
+}
+
+// settings returns the resolver's settings under v, with discovery of what this node really runs.
+func (n *node) settings(v *values) (resolver.Settings, error) {
+	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
+	if err != nil {
+		return resolver.Settings{}, err
+	}
+	var steerTo resolver.Relay
+	if n.addrs != nil {
+		steerTo = steering{n.addrs, n.relayHealthy}
+	}
+	return v.settings(discovery, steerTo), nil
+}
+
+// relayHealthy reports whether flows to relay addresses arrive. A relay on another host is taken to be well.
+func (n *node) relayHealthy() bool { return n.relay == nil || n.relay.Healthy() }
+
+// close gives back what newNode opened. It is called once nothing runs any more.
+func (n *node) close() error {
+	if n.addrs == nil {
+		return nil
+	}
+	return n.addrs.Close()
+}
+
+// run serves until ctx is done and then drains. The admin server goes last, so that it can be asked meanwhile.
+func (n *node) run(ctx context.Context) error {
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	g, ctx := errgroup.WithContext(ctx)
+	n.phase.Store(phaseServing)
+	context.AfterFunc(ctx, func() { n.phase.Store(phaseDraining) })
+	g.Go(func() error {
+		defer stopAdmin()
+		return n.runServices(ctx)
+	})
+	if n.admin != nil {
+		g.Go(func() error { return named("admin", n.admin.run(adminCtx)) })
+	}
+	err := g.Wait()
+	return errors.Join(err, n.close())
+}
+
+// runServices runs what clients talk to.
+func (n *node) runServices(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if n.dns != nil {
+		g.Go(func() error { return named("resolver", n.dns.Run(ctx)) })
+	}
+	if n.relay != nil {
+		g.Go(func() error { return named("relay", n.relay.Run(ctx)) })
+	}
+	if n.certs != nil {
+		g.Go(func() error { n.certs.rotateTickets(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+func named(service string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", service, err)
+	}
+	return nil
+}
+
+// steering lets the resolver see the address map as its Relay.
+type steering struct {
+	addrs   *addrmap.Map
+	healthy func() bool
+}
+
+func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, bool, error) {
+	addr, err := s.addrs.Relay(dst, v6, ttl)
+	if errors.Is(err, addrmap.ErrNoWay) {
+		return netip.Addr{}, false, nil
+	}
+	return addr, err == nil, err
+}
+
+func (s steering) Contains(addr netip.Addr) bool { return s.addrs.Contains(addr) }
+func (s steering) Healthy() bool                 { return s.healthy() }

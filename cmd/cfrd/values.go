@@ -1,0 +1,259 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/relay"
+	"github.com/cfrd-project/cfrd/relay/addrmap"
+	"github.com/cfrd-project/cfrd/resolver"
+	"github.com/cfrd-project/cfrd/zones"
+)
+
+// values is a configuration with everything that its files hold. From it the services' own configurations are made.
+type values struct {
+	*config
+	certificate *tls.Certificate // or nil without encrypted listeners
+	sealKey     []byte           // or nil without relay.sealed
+	policy      *zones.Policy    // or nil without rules
+	zones       *zones.Zones     // nil in mode relay
+}
+
+// loadValues reads what the configuration names. It reports everything that is wrong, as problems.
+func loadValues(cfg *config, m mode, now time.Time) (*values, error) {
+	l := &loader{values: values{config: cfg}}
+	if m.resolves() {
+		l.loadTLS(now)
+		l.loadUpstreamCA()
+		l.loadZones()
+		l.loadPolicy()
+	}
+	l.loadSealKey()
+	if err := l.problems.err(); err != nil {
+		return nil, err
+	}
+	return &l.values, nil
+}
+
+type loader struct {
+	values
+	problems problems
+}
+
+func (l *loader) loadTLS(now time.Time) {
+	if !l.encrypted() {
+		return
+	}
+	cert, err := loadCertificate(l.TLS.Certificate, l.TLS.Key, l.Name, now)
+	if err != nil {
+		l.problems.add("tls.certificate", "%s", err)
+		return
+	}
+	l.certificate = cert
+	if missing := uncovered(cert.Leaf, l.do53Addresses()); len(missing) > 0 {
+		l.warnings = append(l.warnings, fmt.Sprintf("tls.certificate: does not carry %s as IP address: "+
+			"clients that ask there without encryption will not discover the encrypted transports", join(missing)))
+	}
+}
+
+// do53Addresses returns where clients may ask before they have discovered anything.
+func (c *config) do53Addresses() (addrs []netip.Addr) {
+	for _, l := range c.Listen.Do53 {
+		if !l.Addr().IsUnspecified() {
+			addrs = append(addrs, l.Addr().WithZone(""))
+			continue
+		}
+		addrs = append(addrs, c.DDR.Addresses...)
+	}
+	return addrs
+}
+
+func join(addrs []netip.Addr) string {
+	words := make([]string, len(addrs))
+	for i, a := range addrs {
+		words[i] = a.String()
+	}
+	return strings.Join(words, ", ")
+}
+
+func (l *loader) loadUpstreamCA() {
+	if l.UpstreamCA == "" {
+		return
+	}
+	pem, err := os.ReadFile(l.UpstreamCA)
+	if err != nil {
+		l.problems.add("upstream_ca", "%s", err)
+		return
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		l.problems.add("upstream_ca", "%s holds no certificate in PEM form", l.UpstreamCA)
+	}
+	for i := range l.Upstreams {
+		l.Upstreams[i].RootCAs = pool
+	}
+}
+
+// loadZones reads the zone files. If one is wrong, each is read alone, to report all that are.
+func (l *loader) loadZones() {
+	loaded, err := zones.New(zones.Config{Files: l.Zones, Relay: l.relayRanges(), Forward: l.Forward})
+	if err == nil {
+		l.zones = loaded
+		return
+	}
+	found := len(l.problems)
+	for i, file := range l.Zones {
+		if _, err := zones.New(zones.Config{Files: []string{file}}); err != nil {
+			l.problems.add(fmt.Sprintf("zones[%d]", i), "%s", err)
+		}
+	}
+	if _, err := zones.New(zones.Config{Forward: l.Forward}); err != nil {
+		l.problems.add("forward", "%s", strings.TrimPrefix(err.Error(), "forward"))
+	}
+	if len(l.problems) == found {
+		l.problems.add("zones", "%s", err)
+	}
+}
+
+func (l *loader) loadPolicy() {
+	if !l.steers() {
+		return
+	}
+	rules := make([]zones.Rule, len(l.Steer.Rules))
+	for i, r := range l.Steer.Rules {
+		rules[i] = zones.Rule{Suffixes: r.Suffixes, Prefixes: r.Prefixes, ECH: r.ECH, Pass: r.Action == actionPass}
+	}
+	policy, err := zones.NewPolicy(rules, l.Steer.AllowSpecial)
+	if err != nil {
+		l.problems.add("steer", "%s", err)
+		return
+	}
+	l.policy = policy
+}
+
+func (l *loader) loadSealKey() {
+	path := l.Relay.Sealed.KeyFile
+	if path == "" {
+		return
+	}
+	key, err := addrmap.LoadKey(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		l.problems.add("relay.sealed.key_file", "%s does not exist: make it with `cfrd config init --with-key`", path)
+		return
+	case err != nil:
+		l.problems.add("relay.sealed.key_file", "%s", err)
+		return
+	}
+	l.sealKey = key
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+		l.warnings = append(l.warnings, fmt.Sprintf("relay.sealed.key_file: %s can be read by others (mode %04o): "+
+			"who has it can tell the destination of every relay address; use mode 0600", path, info.Mode().Perm()))
+	}
+}
+
+// addressMap returns what relay addresses are made of.
+func (v *values) addressMap() addrmap.Config {
+	var cfg addrmap.Config
+	if s := v.Relay.Sealed; s.used() {
+		cfg.Sealed = &addrmap.SealedConfig{Prefix: s.Prefix, Key: v.sealKey, Epoch: s.Epoch}
+	}
+	if t := v.Relay.Table; t.used() {
+		cfg.Table = &addrmap.TableConfig{Prefixes: t.Prefixes, Path: t.Store, Grace: t.Grace, MaxLeases: t.MaxLeases}
+	}
+	return cfg
+}
+
+func (v *values) relaySettings() relay.Settings {
+	return relay.Settings{
+		Clients:      v.relayClients(),
+		Egress:       v.Relay.Egress,
+		AllowSpecial: v.Relay.AllowSpecial,
+	}
+}
+
+func (v *values) relayLimits() relay.Limits {
+	return relay.Limits(v.Relay.Limits)
+}
+
+func (v *values) listen() resolver.Listen {
+	l := v.Listen
+	return resolver.Listen{Do53: l.Do53, DoT: l.DoT, DoH: l.DoH, DoQ: l.DoQ}
+}
+
+func (v *values) limits() resolver.Limits { return resolver.Limits(v.Limits) }
+
+// settings returns what the resolver works with. local comes before the zones; steerTo is nil if there is no relay.
+func (v *values) settings(discovery *ddr.Zone, steerTo resolver.Relay) resolver.Settings {
+	s := resolver.Settings{
+		Clients:   v.Clients,
+		Local:     []resolver.Local{discovery, v.zones},
+		Upstreams: v.Upstreams,
+	}
+	if v.policy != nil && steerTo != nil {
+		s.Steering = &resolver.Steering{
+			Policy:    v.policy,
+			Relay:     steerTo,
+			Clients:   v.Relay.Clients,
+			MaxTTL:    v.Steer.MaxTTL,
+			Hints:     v.Steer.Hints,
+			OnFailure: v.Steer.OnFailure,
+		}
+	}
+	return s
+}
+
+// discovery returns what is advertised: the encrypted listeners that run, and the relay if one runs beside them.
+func (v *values) discovery(running resolver.Listen, certs *certificates, relays bool) ddr.Config {
+	cfg := ddr.Config{
+		Name:        v.Name,
+		Addresses:   v.addresses(),
+		Services:    services(running),
+		Certificate: certs.leaf,
+		TTL:         v.DDR.TTL,
+		Info:        &ddr.Info{ExtErr: extendedErrors()},
+	}
+	if relays && v.DDR.AdvertiseRelay {
+		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey)}
+	}
+	return cfg
+}
+
+// services returns the encrypted listeners in the order in which clients should prefer them: without head-of-line
+// blocking first, and what passes most firewalls before what passes fewer.
+func services(l resolver.Listen) (list []ddr.Service) {
+	add := func(p ddr.Protocol, addrs []netip.AddrPort) {
+		for _, a := range addrs {
+			list = append(list, ddr.Service{Protocol: p, Addr: a})
+		}
+	}
+	add(ddr.DoH3, l.DoH)
+	add(ddr.DoQ, l.DoQ)
+	add(ddr.DoH, l.DoH)
+	add(ddr.DoT, l.DoT)
+	return list
+}
+
+// extendedErrors returns the Extended DNS Errors that the resolver says of itself; upstreams may say others. See
+// RFC 9606, Section 5.
+func extendedErrors() []uint16 {
+	return []uint16{
+		dns.ExtendedErrorCodeNotReady,
+		dns.ExtendedErrorCodeProhibited,
+		dns.ExtendedErrorCodeNotAuthoritative,
+		dns.ExtendedErrorCodeNoReachableAuthority,
+		dns.ExtendedErrorCodeNetworkError,
+		dns.ExtendedErrorCodeInvalidData,
+		dns.ExtendedErrorCodeInvalidQueryType,
+	}
+}

@@ -1,0 +1,101 @@
+package ddr
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/miekg/dns"
+)
+
+// RelayService describes the relay as an SVCB record that clients which do not know it must skip twice: it has an
+// unknown mandatory key (RFC 9462, Section 3) and no alpn (RFC 9461, Section 4.1). The draft names no format of its
+// own for this. See draft-scalone-cfr-source-privacy-01, Section 6.1.
+//
+// It is only published beside a transport, because nothing of it can be trusted before an encrypted resolver was
+// verified; and even then a client must have been told to use relays that a network announces.
+type RelayService struct {
+	Name      string       // TargetName; empty means Config.Name
+	Addresses []netip.Addr // of Name, if that is not Config.Name
+	Key       uint16       // SvcParamKey, private use; 0 means DefaultRelayKey
+	Value     []byte       // of Key; its first octet is a version. Nil means RelayValue(RelayTCP | RelayUDP).
+	Port      uint16       // 0: no port parameter
+}
+
+// DefaultRelayKey is the first SvcParamKey for private use. See RFC 9460, Section 14.3.1.
+const DefaultRelayKey = KeyPrivateFirst
+
+// relayPriority is behind every transport.
+const relayPriority = 100
+
+// RelayFlags say what a relay carries.
+type RelayFlags uint8
+
+// The flags of version 1.
+const (
+	RelayTCP RelayFlags = 1 << iota
+	RelayUDP
+)
+
+// relayVersion is the first octet of the value. In version 1 the second octet holds RelayFlags, of which undefined
+// ones are sent as zero and ignored, and so is everything behind it.
+const relayVersion = 1
+
+// RelayValue returns the value of the relay's key in version 1.
+func RelayValue(f RelayFlags) []byte { return []byte{relayVersion, byte(f)} }
+
+// ParseRelayValue is the inverse of RelayValue. It fails on versions that it does not know.
+func ParseRelayValue(v []byte) (RelayFlags, error) {
+	if len(v) < 2 || v[0] != relayVersion {
+		return 0, fmt.Errorf("ddr: relay value %x is not of version %d", v, relayVersion)
+	}
+	return RelayFlags(v[1]), nil
+}
+
+// IsRelay reports whether r has the form of a RelayService with the given key.
+func (r Record) IsRelay(key uint16) bool {
+	_, ok := r.Value(key)
+	return ok && r.Priority != 0 && r.ALPN() == nil && slices.Contains(r.Mandatory(), key)
+}
+
+func (z *Zone) setRelay() error {
+	if z.cfg.Relay == nil {
+		return nil
+	}
+	s := *z.cfg.Relay
+	if s.Key == 0 {
+		s.Key = DefaultRelayKey
+	}
+	if s.Key < KeyPrivateFirst || s.Key > KeyPrivateLast {
+		return fmt.Errorf("ddr: relay key %d is not for private use: want %d to %d", s.Key, KeyPrivateFirst, KeyPrivateLast)
+	}
+	if s.Value == nil {
+		s.Value = RelayValue(RelayTCP | RelayUDP)
+	}
+	if len(s.Value) == 0 || len(s.Value) > 255 {
+		return fmt.Errorf("ddr: relay value has %d octets; want 1 to 255", len(s.Value))
+	}
+	name := z.name
+	if s.Name != "" {
+		name = dns.CanonicalName(s.Name)
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if name != z.name {
+		z.relayAt = unique(s.Addresses)
+	}
+	z.relay = relayRecord(name, s)
+	return nil
+}
+
+func relayRecord(name string, s RelayService) *dns.SVCB {
+	key := dns.SVCBKey(s.Key)
+	rr := &dns.SVCB{Priority: relayPriority, Target: name}
+	rr.Value = append(rr.Value, &dns.SVCBMandatory{Code: []dns.SVCBKey{key}})
+	if s.Port != 0 {
+		rr.Value = append(rr.Value, &dns.SVCBPort{Port: s.Port})
+	}
+	rr.Value = append(rr.Value, &dns.SVCBLocal{KeyCode: key, Data: slices.Clone(s.Value)})
+	return rr
+}

@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Installs what the tests need (Debian packages) and runs all of them: gates, unit tests, race detector, e2e.
+#
+#   ./e2e/test.sh          everything, as root or in a user namespace
+#   ./e2e/test.sh unit     gates and unit tests only, needs no rights
+#   ./e2e/test.sh e2e      the tests in network namespaces only; further arguments go to go test
+#
+# E2E_REQUIRED=1 (the default here) turns every skip into a failure. Set it to 0 to run what this machine can.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export E2E_REQUIRED=${E2E_REQUIRED:-1}
+
+packages=(bind9-dnsutils ca-certificates chromium curl dnsperf haproxy iproute2 knot-dnsutils ldnsutils libnss3-tools
+	nginx-light nsd openssl procps socat tcpdump unbound)
+
+say() { printf '\n== %s\n' "$*"; }
+
+install_packages() {
+	local missing=() p
+	for p in "${packages[@]}"; do
+		dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+	done
+	[ ${#missing[@]} -eq 0 ] && return
+	say "installing ${missing[*]}"
+	local apt=(apt-get)
+	if [ "$(id -u)" -ne 0 ]; then
+		if ! sudo -n true 2>/dev/null; then
+			echo "These packages are missing, and installing them needs root:" >&2
+			echo "  sudo apt-get install ${missing[*]}" >&2
+			[ "$E2E_REQUIRED" = 1 ] && exit 1
+			return
+		fi
+		apt=(sudo -n apt-get)
+	fi
+	# The daemons are started by the tests, never by the installation.
+	local policy=/usr/sbin/policy-rc.d
+	if [ "$(id -u)" -eq 0 ] && [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod +x "$policy"
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+	fi
+	"${apt[@]}" update -qq
+	DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+gates() {
+	say "gates: gofmt, go mod tidy, go vet, staticcheck"
+	local unformatted
+	unformatted=$(gofmt -l .)
+	if [ -n "$unformatted" ]; then
+		echo "not formatted: $unformatted" >&2
+		return 1
+	fi
+	go mod tidy -diff
+	go vet ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+}
+
+unit() {
+	local pkgs
+	pkgs=$(go list ./... | grep -v '/e2e')
+	say "unit tests"
+	# shellcheck disable=SC2086
+	go test -shuffle=on -timeout 10m $pkgs
+	say "unit tests, race detector"
+	# shellcheck disable=SC2086
+	go test -race -shuffle=on -timeout 15m $pkgs
+}
+
+# in_namespaces runs a command with the right to make network namespaces: as it is for root, else in a user
+# namespace of its own.
+in_namespaces() {
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	else
+		unshare --user --map-root-user --net --mount --pid --fork --mount-proc -- \
+			bash -c 'mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@"' bash "$@"
+	fi
+}
+
+# e2e builds first, because a user namespace has no network to download modules with.
+e2e() {
+	say "e2e: the built binary among real programs"
+	local bin
+	bin=$(mktemp -d)
+	chmod 755 "$bin"
+	go build -o "$bin/cfrd" ./cmd/cfrd
+	go test -c -o "$bin/e2e.test" ./e2e
+	local status=0
+	(cd e2e && E2E_CFRD="$bin/cfrd" in_namespaces "$bin/e2e.test" -test.count=1 -test.timeout 15m "${@/#-/-test.}") || status=$?
+	rm -rf "$bin"
+	return $status
+}
+
+case ${1:-all} in
+all)
+	install_packages
+	gates
+	unit
+	e2e
+	say "all passed"
+	;;
+unit)
+	gates
+	unit
+	;;
+e2e)
+	shift
+	install_packages
+	e2e "$@"
+	;;
+*)
+	sed -n '2,8p' "$0" >&2
+	exit 2
+	;;
+esac

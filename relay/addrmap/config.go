@@ -1,0 +1,114 @@
+package addrmap
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+const (
+	// minEpoch leaves a clock that is off by some seconds without effect.
+	minEpoch = time.Minute
+	// maxGrace is as long as any client has been seen to hold on to an address, and then some.
+	maxGrace = 30 * 24 * time.Hour
+	// minBits4 is the shortest IPv4 prefix that can be a pool. There is no larger block to have: a longer list of
+	// free addresses would be a mistake in the configuration.
+	minBits4 = 8
+	// maxLeases bounds TableConfig.MaxLeases, so that indices fit into 32 bits.
+	maxLeases = 1 << 28
+)
+
+// prefixes returns all relay prefixes.
+func (cfg *Config) prefixes() []netip.Prefix {
+	var prefixes []netip.Prefix
+	if cfg.Sealed != nil {
+		prefixes = append(prefixes, cfg.Sealed.Prefix)
+	}
+	if cfg.Table != nil {
+		prefixes = append(prefixes, cfg.Table.Prefixes...)
+	}
+	return prefixes
+}
+
+// validate names the setting that is wrong and says what would be right.
+func (cfg *Config) validate() error {
+	if cfg.Sealed != nil {
+		if err := cfg.Sealed.validate(); err != nil {
+			return fmt.Errorf("addrmap: sealed.%w", err)
+		}
+	}
+	if cfg.Table != nil {
+		if err := cfg.Table.validate(); err != nil {
+			return fmt.Errorf("addrmap: table.%w", err)
+		}
+	}
+	prefixes := cfg.prefixes()
+	for i, p := range prefixes {
+		for _, q := range prefixes[:i] {
+			if p.Overlaps(q) {
+				return fmt.Errorf("addrmap: relay prefixes %v and %v overlap; want each address in one only", q, p)
+			}
+		}
+	}
+	return nil
+}
+
+func (cfg *SealedConfig) validate() error {
+	switch p := cfg.Prefix; {
+	case !p.IsValid() || !p.Addr().Is6() || p.Addr().Is4In6() || p.Bits() != 64:
+		return fmt.Errorf("prefix: %v is not an IPv6 /64; want one, such as 2001:db8:cf::/64", p)
+	case len(cfg.Key) != KeySize:
+		return fmt.Errorf("key: has %d octets; want %d", len(cfg.Key), KeySize)
+	case cfg.Epoch != 0 && cfg.Epoch < minEpoch:
+		return fmt.Errorf("epoch: %v is too short; want %v or more, or 0 for %v", cfg.Epoch, minEpoch, defaultEpoch)
+	case cfg.Epoch%time.Second != 0:
+		return fmt.Errorf("epoch: %v is not whole seconds", cfg.Epoch)
+	}
+	return fieldError("prefix", checkPrefix(cfg.Prefix))
+}
+
+func (cfg *TableConfig) validate() error {
+	if len(cfg.Prefixes) == 0 {
+		return errors.New("prefixes: none; want at least one, such as 10.99.0.0/16")
+	}
+	for i, p := range cfg.Prefixes {
+		if err := checkPrefix(p); err != nil {
+			return fieldError(fmt.Sprintf("prefixes[%d]", i), err)
+		}
+	}
+	switch {
+	case cfg.Grace < 0 || cfg.Grace > maxGrace:
+		return fmt.Errorf("grace: %v is out of range; want up to %v, or 0 for %v", cfg.Grace, maxGrace, defaultGrace)
+	case cfg.MaxLeases < 0 || cfg.MaxLeases > maxLeases:
+		return fmt.Errorf("max_leases: %d is out of range; want 1 to %d, or 0 for %d", cfg.MaxLeases, maxLeases, defaultLeases)
+	}
+	return nil
+}
+
+// checkPrefix checks what all relay prefixes have in common.
+func checkPrefix(p netip.Prefix) error {
+	switch {
+	case !p.IsValid():
+		return errors.New("is not a prefix; want one, such as 10.99.0.0/16")
+	case p.Addr().Is4In6():
+		return fmt.Errorf("%v is an IPv4 prefix in IPv6 form; want it in IPv4 form", p)
+	case p != p.Masked():
+		return fmt.Errorf("%v has host bits set; want %v", p, p.Masked())
+	case p.Addr().IsMulticast():
+		return fmt.Errorf("%v is multicast; want a unicast prefix that is routed here", p)
+	case p.Addr().Is4() && p.Bits() < minBits4:
+		return fmt.Errorf("%v is too large; want a /%d or longer", p, minBits4)
+	case p.Addr().Is6() && p.Bits() == 0:
+		return fmt.Errorf("%v is everything; want a prefix that is routed here", p)
+	}
+	return nil
+}
+
+// fieldError puts the name of a field before err, which may be nil.
+func fieldError(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", field, err)
+}

@@ -1,0 +1,92 @@
+package relay
+
+import (
+	"net/netip"
+	"testing"
+)
+
+func newTestRelay(t testing.TB, cfg Config) *Relay {
+	t.Helper()
+	if cfg.Ports == nil {
+		cfg.Ports = []uint16{freePort(t)}
+	}
+	if cfg.Settings.Egress == nil {
+		cfg.Settings = testSettings()
+	}
+	r, err := newRelay(cfg, newFakeMap())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+func TestAdmit(t *testing.T) {
+	set := testSettings()
+	set.Clients = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
+	set.AllowSpecial = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	r := newTestRelay(t, Config{Settings: set})
+	m := r.addrs.(*fakeMap)
+	m.dst[netip.MustParseAddr("127.80.1.1")] = netip.MustParseAddr("10.0.0.1")
+	m.dst[netip.MustParseAddr("127.80.1.2")] = netip.MustParseAddr("127.80.0.1")
+	m.dst[netip.MustParseAddr("127.80.1.3")] = netip.MustParseAddr("127.90.0.1")
+	m.dst[netip.MustParseAddr("127.80.1.4")] = netip.MustParseAddr("8.8.8.8")
+
+	tests := []struct {
+		name, client, local string
+		want                error
+		dst                 string
+	}{
+		{"allowed-special", "192.0.2.1", "127.80.0.1:443", nil, "127.0.0.1:443"},
+		{"public", "192.0.2.1", "127.80.1.4:80", nil, "8.8.8.8:80"},
+		{"mapped-addresses", "::ffff:192.0.2.1", "[::ffff:127.80.0.1]:443", nil, "127.0.0.1:443"},
+		{"v6-client-with-zone", "2001:db8::1%lo", "127.80.0.1:443", nil, "127.0.0.1:443"},
+		{"not-a-client", "198.51.100.1", "127.80.0.1:443", errNotClient, ""},
+		{"not-mapped", "192.0.2.1", "127.80.9.9:443", errNoMapping, ""},
+		{"not-a-relay-address", "192.0.2.1", "127.0.0.1:443", errNoMapping, ""},
+		{"private", "192.0.2.1", "127.80.1.1:443", errDestination, ""},
+		{"our-relay-prefix", "192.0.2.1", "127.80.1.2:443", errDestination, ""},
+		{"our-egress-prefix", "192.0.2.1", "127.80.1.3:443", errDestination, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			g, err := r.admit(tcp, netip.MustParseAddr(tt.client), netip.MustParseAddrPort(tt.local))
+			if err != tt.want {
+				t.Fatalf("got error %v; want %v", err, tt.want)
+			}
+			if err != nil {
+				return
+			}
+			if got := g.dst.String(); got != tt.dst {
+				t.Errorf("got destination %v; want %v", got, tt.dst)
+			}
+			g.release()
+		})
+	}
+	if held := m.held.Load(); held != 0 {
+		t.Errorf("got %d mappings held; want 0", held)
+	}
+	if s := r.Stats(); s.Flows[tcp] != 4 || s.Refused[tcp] != 6 || s.Active[tcp] != 0 {
+		t.Errorf("got %+v; want 4 flows, 6 refused, none active", s)
+	}
+}
+
+// TestAdmitAllocs allows the map its release function, and nothing to admission.
+func TestAdmitAllocs(t *testing.T) {
+	r := newTestRelay(t, Config{})
+	client, local := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddrPort("127.80.0.1:443")
+	of := testing.AllocsPerRun(100, func() {
+		_, release, _ := r.addrs.Acquire(local.Addr())
+		release()
+	})
+	n := testing.AllocsPerRun(100, func() {
+		g, err := r.admit(tcp, client, local)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.release()
+	})
+	if n > of {
+		t.Errorf("got %v allocations; want no more than the %v of the map", n, of)
+	}
+}

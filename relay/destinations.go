@@ -1,0 +1,65 @@
+package relay
+
+import "net/netip"
+
+// specialPurpose reports whether addr must not be relayed to: it is in one of IANA's special-purpose registries, or
+// is not a global unicast address at all. See RFC 6890 and RFC 8190.
+func specialPurpose(addr netip.Addr) bool {
+	for _, p := range specialPrefixes(addr) {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+func specialPrefixes(addr netip.Addr) []netip.Prefix {
+	if addr.Is4() {
+		return special4[:]
+	}
+	return special6[:]
+}
+
+// special4 is the IANA IPv4 Special-Purpose Address Registry, whole, and multicast. Blocks that the registry calls
+// globally reachable are here as well: they are anycast infrastructure, and no service that a client would name.
+var special4 = [...]netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),       // this network: RFC 791, Section 3.2
+	netip.MustParsePrefix("10.0.0.0/8"),      // private use: RFC 1918
+	netip.MustParsePrefix("100.64.0.0/10"),   // shared address space: RFC 6598
+	netip.MustParsePrefix("127.0.0.0/8"),     // loopback: RFC 1122, Section 3.2.1.3
+	netip.MustParsePrefix("169.254.0.0/16"),  // link local: RFC 3927
+	netip.MustParsePrefix("172.16.0.0/12"),   // private use: RFC 1918
+	netip.MustParsePrefix("192.0.0.0/24"),    // IETF protocol assignments: RFC 6890, Section 2.1
+	netip.MustParsePrefix("192.0.2.0/24"),    // documentation: RFC 5737
+	netip.MustParsePrefix("192.31.196.0/24"), // AS112: RFC 7535
+	netip.MustParsePrefix("192.52.193.0/24"), // AMT: RFC 7450
+	netip.MustParsePrefix("192.88.99.0/24"),  // 6to4 relay anycast, deprecated: RFC 7526
+	netip.MustParsePrefix("192.168.0.0/16"),  // private use: RFC 1918
+	netip.MustParsePrefix("192.175.48.0/24"), // direct delegation AS112: RFC 7534
+	netip.MustParsePrefix("198.18.0.0/15"),   // benchmarking: RFC 2544
+	netip.MustParsePrefix("198.51.100.0/24"), // documentation: RFC 5737
+	netip.MustParsePrefix("203.0.113.0/24"),  // documentation: RFC 5737
+	netip.MustParsePrefix("224.0.0.0/4"),     // multicast: RFC 5771
+	netip.MustParsePrefix("240.0.0.0/4"),     // reserved: RFC 1112, Section 4; limited broadcast: RFC 8190
+}
+
+// special6 is the IANA IPv6 Special-Purpose Address Registry, whole, and what is not unicast or no longer in use.
+// Addresses that embed an IPv4 address are all here: they would lead around special4.
+var special6 = [...]netip.Prefix{
+	netip.MustParsePrefix("::/96"),             // unspecified, loopback and IPv4-compatible: RFC 4291, Section 2.5
+	netip.MustParsePrefix("::ffff:0:0/96"),     // IPv4-mapped: RFC 4291, Section 2.5.5.2
+	netip.MustParsePrefix("64:ff9b::/96"),      // IPv4-IPv6 translation: RFC 6052
+	netip.MustParsePrefix("64:ff9b:1::/48"),    // local-use translation: RFC 8215
+	netip.MustParsePrefix("100::/64"),          // discard only: RFC 6666
+	netip.MustParsePrefix("100:0:0:1::/64"),    // dummy prefix: RFC 9780
+	netip.MustParsePrefix("2001::/23"),         // IETF protocol assignments, with Teredo and ORCHID: RFC 2928
+	netip.MustParsePrefix("2001:db8::/32"),     // documentation: RFC 3849
+	netip.MustParsePrefix("2002::/16"),         // 6to4: RFC 3056
+	netip.MustParsePrefix("2620:4f:8000::/48"), // direct delegation AS112: RFC 7534
+	netip.MustParsePrefix("3fff::/20"),         // documentation: RFC 9637
+	netip.MustParsePrefix("5f00::/16"),         // segment routing SIDs: RFC 9602
+	netip.MustParsePrefix("fc00::/7"),          // unique local: RFC 4193
+	netip.MustParsePrefix("fe80::/10"),         // link local: RFC 4291
+	netip.MustParsePrefix("fec0::/10"),         // site local, deprecated: RFC 3879
+	netip.MustParsePrefix("ff00::/8"),          // multicast: RFC 4291, Section 2.7
+}

@@ -1,0 +1,301 @@
+package relay
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// udpWorker relays what arrives on some of the sockets of a port. It waits on an epoll instance of its own, which is
+// in turn a file that the Go runtime waits on: one wake-up brings all sockets that have something, and no flow costs
+// a goroutine.
+type udpWorker struct {
+	// Set once by newUDPWorker and listen.
+	port    *udpPort
+	epoll   *os.File
+	conn    syscall.RawConn
+	poll    func(fd uintptr) (done bool)
+	listen4 *udpListener // or nil
+	listen6 *udpListener // or nil
+
+	// Of the goroutine in run.
+	in     *receiver
+	used   int // slots of in whose messages are not sent yet
+	out    sender
+	events [64]unix.EpollEvent
+	ready  [64]*flow // nil for a listener
+	n      int       // of events
+	err    error
+
+	mu    sync.Mutex
+	flows map[int32]*flow // by descriptor; those that epoll watches
+}
+
+func newUDPWorker(u *udpPort) (*udpWorker, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // makes os.NewFile hand it to the runtime
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	w := &udpWorker{
+		port:  u,
+		epoll: os.NewFile(uintptr(fd), "epoll"),
+		in:    newReceiver(),
+		out:   sender{gso: &u.gso},
+		flows: make(map[int32]*flow),
+	}
+	w.poll = w.pollEvents
+	if w.conn, err = w.epoll.SyscallConn(); err != nil {
+		w.epoll.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// listen adds a listening socket.
+func (w *udpWorker) listen(addr netip.AddrPort) error {
+	l, err := w.port.newListener(addr)
+	if err != nil {
+		return err
+	}
+	if addr.Addr().Is4() {
+		w.listen4 = l
+	} else {
+		w.listen6 = l
+	}
+	return w.control(unix.EPOLL_CTL_ADD, l.fd)
+}
+
+func (w *udpWorker) control(op, fd int) (err error) {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+	if cerr := w.conn.Control(func(epoll uintptr) { err = unix.EpollCtl(int(epoll), op, fd, &ev) }); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("epoll_ctl", err)
+}
+
+// watch has epoll watch the socket of f, unless f has ended already.
+func (w *udpWorker) watch(f *flow) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fd < 0 {
+		return nil
+	}
+	w.mu.Lock()
+	w.flows[int32(f.fd)] = f
+	w.mu.Unlock()
+	return w.control(unix.EPOLL_CTL_ADD, f.fd)
+}
+
+// forget is called before fd is closed, which ends that epoll watches it.
+func (w *udpWorker) forget(fd int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.flows, int32(fd))
+}
+
+// stop makes run return.
+func (w *udpWorker) stop() { _ = w.epoll.SetReadDeadline(time.Unix(1, 0)) }
+
+func (w *udpWorker) close() {
+	for _, l := range []*udpListener{w.listen4, w.listen6} {
+		if l != nil {
+			unix.Close(l.fd)
+		}
+	}
+	w.epoll.Close()
+}
+
+// run relays until stop.
+func (w *udpWorker) run() error {
+	for {
+		if err := w.step(); errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// step waits until sockets are ready, and relays what there is.
+func (w *udpWorker) step() error {
+	if err := w.conn.Read(w.poll); err != nil {
+		return err
+	}
+	if w.err != nil {
+		return os.NewSyscallError("epoll_wait", w.err)
+	}
+	w.find()
+	now := w.port.now()
+	for i := range w.n {
+		w.handle(&w.events[i], w.ready[i], now)
+	}
+	w.flushBack()
+	return nil
+}
+
+// pollEvents takes in what sockets are ready and reports whether any is.
+func (w *udpWorker) pollEvents(epoll uintptr) bool {
+	w.n, w.err = unix.EpollWait(int(epoll), w.events[:], 0)
+	if w.err == unix.EINTR {
+		w.n, w.err = 0, nil
+	}
+	return w.n > 0 || w.err != nil
+}
+
+// find puts the flows of the events into ready.
+func (w *udpWorker) find() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.n {
+		w.ready[i] = w.flows[w.events[i].Fd]
+	}
+}
+
+func (w *udpWorker) handle(ev *unix.EpollEvent, f *flow, now time.Duration) {
+	switch {
+	case f != nil:
+		if ev.Events&unix.EPOLLERR != 0 {
+			w.upstreamErrors(f, now)
+		}
+		w.fromUpstream(f, now)
+	case w.listen4 != nil && int(ev.Fd) == w.listen4.fd:
+		w.fromClients(w.listen4, now)
+	case w.listen6 != nil && int(ev.Fd) == w.listen6.fd:
+		w.fromClients(w.listen6, now)
+	}
+}
+
+// fromClients relays a batch of messages from clients to their destinations.
+func (w *udpWorker) fromClients(l *udpListener, now time.Duration) {
+	w.flushBack()
+	n, _ := w.in.receive(l.fd, 0)
+	var last *flow
+	for i := range n {
+		m := w.in.message(i)
+		f := w.flowOf(&m, now)
+		if f == nil {
+			continue
+		}
+		if last != nil && (f != last || m.ecn != w.out.ecn()) {
+			w.flushOut(last)
+		}
+		w.out.add(f, &m, m.payload)
+		last = f
+	}
+	if last != nil {
+		w.flushOut(last)
+	}
+}
+
+// flowOf returns the flow that m, from a client, belongs to, or nil if it may not have one.
+func (w *udpWorker) flowOf(m *message, now time.Duration) *flow {
+	if !m.to.IsValid() || m.from.Port() == 0 {
+		return nil
+	}
+	key := flowKey{client: m.from, local: netip.AddrPortFrom(m.to, w.port.port)}
+	if f := w.port.table.outbound(key, len(m.payload), now); f != nil {
+		return f
+	}
+	return w.port.begin(key, m, w, now)
+}
+
+// flushOut sends what there is for the destination of f.
+func (w *udpWorker) flushOut(f *flow) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fd < 0 {
+		w.out.reset()
+		return
+	}
+	f.mark(w.out.ecn())
+	sent := w.out.flush(f.fd)
+	w.port.relay.stats.bytesOut[udp].Add(uint64(sent))
+}
+
+// fromUpstream takes in a batch of messages from the destination of f. They go out with those of other flows, when
+// there are no more or the slots are used up.
+func (w *udpWorker) fromUpstream(f *flow, now time.Duration) {
+	if w.used > batchSize/2 {
+		w.flushBack()
+	}
+	f.mu.Lock()
+	n := 0
+	if f.fd >= 0 {
+		n, _ = w.in.receive(f.fd, w.used)
+	}
+	f.mu.Unlock()
+	for range n {
+		w.back(f, w.used, now)
+		w.used++
+	}
+}
+
+// back prepares what is in a slot for sending to the client of f. What is not from the destination is dropped: it
+// came in before the socket was connected.
+func (w *udpWorker) back(f *flow, slot int, now time.Duration) {
+	m := w.in.message(slot)
+	if m.from != f.grant.dst {
+		return
+	}
+	allowed, ok := w.port.table.inbound(f, len(m.payload), m.size, now)
+	if !ok || allowed < len(m.payload) {
+		dropped := max(1, (len(m.payload)-allowed+m.size-1)/max(1, m.size))
+		w.port.relay.stats.unconfirmed.Add(uint64(dropped))
+	}
+	if ok {
+		w.listener(f).out.add(f, &m, m.payload[:allowed])
+	}
+}
+
+// listener returns where replies to the client of f leave from. It is there because the flow's first datagram came
+// in by one of its family.
+func (w *udpWorker) listener(f *flow) *udpListener {
+	if f.key.client.Addr().Is4() {
+		return w.listen4
+	}
+	return w.listen6
+}
+
+// flushBack sends what there is for clients.
+func (w *udpWorker) flushBack() {
+	w.used = 0
+	for _, l := range [...]*udpListener{w.listen4, w.listen6} {
+		if l != nil && l.out.n > 0 {
+			sent := l.out.flush(l.fd)
+			w.port.relay.stats.bytesBack[udp].Add(uint64(sent))
+		}
+	}
+}
+
+// errorsAtOnce bounds how many errors of a flow are taken in before it is the others' turn.
+const errorsAtOnce = 16
+
+// upstreamErrors takes in what ICMP says about datagrams to the destination of f and tells the client. The flow goes
+// on. See RFC 4787, REQ-12.
+func (w *udpWorker) upstreamErrors(f *flow, now time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var payload [2048]byte
+	var control [512]byte
+	for range errorsAtOnce {
+		if f.fd < 0 {
+			return
+		}
+		n, controlLen, _, _, err := unix.Recvmsg(f.fd, payload[:], control[:], unix.MSG_ERRQUEUE)
+		if err != nil {
+			return
+		}
+		if u, ok := unreachableFrom(control[:controlLen]); ok {
+			w.port.icmp.send(f.key, u.forClient(f), n, now)
+		}
+	}
+}

@@ -1,0 +1,236 @@
+package resolver
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// keyOf returns the key of a question.
+func keyOf(t testing.TB, name string, qtype uint16, flags uint8) *key {
+	t.Helper()
+	var buf [maxName + 4]byte
+	n, err := dns.PackDomainName(name, buf[:], 0, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.BigEndian.PutUint16(buf[n:], qtype)
+	binary.BigEndian.PutUint16(buf[n+2:], dns.ClassINET)
+	var k key
+	k.set(buf[:n+4], flags)
+	return &k
+}
+
+// filler returns a reply to k with n octets of records that are none.
+func filler(k *key, n int) *reply {
+	p := failure(k, noEDE, 300, 0)
+	p.msg = append(p.msg, make([]byte, n)...)
+	return p
+}
+
+func TestCacheKeys(t *testing.T) {
+	c := newCache(1 << 20)
+	keys := []*key{
+		keyOf(t, "www.example.", dns.TypeA, 0), keyOf(t, "www.example.", dns.TypeAAAA, 0),
+		keyOf(t, "ww.wexample.", dns.TypeA, 0), keyOf(t, ".", dns.TypeA, 0),
+		keyOf(t, "www.example.", dns.TypeA, keyDO), keyOf(t, "www.example.", dns.TypeA, keyCD),
+		keyOf(t, "www.example.", dns.TypeA, keyDO|keyCD),
+	}
+	for i, k := range keys {
+		c.insert(k, 1, filler(k, i))
+	}
+	for i, k := range keys {
+		if p := c.lookup(k, viewRaw, 1, 0); p == nil || len(p.msg) != headerLen+int(k.n)+i {
+			t.Errorf("key %d: got %v", i, p)
+		}
+	}
+	if p := c.lookup(keyOf(t, "WWW.eXample.", dns.TypeA, 0), viewRaw, 1, 0); p == nil {
+		t.Error("upper case: got nothing")
+	}
+	if p := c.lookup(keyOf(t, "www.example.", dns.TypeTXT, 0), viewRaw, 1, 0); p != nil {
+		t.Errorf("other type: got %v", p)
+	}
+}
+
+func TestCacheViews(t *testing.T) {
+	c := newCache(1 << 20)
+	k := keyOf(t, "www.example.", dns.TypeA, 0)
+	raw, steered := filler(k, 0), filler(k, 1)
+	check := func(step string, v view, gen uint32, now int64, want *reply) {
+		t.Helper()
+		if got := c.lookup(k, v, gen, now); got != want {
+			t.Errorf("%s: got %p; want %p (raw is %p, steered %p)", step, got, want, raw, steered)
+		}
+	}
+	c.insert(k, 1, raw)
+	check("raw", viewRaw, 1, 0, raw)
+	check("not yet decided", viewSteered, 1, 0, nil)
+
+	c.insertSteered(k, 1, raw, nil, 10)
+	check("nothing to steer", viewSteered, 1, 9, raw)
+	check("nothing to steer, relay down", viewDown, 1, 9, raw)
+	check("to be decided again", viewSteered, 1, 10, nil)
+
+	c.insertSteered(k, 1, raw, steered, 20)
+	check("steered", viewSteered, 1, 19, steered)
+	check("steered, relay down", viewDown, 1, 19, nil)
+	check("steered answer over", viewSteered, 1, 20, nil)
+	check("raw is left", viewRaw, 1, 20, raw)
+
+	check("new settings", viewSteered, 2, 19, nil)
+	check("new settings, raw", viewRaw, 2, 19, nil)
+	if got := c.raw(k, 2, 19); got != raw {
+		t.Errorf("new settings, upstream's reply: got %p; want %p", got, raw)
+	}
+	check("no local source had it", viewRaw, 2, 19, raw)
+	check("still not steered anew", viewSteered, 2, 19, nil)
+
+	c.insertSteered(k, 2, filler(k, 0), steered, 1000)
+	check("made of another reply", viewSteered, 2, 19, nil)
+	check("expired", viewRaw, 2, 300*int64(time.Second), nil)
+}
+
+// What random names take stays within the limit, on the account and on the heap, and what is in use stays.
+func TestCacheUnderRandomNames(t *testing.T) {
+	const limit = 4 << 20
+	before := liveHeap()
+	c := newCache(limit)
+	var hot []*key
+	for i := range 200 {
+		k := keyOf(t, fmt.Sprintf("hot%d.example.", i), dns.TypeA, 0)
+		c.insert(k, 1, filler(k, 100))
+		hot = append(hot, k)
+	}
+	for i := range 50000 {
+		k := keyOf(t, fmt.Sprintf("%x.example.", rand.Uint64()), dns.TypeA, 0)
+		c.insert(k, 1, filler(k, rand.IntN(1200)))
+		if i%20 == 0 {
+			c.lookup(hot[i/20%len(hot)], viewRaw, 1, 0)
+		}
+		if used, _, _ := c.stats(); i%1000 == 0 && used > limit {
+			t.Fatalf("got %d octets; want at most %d", used, limit)
+		}
+	}
+	if after := liveHeap(); after-before > limit {
+		t.Errorf("got %d octets of heap; want at most %d", after-before, limit)
+	}
+	lost := 0
+	for _, k := range hot {
+		if c.lookup(k, viewRaw, 1, 0) == nil {
+			lost++
+		}
+	}
+	if lost > len(hot)/20 {
+		t.Errorf("lost %d of %d replies that were in use", lost, len(hot))
+	}
+	used, entries, _ := c.stats()
+	if used < limit*8/10 {
+		t.Errorf("got %d octets used; want the limit of %d used well", used, limit)
+	}
+	t.Logf("%d entries in %d octets, %d lost", entries, used, lost)
+}
+
+// liveHeap returns the octets of objects that are in use.
+func liveHeap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func TestCacheIsSoundUnderConcurrency(t *testing.T) {
+	c := newCache(300 << 10)
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(w), 1))
+			for range 5000 {
+				k := keyOf(t, fmt.Sprintf("n%d.example.", rnd.IntN(2000)), dns.TypeA, 0)
+				raw := c.raw(k, 1, 0)
+				if raw == nil {
+					raw = filler(k, rnd.IntN(1500))
+					c.insert(k, 1, raw)
+				}
+				c.insertSteered(k, 1, raw, filler(k, rnd.IntN(500)), 1)
+				if p := c.lookup(k, viewSteered, 1, 0); p != nil && !asks(p.msg, k.bytes()) {
+					t.Error("got the reply to another question")
+				}
+			}
+		})
+	}
+	wg.Wait()
+	checkAccounts(t, c)
+}
+
+// checkAccounts compares what the shards keep account of with what is there.
+func checkAccounts(t *testing.T, c *cache) {
+	t.Helper()
+	for i := range c.shards {
+		s := &c.shards[i]
+		var entries int
+		used := int64(len(s.buckets)) * 12
+		for _, q := range []*queue{&s.fresh, &s.main} {
+			var size int64
+			for e := q.first; e != nil; e = e.next {
+				entries++
+				size += e.size()
+			}
+			if size != q.size {
+				t.Errorf("shard %d: got a queue of %d octets; want %d", i, q.size, size)
+			}
+			used += size
+		}
+		if entries != s.entries || used != s.used || used > s.limit {
+			t.Errorf("shard %d: got %d entries, %d octets of %d; want %d, %d", i, s.entries, s.used, s.limit, entries, used)
+		}
+	}
+}
+
+func TestTinyCacheKeepsNothing(t *testing.T) {
+	c := newCache(1)
+	k := keyOf(t, "www.example.", dns.TypeA, 0)
+	c.insert(k, 1, filler(k, 10))
+	if _, entries, _ := c.stats(); entries != 0 {
+		t.Errorf("got %d entries; want none", entries)
+	}
+}
+
+func TestCachedReplyDoesNotAllocate(t *testing.T) {
+	for _, tr := range []Transport{UDP, DoT} {
+		h, q, dst := cachedQuery(t, tr)
+		if got := testing.AllocsPerRun(100, func() { h.answerNow(q, dst) }); got != 0 {
+			t.Errorf("%s: got %v allocations; want none", tr, got)
+		}
+	}
+}
+
+// cachedQuery returns a query that the handler has cached the answer to, and room for that.
+func cachedQuery(t testing.TB, tr Transport) (*resolverHandler, *query, []byte) {
+	h := testHandler(t, Config{}, records("www.example. 300 IN A 198.51.100.1", "www.example. 300 IN A 198.51.100.2"))
+	m := newQuery("www.Example.", dns.TypeA).SetEdns0(1232, false)
+	ask(t, h, m, tr)
+	return h, &query{msg: mustPack(t, m), client: testClient, local: testLocal, transport: tr}, make([]byte, 0, 4096)
+}
+
+func BenchmarkCachedReply(b *testing.B) {
+	for _, tr := range []Transport{UDP, DoT} {
+		b.Run(tr.String(), func(b *testing.B) {
+			h, q, dst := cachedQuery(b, tr)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				q, dst := *q, make([]byte, 0, cap(dst))
+				for pb.Next() {
+					if _, how := h.answerNow(&q, dst); how != answered {
+						b.Error("not cached")
+					}
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,86 @@
+package resolver
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// hasECH reports whether an HTTPS record of QNAME carries ech. A reply that has such records tells by itself.
+func (r *rewrite) hasECH() bool {
+	if !r.echKnown {
+		r.echKnown = true
+		r.ech = r.m.carriesECH() || !r.m.hasService() && r.lookupECH()
+	}
+	return r.ech
+}
+
+// carriesECH reports whether a service record in m carries ech.
+func (m *message) carriesECH() bool {
+	return slices.ContainsFunc(slices.Concat(m.sections[inAnswer], m.sections[inAdditional]), func(a rr) bool {
+		return a.isService() && hasParam(a.rest, dns.SVCB_ECHCONFIG)
+	})
+}
+
+// hasService reports whether m has an HTTPS record in ServiceMode.
+func (m *message) hasService() bool {
+	return slices.ContainsFunc(slices.Concat(m.sections[inAnswer], m.sections[inAdditional]), func(a rr) bool {
+		return a.isService() && a.typ == dns.TypeHTTPS
+	})
+}
+
+// lookupECH asks for the HTTPS records of the name behind QNAME, and of what they are an alias of.
+func (r *rewrite) lookupECH() bool {
+	name := stripAttrleaf(r.qname)
+	for range maxAliases {
+		m := r.ask(name, dns.TypeHTTPS)
+		if m == nil {
+			return false
+		}
+		if m.hasService() {
+			return m.carriesECH()
+		}
+		if name = m.alias(); name == "" {
+			return false
+		}
+	}
+	return false
+}
+
+// ask returns the reply to a question beside the client's, or nil if that failed or the name does not exist.
+func (r *rewrite) ask(name string, qtype uint16) *message {
+	reply, err := r.beside(r.ctx, name, qtype)
+	if err != nil {
+		r.unsure = true
+		return nil
+	}
+	m, err := parseReply(reply)
+	if err != nil || m.rcode() != dns.RcodeSuccess {
+		r.unsure = r.unsure || err != nil || m.rcode() != dns.RcodeNameError
+		return nil
+	}
+	return m
+}
+
+// alias returns the name that the HTTPS record in AliasMode in m points to, or "".
+func (m *message) alias() string {
+	for _, r := range m.sections[inAnswer] {
+		if r.typ == dns.TypeHTTPS && !r.isService() {
+			return r.target()
+		}
+	}
+	return ""
+}
+
+// stripAttrleaf returns the name behind leading labels that begin with an underscore. See RFC 8552.
+func stripAttrleaf(name string) string {
+	for strings.HasPrefix(name, "_") {
+		i, end := dns.NextLabel(name, 0)
+		if end {
+			return "."
+		}
+		name = name[i:]
+	}
+	return name
+}

@@ -1,0 +1,83 @@
+package resolver
+
+import (
+	"slices"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// path returns the names that lead to an owner in a section. One to which nothing leads stands for itself, but in
+// the Answer section clients may take it for QNAME all the same.
+func (r *rewrite) path(section int, name string) []string {
+	switch path := r.paths[name]; {
+	case path != nil:
+		return path
+	case section == inAnswer:
+		return []string{r.qname, name}
+	}
+	return []string{name}
+}
+
+// paths returns the names that qname leads to by CNAME and service records, each with the names on the way.
+func (m *message) paths(qname string) map[string][]string {
+	edges := make(map[string][]string)
+	for _, rec := range slices.Concat(m.sections[inAnswer], m.sections[inAdditional]) {
+		if rec.class == dns.ClassINET && (rec.typ == dns.TypeCNAME || rec.isSVCB()) {
+			edges[rec.name] = append(edges[rec.name], rec.target())
+		}
+	}
+	paths := map[string][]string{qname: {qname}}
+	for todo := []string{qname}; len(todo) > 0; todo = todo[1:] {
+		for _, target := range edges[todo[0]] {
+			if target != "" && paths[target] == nil {
+				paths[target] = extend(paths[todo[0]], target)
+				todo = append(todo, target)
+			}
+		}
+	}
+	return paths
+}
+
+// extend returns path with name at its end, in memory of its own. Of long paths the last name but one is left out.
+func extend(path []string, name string) []string {
+	return append(slices.Clone(path[:min(len(path), maxPath-1)]), name)
+}
+
+// learn remembers the names that service records point to, if steering depends on who does so, and keeps the TTL of
+// those records low, so that clients come back after a restart.
+func (r *rewrite) learn() {
+	for _, section := range []int{inAnswer, inAdditional} {
+		for i := range r.m.sections[section] {
+			rec := &r.m.sections[section][i]
+			if path := r.paths[rec.name]; rec.isSVCB() && path != nil {
+				r.learnTarget(rec, path)
+			}
+		}
+	}
+}
+
+// learnTarget remembers the target of rec, to whose owner path leads. A target that clients ask for anyway, because
+// it is QNAME, needs no remembering.
+func (r *rewrite) learnTarget(rec *rr, path []string) {
+	target := rec.target()
+	if target == "" || target == r.qname {
+		return
+	}
+	ech := r.m.carriesECH()
+	for _, o := range append([]origin{{ech: ech}}, r.origins...) {
+		names := slices.Concat(o.names, path)
+		if len(names) > maxPath {
+			names = names[:maxPath]
+		}
+		if byName, _ := r.Policy.Scope(extend(names, target), ech || o.ech); byName {
+			until := time.Now().Add(time.Duration(saneTTL(rec.ttl))*time.Second + targetGrace)
+			if r.targets.learn(target, origin{names: names, ech: ech || o.ech, until: until}) {
+				r.learnt(target)
+			}
+			if saneTTL(rec.ttl) > r.cap(maxTTL) {
+				r.capped[rec.set()] = true
+			}
+		}
+	}
+}

@@ -1,0 +1,231 @@
+package resolver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+)
+
+// everything is a reply with names wherever RDATA can have them, and an OPT record with an option.
+func everything() *dns.Msg {
+	m := newQuery("www.Cdn.example.", dns.TypeA)
+	m.Response, m.Compress, m.AuthenticatedData = true, true, true
+	for _, s := range []string{
+		"www.Cdn.example. 300 CNAME a.Cdn.example.", "a.Cdn.example. 300 A 192.0.2.1", "a.Cdn.example. 300 AAAA 2001:db8:1::7",
+		"a.Cdn.example. 300 MX 1 mail.Cdn.example.", "a.Cdn.example. 300 SRV 1 2 3 srv.Cdn.example.", "a.Cdn.example. 300 TXT x y",
+		`a.Cdn.example. 300 NAPTR 1 2 "s" "sip" "!^.*$!x!" r.Cdn.example.`, "a.Cdn.example. 300 RP m.Cdn.example. t.Cdn.example.",
+		"a.Cdn.example. 300 HTTPS 1 t.Cdn.example. ipv4hint=192.0.2.1 ech=AAEC", "a.Cdn.example. 300 PX 1 m.Cdn.example. x.Cdn.example.",
+		"a.Cdn.example. 300 RRSIG TXT 13 3 300 20300101000000 20200101000000 1 Cdn.example. AAAA", "d.Cdn.example. 300 DNAME e.Cdn.example.",
+		"a.Cdn.example. 300 CAA 0 issue ca.example", "a.Cdn.example. 300 TYPE65300 \\# 4 c000c00c",
+	} {
+		m.Answer = append(m.Answer, mustRR(s))
+	}
+	m.Ns = []dns.RR{mustRR("Cdn.example. 300 SOA ns.Cdn.example. h.Cdn.example. 1 2 3 4 5"), mustRR("Cdn.example. 300 NSEC a.Cdn.example. NS SOA"), mustRR("Cdn.example. 300 NS ns.Cdn.example.")}
+	m.SetEdns0(1232, true)
+	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: 3, ExtraText: "x"}}
+	return m
+}
+
+// TestMessageRoundTrip: what is not changed comes out as it went in, and no longer than the library writes it.
+func TestMessageRoundTrip(t *testing.T) {
+	for _, compress := range []bool{false, true} {
+		in := everything()
+		in.Compress = compress
+		wire := mustPack(t, in)
+		m, err := parseReply(wire)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := m.pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(unpack(t, wire).String(), unpack(t, out).String()); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		in.Compress = true
+		if want := len(mustPack(t, in)); len(out) > want+40 { // the library compresses names in more types
+			t.Errorf("got %d octets; want about %d", len(out), want)
+		}
+	}
+}
+
+// TestSteerLeavesTheRest: only addresses, TTLs of their RRsets, and AD differ.
+func TestSteerLeavesTheRest(t *testing.T) {
+	in := everything()
+	out, v, err := newSteerer("cdn.example").apply(t.Context(), mustPack(t, in), nil)
+	if err != nil || v != steered {
+		t.Fatalf("got %v, %v; want steered", v, err)
+	}
+	in.AuthenticatedData = false
+	in.Answer[1] = mustRR("a.Cdn.example. 60 A 198.51.100.1")
+	in.Answer[2] = mustRR("a.Cdn.example. 60 AAAA 2001:db8:ab1e::7")
+	in.Answer[8] = mustRR("a.Cdn.example. 60 HTTPS 1 t.Cdn.example. ipv4hint=198.51.100.1 ech=AAEC")
+	if diff := cmp.Diff(in.String(), unpack(t, out).String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestSteerOtherClassesAndCodes(t *testing.T) {
+	s := newSteerer(".")
+	for name, change := range map[string]func(*dns.Msg){
+		"class-ch":  func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS },
+		"servfail":  func(m *dns.Msg) { m.Rcode = dns.RcodeServerFailure },
+		"record-hs": func(m *dns.Msg) { m.Answer = m.Answer[1:2]; m.Answer[0].Header().Class = dns.ClassHESIOD },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := everything()
+			change(m)
+			in := mustPack(t, m)
+			out, v, err := s.apply(t.Context(), in, nil)
+			if v != untouched || err != nil || !bytes.Equal(in, out) {
+				t.Errorf("got %v, %v, changed %v; want the reply itself", v, err, !bytes.Equal(in, out))
+			}
+		})
+	}
+}
+
+// TestSteerUnreadableParameters: clients must ignore such a record, and one that does not must not find the address.
+func TestSteerUnreadableParameters(t *testing.T) {
+	m := newQuery("www.cdn.example.", dns.TypeHTTPS)
+	m.Response = true
+	wire := mustPack(t, m)
+	wire[7] = 1
+	rdata := append([]byte{0, 1, 0}, 0, 4, 0, 5, 192, 0, 2, 1, 9)
+	wire = append(wire, 0xc0, 12, 0, 65, 0, 1, 0, 0, 1, 44, 0, byte(len(rdata)))
+	out, v, err := newSteerer("cdn.example").apply(t.Context(), append(wire, rdata...), nil)
+	if err != nil || v != steered {
+		t.Fatalf("got %v, %v; want steered", v, err)
+	}
+	if got := unpack(t, out); len(got.Answer) != 0 || len(got.Ns) != 1 {
+		t.Errorf("got %v; want NODATA", got)
+	}
+}
+
+func TestSteerMalformed(t *testing.T) {
+	good := mustPack(t, everything())
+	for n := range good {
+		if _, _, err := newSteerer(".").apply(t.Context(), good[:n], nil); !errors.Is(err, errMalformed) {
+			t.Fatalf("the first %d octets: got %v; want %v", n, err, errMalformed)
+		}
+	}
+}
+
+// FuzzSteer steers 192.0.2.0/24 and 2001:db8:1::/48 in any reply.
+func FuzzSteer(f *testing.F) {
+	f.Add(mustPack(f, everything()), mustPack(f, everything()), false)
+	w := world{
+		"a.example. 300 CNAME b.example.", "b.example. 300 HTTPS 1 c.example. ipv4hint=192.0.2.1 ipv6hint=2001:db8:1::7 ech=AAEC",
+		"b.example. 300 A 192.0.2.1", "+c.example. 1 A 192.0.2.2", "+c.example. 1 HTTPS 0 d.example.",
+	}
+	f.Add(mustPack(f, w.reply("a.example.", dns.TypeHTTPS)), mustPack(f, w.reply("a.example.", dns.TypeA)), true)
+	f.Add(mustPack(f, w.reply("a.example.", dns.TypeAAAA)), mustPack(f, w.reply("a.example.", dns.TypeA)), false) // made of A
+	f.Add(mustPack(f, w.reply("a.example.", dns.TypeANY)), mustPack(f, w.reply("a.example.", dns.TypeA)), true)
+	f.Fuzz(func(t *testing.T, reply, other []byte, poor bool) {
+		s := newSteerer("192.0.2.0/24 2001:db8:1::/48 ech")
+		s.Relay = &fakeRelay{no4: poor, no6: poor}
+		out, v, err := s.apply(t.Context(), reply, func(context.Context, string, uint16) ([]byte, error) { return other, nil })
+		if err != nil {
+			return
+		}
+		if v == untouched && !bytes.Equal(out, reply) {
+			t.Error("changed, but untouched")
+		}
+		var before, after dns.Msg
+		if before.Unpack(reply) != nil || before.Rcode != dns.RcodeSuccess || before.Question[0].Qclass != dns.ClassINET || exotic(&before) {
+			return
+		}
+		if err := after.Unpack(out); err != nil {
+			t.Fatalf("the library reads %x, but not %x: %v", reply, out, err)
+		}
+		for _, r := range slices.Concat(after.Answer, after.Ns, after.Extra) {
+			if r.Header().Class == dns.ClassINET {
+				checkNoLeak(t, r)
+			}
+		}
+		if want, got := otherParams(&before), otherParams(&after); !cmp.Equal(want, got) {
+			t.Errorf("other parameters (-want +got):\n%s", cmp.Diff(want, got))
+		}
+		again, v, err := s.apply(t.Context(), out, func(context.Context, string, uint16) ([]byte, error) { return nil, errMalformed })
+		if err != nil || v == steered {
+			t.Errorf("steered again, or %v: %x", err, again)
+		}
+	})
+}
+
+// exotic reports whether m has types with names in RDATA that nobody compresses and nameLayout does not know.
+func exotic(m *dns.Msg) bool {
+	return slices.ContainsFunc(slices.Concat(m.Answer, m.Ns, m.Extra), func(r dns.RR) bool {
+		switch r.(type) {
+		case *dns.HIP, *dns.IPSECKEY, *dns.AMTRELAY, *dns.TSIG, *dns.TKEY:
+			return true
+		}
+		return false
+	})
+}
+
+// checkNoLeak checks that r has no steered address.
+func checkNoLeak(t *testing.T, r dns.RR) {
+	t.Helper()
+	var addrs []netip.Addr
+	add := func(ip []byte) {
+		addr, _ := netip.AddrFromSlice(ip)
+		addrs = append(addrs, addr.Unmap())
+	}
+	var svcb *dns.SVCB
+	switch r := r.(type) {
+	case *dns.A:
+		add(r.A)
+	case *dns.AAAA:
+		add(r.AAAA)
+	case *dns.HTTPS:
+		svcb = &r.SVCB
+	case *dns.SVCB:
+		svcb = r
+	}
+	if svcb != nil && svcb.Priority > 0 {
+		for _, v := range svcb.Value {
+			switch v := v.(type) {
+			case *dns.SVCBIPv4Hint:
+				for _, ip := range v.Hint {
+					add(ip)
+				}
+			case *dns.SVCBIPv6Hint:
+				for _, ip := range v.Hint {
+					add(ip)
+				}
+			}
+		}
+	}
+	for _, addr := range addrs {
+		if netip.MustParsePrefix("192.0.2.0/24").Contains(addr) || netip.MustParsePrefix("2001:db8:1::/48").Contains(addr) {
+			t.Errorf("%s leaks", r)
+		}
+	}
+}
+
+// otherParams returns the parameters of all service records that steering has no business with.
+func otherParams(m *dns.Msg) []string {
+	var all []string
+	for _, r := range slices.Concat(m.Answer, m.Ns, m.Extra) {
+		var params []dns.SVCBKeyValue
+		switch r := r.(type) {
+		case *dns.HTTPS:
+			params = r.Value
+		case *dns.SVCB:
+			params = r.Value
+		}
+		for _, p := range params {
+			if k := p.Key(); k != dns.SVCB_IPV4HINT && k != dns.SVCB_IPV6HINT && k != dns.SVCB_MANDATORY {
+				all = append(all, k.String()+"="+p.String())
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,98 @@
+package resolver
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// maxStrays is how many datagrams that are no reply to the query are read before it is given up. Those come from
+// somebody who guesses.
+const maxStrays = 100
+
+// maxSockets bounds the queries to one upstream that are under way over UDP: an upstream that has fallen silent must
+// not cost us all descriptors, nor all ports there are between two addresses.
+const maxSockets = 4096
+
+// udpUpstream asks over UDP and, where that truncates, over TCP.
+type udpUpstream struct {
+	addr    string
+	tcp     *streamUpstream
+	sockets chan struct{} // has an element for each socket that is open
+}
+
+// newUDPUpstream returns the upstream at addr, which is asked at the same port over TCP.
+func newUDPUpstream(addr netip.AddrPort, t *tasks) *udpUpstream {
+	tcp := newStreamUpstream(t, func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", addr.String())
+	})
+	return &udpUpstream{addr: addr.String(), tcp: tcp, sockets: make(chan struct{}, maxSockets)}
+}
+
+// retire implements exchanger.
+func (u *udpUpstream) retire() { u.tcp.retire() }
+
+// exchange asks over UDP first.
+func (u *udpUpstream) exchange(ctx context.Context, query []byte) ([]byte, error) {
+	select {
+	case u.sockets <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	reply, err := u.exchangeUDP(ctx, query)
+	<-u.sockets
+	if err == nil && reply == nil {
+		return u.tcp.exchange(ctx, query)
+	}
+	return reply, err
+}
+
+// exchangeUDP asks from a socket of its own: the kernel draws its port at random, and being connected it takes
+// datagrams from the upstream only. The ID is the other half of what a forger has to guess. The reply is nil if it
+// does not fit into a datagram. See RFC 5452, Section 9.2.
+func (u *udpUpstream) exchangeUDP(ctx context.Context, query []byte) ([]byte, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "udp", u.addr)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	query = bytes.Clone(query)
+	binary.BigEndian.PutUint16(query, randomID())
+	if _, err := conn.Write(query); err != nil {
+		return nil, err
+	}
+	return readReply(conn, query)
+}
+
+// readReply returns the first datagram that answers query, or nil if it is truncated. Others are passed over: who
+// forges one must not be able to end the wait for the real one.
+func readReply(conn net.Conn, query []byte) ([]byte, error) {
+	var buf [maxUDP + 1]byte // one more, to notice what is longer than we asked for
+	for range maxStrays {
+		n, err := conn.Read(buf[:])
+		switch {
+		case err != nil:
+			return nil, err
+		case !answers(query, buf[:n]):
+			continue
+		case buf[2]&flagTC != 0, n > maxUDP:
+			return nil, nil
+		}
+		return bytes.Clone(buf[:n]), nil
+	}
+	return nil, errSpoofed
+}
+
+// randomID returns a message ID that cannot be guessed.
+func randomID() uint16 {
+	var id [2]byte
+	rand.Read(id[:])
+	return binary.BigEndian.Uint16(id[:])
+}
