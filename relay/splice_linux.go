@@ -43,15 +43,13 @@ func freebind(fd int, v6 bool) error {
 	return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1)
 }
 
-// flowOptions sets what both connections of a flow have. Urgent data stay in the stream, where splice finds them.
+// flowOptions sets what both connections of a flow have. Urgent data stay in the stream, where splice finds them. That
+// nothing is delayed is set by package net.
 func flowOptions(fd int) error {
 	for _, o := range []struct{ level, name, value int }{
-		{unix.SOL_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 		{unix.SOL_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle.Seconds())},
-		{unix.SOL_TCP, unix.TCP_KEEPINTVL, int(keepAliveInterval.Seconds())},
-		{unix.SOL_TCP, unix.TCP_KEEPCNT, keepAliveCount},
 	} {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
 			return err

@@ -13,12 +13,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Peers that have vanished are noticed by keepalives, sparse enough not to wake mobile clients for nothing.
-const (
-	keepAliveIdle     = 10 * time.Minute
-	keepAliveInterval = time.Minute
-	keepAliveCount    = 5
-)
+// keepAliveIdle is after how long without a packet a peer is probed for having vanished, rarely enough not to wake
+// mobile clients for nothing. The kernel gives it up after some more minutes.
+const keepAliveIdle = 10 * time.Minute
 
 // acceptPause is how long no connection is accepted after the system had no resources for one.
 const acceptPause = 100 * time.Millisecond
