@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,15 +37,15 @@ func (r *Relay) listenTCP(port uint16) error {
 }
 
 func (r *Relay) listenTCPOn(network, host string, port uint16) error {
+	if shared, err := sharedPort(network == "tcp6", port); err != nil || shared {
+		return cmp.Or(err, fmt.Errorf("TCP port %d at the wildcard address: %w", port, syscall.EADDRINUSE))
+	}
 	// Connections inherit what is set on their listener, so that accepting one needs no further system calls.
 	lc := net.ListenConfig{KeepAlive: -1, Control: control(listenerOptions)}
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(context.Background(), network, net.JoinHostPort(host, strconv.Itoa(int(port))))
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("TCP port %d is in use at the wildcard address: %w", port, err)
-	}
 	if err != nil {
-		return fmt.Errorf("TCP port %d: %w", port, err)
+		return fmt.Errorf("TCP port %d at the wildcard address: %w", port, err)
 	}
 	r.listeners = append(r.listeners, ln.(*net.TCPListener))
 	return nil
