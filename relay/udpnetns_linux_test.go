@@ -420,7 +420,7 @@ func TestUDPNamespaceReplyTooBig(t *testing.T) {
 			setOpt(t, dst, sockopt{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO},
 				sockopt{unix.IPPROTO_IP, unix.IP_RECVERR, 1})
 			c := dialBed(t, tt.relay)
-			from := exchange(t, c, dst, randomBytes(confirmBytes))
+			from := exchange(t, c, dst, randomBytes(1200))
 			reply(t, dst, randomBytes(tt.size), from)
 			if _, err := dst.Read(make([]byte, 1)); !errors.Is(err, syscall.EMSGSIZE) {
 				t.Errorf("got %v; want %v", err, syscall.EMSGSIZE)
@@ -483,7 +483,7 @@ func TestUDPNamespaceECN(t *testing.T) {
 
 func confirmBed(t *testing.T, c, dst *net.UDPConn) {
 	t.Helper()
-	from := exchange(t, c, dst, randomBytes(confirmBytes))
+	from := exchange(t, c, dst, randomBytes(1200))
 	reply(t, dst, []byte("reply"), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 	receive(t, c)
 	exchange(t, c, dst, []byte("confirm"))
