@@ -290,7 +290,7 @@ func TestDiscovery(t *testing.T) {
 	all := svcb(resolver4)
 	t.Run("one-record-per-transport", func(t *testing.T) {
 		text := strings.Join(all, "\n")
-		for _, want := range []string{`alpn="dot"`, `alpn="doq"`, `alpn="h3,h2"`, `dohpath="/dns-query{?dns}"`, adn + "."} {
+		for _, want := range []string{`alpn="dot"`, `alpn="doq"`, `alpn="h3,h2"`, `key7="/dns-query{?dns}"`, adn + "."} {
 			if !strings.Contains(text, want) {
 				t.Errorf("got\n%s\nwant %s in it", text, want)
 			}

@@ -226,6 +226,7 @@ func decodeConfig(data []byte) (*config, problems) {
 	known := configKeys()
 	bindEnvironment(v, known)
 	cfg := defaultConfig()
+	cfg.warnings = unknownVariables(os.Environ(), known)
 	err := v.UnmarshalExact(cfg, viper.DecodeHook(decodeValue))
 	ps.addDecodeErrors(err, known)
 	ps.addEmptyUnknown(v.AllKeys(), known)

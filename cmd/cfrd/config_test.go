@@ -196,6 +196,13 @@ func TestEnvironmentErrors(t *testing.T) {
 	}
 }
 
+func TestUnknownVariables(t *testing.T) {
+	got := unknownVariables([]string{"CFRD_NAME=a", "CFRD_LISTEN=b", "CFRD_STEER_RULES_ECH=true", "CFRDX=c", "PATH=/"}, configKeys())
+	if len(got) != 2 || !strings.HasPrefix(got[0], "CFRD_LISTEN ") || !strings.HasPrefix(got[1], "CFRD_STEER_RULES_ECH ") {
+		t.Errorf("got %q; want warnings about a section and a key within a list", got)
+	}
+}
+
 func TestSealedOnlyRelayNeedsNoDNS(t *testing.T) {
 	text := `
 relay:

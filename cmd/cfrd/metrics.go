@@ -111,7 +111,7 @@ func (n *node) families() []family {
 	if n.dns != nil {
 		fs = append(fs, resolverFamilies()...)
 	}
-	if n.relay != nil {
+	if n.relays() {
 		fs = append(fs, relayFamilies()...)
 	}
 	if n.addrs != nil {
