@@ -63,15 +63,13 @@ func TestFlowBoundAddsUp(t *testing.T) {
 	if got != 300 {
 		t.Errorf("got %d bytes for 100; want 300", got)
 	}
-	for range 5 { // an unconfirmed client that goes on sending is never given more
-		table.outbound(f.key, 100, 0)
-		for range 100 {
-			n, _ := table.inbound(f, 50, 50, 0)
-			got += n
-		}
+	table.outbound(f.key, 100, 0) // one round is not enough for this destination
+	for range 1000 {
+		n, _ := table.inbound(f, 50, 50, 0)
+		got += n
 	}
-	if got != 1800 {
-		t.Errorf("got %d bytes for 600; want 1800", got)
+	if got != 600 {
+		t.Errorf("got %d bytes for 200; want 600", got)
 	}
 }
 
@@ -87,15 +85,12 @@ func TestFlowConfirmation(t *testing.T) {
 		{"blind-datagrams", []step{{out: 1200}, {out: 1200}, {out: 1200}}, unanswered},
 		{"a-reply-alone", []step{{in: 1200}}, answered},
 		{"quic-handshake", []step{{in: 1200}, {in: 1200}, {in: 1200}, {out: 1200}}, confirmed},
+		{"small-datagrams", []step{{in: 1}, {out: 1}}, confirmed},
 		{"reply-was-not-delivered", []step{{in: 3601}, {out: 40}}, answered},
 		{"destination-exceeds-the-bound", []step{{in: 3000}, {in: 3000}, {out: 40}}, answered},
-		{"and-again", []step{{in: 3000}, {in: 3000}, {out: 40}, {in: 40}, {out: 40}}, answered},
-		{"rounds-count-deliveries", []step{
-			{in: 3601}, {in: 9}, {out: 40}, {out: 40}, {out: 40}, {out: 40}, {out: 40}, {out: 40}, {out: 40}, {out: 40},
-		}, answered},
-		{"suspect-but-in-both-directions", []step{
-			{in: 3601}, {in: 9}, {out: 40}, {in: 9}, {out: 40}, {in: 9}, {out: 40}, {in: 9}, {out: 40},
-			{in: 9}, {out: 40}, {in: 9}, {out: 40}, {in: 9}, {out: 40}, {in: 9}, {out: 40},
+		{"a-round-needs-a-delivery", []step{{in: 3000}, {in: 3000}, {out: 40}, {out: 40}, {in: 3000}, {out: 40}}, answered},
+		{"quic-with-an-address-token", []step{
+			{in: 1200}, {in: 1200}, {in: 1200}, {in: 1200}, {in: 1200}, {out: 1200}, {in: 1200}, {out: 40},
 		}, confirmed},
 	}
 	for _, tt := range tests {
@@ -116,18 +111,25 @@ func TestFlowConfirmation(t *testing.T) {
 	}
 }
 
-func TestFlowConfirmationNeedsBytes(t *testing.T) {
+func TestFlowDeclined(t *testing.T) {
 	table := newFlowTable(443, 5*time.Minute)
-	f := begin(table, testKey(1, 1), 100, 0)
-	for sent := 100; sent < confirmBytes; sent += 100 {
-		if f.stage == confirmed {
-			t.Fatalf("confirmed after %d bytes; want %d", sent, confirmBytes)
-		}
-		table.inbound(f, 100, 100, 0)
-		table.outbound(f.key, 100, 0)
+	f := begin(table, testKey(1, 1), 1200, 0)
+	if table.declined(testKey(1, 2)) != nil || table.declined(f.key) != f {
+		t.Error("declined does not return the flow of the key")
 	}
-	if f.stage != confirmed {
-		t.Errorf("not confirmed after %d bytes in both directions", f.sent)
+	if _, ok := table.inbound(f, 1, 1, 0); ok {
+		t.Error("a client that has declined gets a datagram")
+	}
+	table.outbound(f.key, 100, 0)
+	if n, _ := table.inbound(f, 300, 300, 0); n != 300 {
+		t.Errorf("got %d bytes after another 100 from the client; want 300", n)
+	}
+	table.outbound(f.key, 100, 0)
+	table.inbound(f, 300, 300, 0)
+	table.outbound(f.key, 100, 0)
+	table.declined(f.key)
+	if n, _ := table.inbound(f, 9000, 9000, 0); n != 9000 {
+		t.Errorf("got %d bytes of a confirmed flow; want all 9000", n)
 	}
 }
 
@@ -277,7 +279,7 @@ func (m *model) outbound(f *modelFlow, n int, now time.Duration) {
 	}
 	f.heard = false
 	f.rounds++
-	if f.sent >= confirmBytes && (!f.suspect || f.rounds >= suspectRounds) {
+	if !f.suspect || f.rounds >= suspectRounds {
 		f.stage = confirmed
 	}
 }

@@ -68,10 +68,8 @@ func (f *tcpFlow) run(live context.Context) {
 
 // run copies one direction to its end. It then stays, to notice a reset of its source, until the other one has ended.
 func (h *half) run() {
-	f := h.flow
-	switch h.copy() {
-	case halfEnded:
-		h.to.CloseWrite()
+	f, end := h.flow, h.copy()
+	switch end {
 	case fromReset:
 		f.abort()
 		return
@@ -80,8 +78,11 @@ func (h *half) run() {
 		f.broken.Store(true)
 	}
 	if f.ended.Add(1) == 2 {
-		f.wake()
+		f.wake() // closing both will tell them of their ends
 		return
+	}
+	if end == halfEnded {
+		h.to.CloseWrite()
 	}
 	if h.watch() {
 		f.abort()

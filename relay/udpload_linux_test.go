@@ -173,6 +173,35 @@ func TestUDPStopsAtOnceWithoutFlows(t *testing.T) {
 	}
 }
 
+func TestUDPExpiry(t *testing.T) {
+	r := runUDP(t, Config{Limits: Limits{UDPIdle: 2 * time.Minute}})
+	dst := listenBeside(t, r, 1)
+	c := dialFrom(t, 5, relayAddr(r, 1))
+	confirm(t, c, dst)
+	u := r.udps[0]
+	u.end(u.table.expire(u.now()+time.Minute, nil))
+	if got := r.Stats().Active[udp]; got != 1 {
+		t.Errorf("got %d flows after a minute; want the one", got)
+	}
+	u.end(u.table.expire(u.now()+2*time.Minute, nil))
+	if got := r.Stats().Active[udp]; got != 0 {
+		t.Errorf("got %d flows after two minutes; want none", got)
+	}
+	exchange(t, c, dst, []byte("anew"))
+}
+
+func TestUDPReleasesDescriptors(t *testing.T) {
+	before := openFiles(t)
+	t.Run("relay", func(t *testing.T) {
+		r := runUDP(t, Config{})
+		dst := listenBeside(t, r, 1)
+		for range 20 {
+			exchange(t, dialFrom(t, 5, relayAddr(r, 1)), dst, []byte("hello"))
+		}
+	})
+	waitFor(t, "descriptors to be closed", func() bool { return openFiles(t) <= before })
+}
+
 // Datagrams may arrive at another worker than the one that a flow began with.
 func TestUDPAnyWorker(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
@@ -228,7 +257,7 @@ func newStepper(tb testing.TB) *stepper {
 	}
 	setOpt(tb, s.c, sockopt{unix.IPPROTO_UDP, unix.UDP_GRO, 1})
 	setOpt(tb, s.dst, sockopt{unix.IPPROTO_UDP, unix.UDP_GRO, 1})
-	s.from = s.move(tb, s.c, make([]byte, confirmBytes), nil, s.dst)
+	s.from = s.move(tb, s.c, make([]byte, 1200), nil, s.dst)
 	s.move(tb, s.dst, []byte("reply"), nil, s.c)
 	s.move(tb, s.c, []byte("confirm"), nil, s.dst)
 	return s

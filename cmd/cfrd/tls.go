@@ -88,7 +88,7 @@ func (c *certificates) rotateTickets(ctx context.Context) {
 func loadCertificate(certFile, keyFile, name string, now time.Time) (*tls.Certificate, error) {
 	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
-		return nil, fmt.Errorf("%s", strings.TrimPrefix(err.Error(), "tls: "))
+		return nil, err
 	}
 	if err := checkLeaf(cert.Leaf, name, now); err != nil {
 		return nil, fmt.Errorf("%s: %w", certFile, err)
