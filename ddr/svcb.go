@@ -31,7 +31,7 @@ const (
 
 // Errors of ParseRecord and ParseParams, each naming the rule that was broken.
 var (
-	ErrTruncated        = errors.New("ddr: SVCB record ends too early")
+	ErrTruncated        = errors.New("ddr: name or parameters end too early")
 	ErrTargetName       = errors.New("ddr: TargetName is not a valid name")
 	ErrTargetCompressed = errors.New("ddr: TargetName is compressed")
 	ErrKeyOrder         = errors.New("ddr: SvcParamKeys are not strictly increasing")

@@ -1,64 +1,13 @@
 package relay
 
 import (
-	"fmt"
 	"net"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// pipeSize is how many bytes a pipe is asked to hold. It is a matter of slots more than of bytes: a pipe has one for
-// each 4096, and each takes one buffer of a packet, whether large or small.
-const pipeSize = 1 << 18
-
 const spliceFlags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
-
-// listenerOptions sets up a listening socket. Sharing the port lets a DNS over HTTPS listener have one address of
-// the host while the relay has the rest.
-func listenerOptions(fd int, v6 bool) error {
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
-		return err
-	}
-	return flowOptions(fd)
-}
-
-// dialerOptions sets up a socket that connects to a destination. The source may be an address that no interface has.
-// Reusing it lets flows to different destinations share a source. See RFC 7857, Section 3.
-func dialerOptions(fd int, v6 bool) error {
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		return err
-	}
-	if err := freebind(fd, v6); err != nil {
-		return err
-	}
-	return flowOptions(fd)
-}
-
-func freebind(fd int, v6 bool) error {
-	if v6 {
-		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)
-	}
-	return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1)
-}
-
-// flowOptions sets what both connections of a flow have. Urgent data stay in the stream, where splice finds them.
-func flowOptions(fd int) error {
-	for _, o := range []struct{ level, name, value int }{
-		{unix.SOL_TCP, unix.TCP_NODELAY, 1},
-		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.SOL_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle.Seconds())},
-		{unix.SOL_TCP, unix.TCP_KEEPINTVL, int(keepAliveInterval.Seconds())},
-		{unix.SOL_TCP, unix.TCP_KEEPCNT, keepAliveCount},
-	} {
-		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // splicer is the state of a half that copies by splice(2): bytes go from socket to socket through a pipe in the
 // kernel, which the half holds only while they are on their way.
@@ -176,28 +125,6 @@ func (h *half) failed() (failed bool) {
 	return failed
 }
 
-func socketError(fd int) bool {
-	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	return err != nil || errno != 0
-}
-
-// unacknowledged reports whether the peer of c may still acknowledge something.
-func unacknowledged(c *net.TCPConn) (yes bool) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
-	raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
-		if err != nil || info.State == unix.BPF_TCP_CLOSE {
-			return
-		}
-		n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-		yes = err == nil && n > 0
-	})
-	return yes
-}
-
 // splice is splice(2), begun anew when a signal interrupts it. It never blocks, so the scheduler is not told of it:
 // that would have a processor taken away and given back for each call that moves many bytes.
 func splice(from, to, n int) (int, error) {
@@ -229,13 +156,6 @@ func (h *half) hold(src int) bool {
 	return true
 }
 
-// readable reports whether a socket has bytes, an end or an error.
-func readable(fd int) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return n > 0 || err != nil
-}
-
 // letGo gives the pipe back, or closes it if bytes are left that no one will take.
 func (h *half) letGo() {
 	if h.left > 0 {
@@ -245,125 +165,4 @@ func (h *half) letGo() {
 	}
 	h.pipe, h.left = nil, 0
 	h.flow.holding.Add(-1)
-}
-
-// pipe is an empty pipe, or one whose holder keeps count.
-type pipe struct{ r, w int }
-
-func newPipe() (*pipe, error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return nil, fmt.Errorf("pipe: %w", err)
-	}
-	// The limit for an unprivileged user may be reached: then the default has to do.
-	unix.FcntlInt(uintptr(fds[0]), syscall.F_SETPIPE_SZ, pipeSize)
-	return &pipe{fds[0], fds[1]}, nil
-}
-
-func (p *pipe) close() {
-	unix.Close(p.r)
-	unix.Close(p.w)
-}
-
-// keptPipes is how many pipes are kept when nobody needs them.
-const keptPipes = 32
-
-// pipes is a bounded pool of pipes.
-type pipes struct {
-	limit int // set once by newPipes
-
-	mu      sync.Mutex
-	free    []*pipe // empty; the last used is the last, and the first taken
-	open    int     // pipes in all
-	waiting int
-	back    sync.Cond // signalled when a pipe comes back or a new one may be made
-}
-
-func newPipes(limit int) *pipes {
-	p := &pipes{limit: limit}
-	p.back.L = &p.mu
-	return p
-}
-
-// take returns an empty pipe, or nil if none is left.
-func (p *pipes) take() *pipe {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.takeLocked()
-}
-
-// wait waits for an empty pipe.
-func (p *pipes) wait() *pipe {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.waiting++
-	defer func() { p.waiting-- }()
-	for {
-		if pipe := p.takeLocked(); pipe != nil {
-			return pipe
-		}
-		p.back.Wait()
-	}
-}
-
-func (p *pipes) takeLocked() *pipe {
-	if n := len(p.free); n > 0 {
-		pipe := p.free[n-1]
-		p.free = p.free[:n-1]
-		return pipe
-	}
-	if p.open == p.limit {
-		return nil
-	}
-	pipe, err := newPipe()
-	if err != nil {
-		return nil
-	}
-	p.open++
-	return pipe
-}
-
-// put takes back an empty pipe.
-func (p *pipes) put(pipe *pipe) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.waiting == 0 && len(p.free) >= keptPipes {
-		p.closeLocked(pipe)
-		return
-	}
-	p.free = append(p.free, pipe)
-	p.back.Signal()
-}
-
-// discard takes back a pipe that holds bytes.
-func (p *pipes) discard(pipe *pipe) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closeLocked(pipe)
-	p.back.Signal()
-}
-
-func (p *pipes) closeLocked(pipe *pipe) {
-	pipe.close()
-	p.open--
-}
-
-// starved reports whether somebody waits for a pipe.
-func (p *pipes) starved() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.waiting > 0
-}
-
-// retry lets those who wait try again: the system may have descriptors for new pipes by now.
-func (p *pipes) retry() { p.back.Broadcast() }
-
-// close closes the pipes that nobody holds.
-func (p *pipes) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, pipe := range p.free {
-		p.closeLocked(pipe)
-	}
-	p.free = nil
 }

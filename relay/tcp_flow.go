@@ -68,10 +68,8 @@ func (f *tcpFlow) run(live context.Context) {
 
 // run copies one direction to its end. It then stays, to notice a reset of its source, until the other one has ended.
 func (h *half) run() {
-	f := h.flow
-	switch h.copy() {
-	case halfEnded:
-		h.to.CloseWrite()
+	f, end := h.flow, h.copy()
+	switch end {
 	case fromReset:
 		f.abort()
 		return
@@ -80,8 +78,11 @@ func (h *half) run() {
 		f.broken.Store(true)
 	}
 	if f.ended.Add(1) == 2 {
-		f.wake()
+		f.wake() // closing both will tell them of their ends
 		return
+	}
+	if end == halfEnded {
+		h.to.CloseWrite()
 	}
 	if h.watch() {
 		f.abort()
@@ -202,13 +203,8 @@ func sweeps(d, interval time.Duration) uint32 {
 
 // sweep ends flows that are idle for too long, until ended is closed.
 func (r *Relay) sweep(ended <-chan struct{}) {
-	interval := r.cfg.Limits.sweepInterval()
-	s := sweeper{
-		idle:       sweeps(r.cfg.Limits.TCPIdle, interval),
-		halfClosed: sweeps(r.cfg.Limits.TCPHalfClosed, interval),
-		pipes:      r.pipes,
-	}
-	ticker := time.NewTicker(interval)
+	s := newSweeper(r.cfg.Limits, r.pipes)
+	ticker := time.NewTicker(s.interval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -223,8 +219,19 @@ func (r *Relay) sweep(ended <-chan struct{}) {
 
 // sweeper knows after how many sweeps without progress a flow ends.
 type sweeper struct {
+	interval         time.Duration
 	idle, halfClosed uint32
 	pipes            *pipes
+}
+
+func newSweeper(l Limits, pipes *pipes) *sweeper {
+	interval := l.sweepInterval()
+	return &sweeper{
+		interval:   interval,
+		idle:       sweeps(l.TCPIdle, interval),
+		halfClosed: sweeps(l.TCPHalfClosed, interval),
+		pipes:      pipes,
+	}
 }
 
 // stalledSweeps is how long a flow may hold a pipe without progress while others wait for one, or after the side that
@@ -242,7 +249,7 @@ func (s *sweeper) over(f *tcpFlow, age uint32) bool {
 	switch {
 	case age > s.idle:
 		return true
-	case age > s.halfClosed && (f.ended.Load() > 0 || f.broken.Load()):
+	case age > s.halfClosed && f.ended.Load() > 0:
 		return true
 	case age <= stalledSweeps || f.holding.Load() == 0:
 		return false

@@ -128,7 +128,7 @@ func randomBytes(n int) []byte {
 // confirm makes the flow of c a confirmed one.
 func confirm(t testing.TB, c, dst *net.UDPConn) netip.AddrPort {
 	t.Helper()
-	from := exchange(t, c, dst, randomBytes(confirmBytes))
+	from := exchange(t, c, dst, randomBytes(1200))
 	reply(t, dst, []byte("reply"), from)
 	receive(t, c)
 	exchange(t, c, dst, []byte("confirm"))

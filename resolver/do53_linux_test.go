@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -181,9 +182,13 @@ func TestUDPFlood(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := dialUDP(t, s)(t.Context(), wireQuery(t, "now.example", 2)); err != nil {
-		t.Error(err)
-	}
+	ask := dialUDP(t, s)
+	eventually(t, "an answer gets through", func() bool { // a datagram may find the queue full
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := ask(ctx, wireQuery(t, "now.example", 2))
+		return err == nil
+	})
 	if got := s.fake.maxAnswering.Load(); got > slots {
 		t.Errorf("got %d queries under way; want at most %d", got, slots)
 	}

@@ -97,7 +97,7 @@ func TestDoHHeaders(t *testing.T) {
 	overHTTP(t, func(t *testing.T, version int) {
 		c := dohClient(t, s, version)
 		for ttl, want := range map[uint32]string{0: "no-store", 300: "max-age=300"} {
-			s.fake.ttl = ttl
+			s.fake.ttl.Store(ttl)
 			resp, err := c.Do(dohRequest(t.Context(), "GET", s.dohURL(), wireQuery(t, "now.example", 0)))
 			if err != nil {
 				t.Fatal(err)

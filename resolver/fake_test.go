@@ -34,7 +34,7 @@ type fakeBackend struct {
 
 	answering, maxAnswering atomic.Int64 // calls of answer
 	last                    atomic.Pointer[query]
-	ttl                     uint32
+	ttl                     atomic.Uint32
 }
 
 const largeReply = 60000
@@ -56,7 +56,7 @@ func (f *fakeBackend) answerNow(q *query, dst []byte) ([]byte, outcome) {
 	if len(q.msg) < headerSize || q.msg[2]&0x80 != 0 {
 		return dst, dropped
 	}
-	switch q.ttl = f.ttl; firstLabel(q.msg) {
+	switch q.ttl = f.ttl.Load(); firstLabel(q.msg) {
 	case "slow", "late", "silent":
 		return dst, pending
 	case "drop":

@@ -157,6 +157,9 @@ func (h *resolverHandler) answer(ctx context.Context, q *query, dst []byte) []by
 func (h *resolverHandler) reply(q *query, r *request, p *reply, dst []byte, now int64) []byte {
 	r.idle = h.idle
 	h.responses[p.rcode()].Add(1)
+	if p.steered {
+		h.steered.Add(1)
+	}
 	q.ttl = p.remaining(now)
 	return p.appendTo(dst, r, now)
 }
@@ -267,18 +270,15 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *key, q *q
 	if err != nil {
 		return nil, err
 	}
-	p.ede = raw.ede
+	p.ede, p.steered = raw.ede, v == steered
 	h.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.ttl)*int64(time.Second)))
 	return p, nil
 }
 
-// applySteering steers and counts.
+// applySteering steers, and counts what failed.
 func (h *resolverHandler) applySteering(ctx context.Context, set *settings, flags uint8, q *query, wire []byte) ([]byte, verdict, error) {
 	out, v, err := set.steering.apply(ctx, wire, h.beside(set, flags, q))
-	switch {
-	case v == steered:
-		h.steered.Add(1)
-	case v == passed || errors.Is(err, errRelayFailed):
+	if v == passed || errors.Is(err, errRelayFailed) {
 		h.steerFailed.Add(1)
 	}
 	return out, v, err

@@ -20,17 +20,24 @@ func (h *resolverHandler) complete(ctx context.Context, set *settings, r *reques
 	if err != nil || !done {
 		return p, err
 	}
+	v := untouched
 	if set.view(q.client.Addr(), r) != viewRaw {
-		if wire, _, err = h.applySteering(ctx, set, r.key.flags, q, wire); err != nil {
+		if wire, v, err = h.applySteering(ctx, set, r.key.flags, q, wire); err != nil {
 			return nil, err
 		}
 	}
-	return newReply(wire, &r.key, now)
+	if p, err = newReply(wire, &r.key, now); err != nil {
+		return nil, err
+	}
+	p.steered = v == steered
+	return p, nil
 }
 
 // follow appends to wire, the reply of a local source, what the target of the CNAME has that it ends with, if it ends
 // with one. What that target is in turn is the upstream's to know, so that nothing goes in circles.
-func (h *resolverHandler) follow(ctx context.Context, set *settings, flags uint8, q *query, wire []byte) (out []byte, done bool, err error) {
+func (h *resolverHandler) follow(
+	ctx context.Context, set *settings, flags uint8, q *query, wire []byte,
+) (out []byte, done bool, err error) {
 	m, err := parseReply(wire)
 	if err != nil {
 		return nil, false, err

@@ -214,6 +214,29 @@ func TestUDPUpstreamFallsBackToTCP(t *testing.T) {
 	}
 }
 
+func TestUDPUpstreamTakesAnErrorWithoutQuestion(t *testing.T) {
+	pc := listenUDP(t)
+	addr := udpServer(t, pc, func(query []byte, from net.Addr) {
+		pc.WriteTo([]byte{query[0], query[1], flagQR, dns.RcodeRefused, 0, 0, 0, 0, 0, 0, 0, 0}, from)
+	})
+	reply, err := newUDPUpstream(addr, newTasks(t)).exchange(t.Context(), testQuery(t))
+	if len(reply) != headerLen || err != nil {
+		t.Errorf("got %x, %v; want the header", reply, err)
+	}
+}
+
+func TestUDPUpstreamBoundsItsSockets(t *testing.T) {
+	u := newUDPUpstream(testLocal, newTasks(t))
+	for range maxSockets {
+		u.sockets <- struct{}{}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errTest)
+	if _, err := u.exchange(ctx, testQuery(t)); !errors.Is(err, errTest) {
+		t.Errorf("got %v; want %v without a socket", err, errTest)
+	}
+}
+
 func TestUDPUpstreamNotThere(t *testing.T) {
 	pc := listenUDP(t)
 	addr := pc.LocalAddr().(*net.UDPAddr).AddrPort()

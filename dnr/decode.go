@@ -1,0 +1,331 @@
+package dnr
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/cfrd-project/cfrd/ddr"
+)
+
+// decoder reads one instance. It is strict and lenient at once: what RFC 9463 forbids becomes a finding with an error,
+// and reading goes on wherever the meaning is plain.
+type decoder struct {
+	form form
+	b    []byte // what is left
+	off  int    // of b
+	in   Inspection
+	findings
+}
+
+// finish returns what was read.
+func (d *decoder) finish() Inspection {
+	if d.in.readable {
+		d.advise()
+	}
+	d.in.Findings = d.list
+	return d.in
+}
+
+// take returns the next n octets.
+func (d *decoder) take(n int, field string) ([]byte, bool) {
+	if len(d.b) < n {
+		d.fail(CodeTruncated, ErrTruncated, d.off, "%s needs %d octets, but %d are left", field, n, len(d.b))
+		return nil, false
+	}
+	v := d.b[:n:n]
+	d.b, d.off = d.b[n:], d.off+n
+	return v, true
+}
+
+// number returns the next size octets, 1, 2 or 4, as a number.
+func (d *decoder) number(size int, field string) (int, bool) {
+	v, ok := d.take(size, field)
+	n := 0
+	for _, c := range v {
+		n = n<<8 | int(c)
+	}
+	return n, ok
+}
+
+// priority reads the service priority, of which 0 is AliasMode, which nothing in RFC 9463 gives a meaning to.
+func (d *decoder) priority() bool {
+	at := d.off
+	n, ok := d.number(2, "Service Priority")
+	d.in.Priority = uint16(n)
+	if ok && n == 0 {
+		d.fail(CodePriorityZero, ErrPriority, at,
+			"Service Priority is 0: some clients skip the resolver, others prefer it to all")
+	}
+	return ok
+}
+
+// body reads from ADN Length to the end.
+func (d *decoder) body() {
+	if !d.adn() {
+		return
+	}
+	if d.endsBehindADN() {
+		d.in.readable = true
+		return
+	}
+	d.in.readable = d.addresses() && d.params() && d.padding()
+}
+
+func (d *decoder) adn() bool {
+	at := d.off
+	n, ok := d.number(d.form.lengthSize(), "ADN Length")
+	if !ok {
+		return false
+	}
+	if n > len(d.b) {
+		d.fail(CodeADN, ErrADN, at, "ADN Length is %d, but %d octets are left", n, len(d.b))
+		return false
+	}
+	at = d.off
+	wire, _ := d.take(n, "ADN")
+	name, end, err := ddr.ParseName(wire)
+	switch {
+	case n == 0:
+		d.fail(CodeADN, ErrADN, at, "the name is missing")
+	case err != nil:
+		d.fail(CodeADN, ErrADN, at, "the name %x is malformed: %w", wire, err)
+	case end != n:
+		d.fail(CodeADN, ErrADN, at, "%d octets follow the root label of %s", n-end, name)
+	case name == ".":
+		d.fail(CodeADN, ErrADN, at, "the name is the root")
+	default:
+		d.in.ADN = name
+		return true
+	}
+	return false
+}
+
+// endsBehindADN reports whether this is ADN-only mode. In a Router Advertisement, less than 8 octets are padding; an
+// option that says more is longer. See RFC 9463, Section 3.1.6, and erratum 7804.
+func (d *decoder) endsBehindADN() bool {
+	switch {
+	case len(d.b) == 0:
+		return true
+	case d.form == ra && len(d.b) < 8:
+		return d.padding()
+	case allZero(d.b) && (d.form == ra || len(d.b) <= 2):
+		d.fail(CodeZeroLengths, ErrNoAddress, d.off,
+			"%d zero octets follow the name: in ADN-only mode, Addr Length and what follows are absent", len(d.b))
+		return true
+	}
+	return false
+}
+
+func allZero(b []byte) bool { return !slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) }
+
+func (d *decoder) addresses() bool {
+	d.wideAddrLength()
+	at := d.off
+	n, ok := d.number(d.form.lengthSize(), "Addr Length")
+	if !ok {
+		return false
+	}
+	if size := d.form.addrSize(); n%size != 0 || n > len(d.b) {
+		d.fail(CodeAddrLength, ErrAddrLength, at, "Addr Length is %d; want a multiple of %d that is at most %d",
+			n, size, len(d.b))
+		return false
+	}
+	wire, _ := d.take(n, "addresses")
+	for addr := range slices.Chunk(wire, d.form.addrSize()) {
+		a, _ := netip.AddrFromSlice(addr)
+		d.in.Addresses = append(d.in.Addresses, a)
+	}
+	d.judgeAddresses(at)
+	return true
+}
+
+// wideAddrLength skips the first octet of an Addr Length that was written with 2.
+func (d *decoder) wideAddrLength() {
+	if d.form != dhcpv4 || len(d.b) < 2 || d.b[0] != 0 {
+		return
+	}
+	if n := int(d.b[1]); n == 0 || n%4 != 0 || n > len(d.b)-2 {
+		return
+	}
+	d.fail(CodeWideAddrLength, ErrAddrLength, d.off, "Addr Length has 2 octets, as encoders wrote it before "+
+		"draft-ietf-add-dnr-16; the option of DHCPv4 has 1")
+	d.take(1, "Addr Length")
+}
+
+// judgeAddresses looks for addresses that cannot be used; at is the offset of their length.
+func (d *decoder) judgeAddresses(at int) {
+	for i, a := range d.in.Addresses {
+		if why := unusable(a); why != "" {
+			off := at + d.form.lengthSize() + i*d.form.addrSize()
+			d.warn(CodeAddressDiscarded, off, "%s is %s: clients discard the address, and some the whole option", a, why)
+		}
+	}
+	if len(d.in.Usable()) == 0 {
+		d.fail(CodeNoAddress, ErrNoAddress, at, "none of %d addresses can be used, though more than the name is there",
+			len(d.in.Addresses))
+	}
+	if d.form != dhcpv4 && len(d.in.Addresses) > maxAddresses {
+		d.warn(CodeManyAddresses, at, "%d addresses: some clients keep Addr Length in 8 bits, which hold %d",
+			len(d.in.Addresses), maxAddresses)
+	}
+}
+
+// params reads service parameters, with their length in Router Advertisements and to the end elsewhere.
+func (d *decoder) params() bool {
+	n, at := len(d.b), d.off
+	if d.form == ra {
+		var ok bool
+		if n, ok = d.number(2, "SvcParams Length"); !ok {
+			return false
+		}
+		if n > len(d.b) {
+			d.fail(CodeSvcParams, ErrSvcParams, at, "SvcParams Length is %d, but %d octets are left", n, len(d.b))
+			return false
+		}
+		at = d.off
+	}
+	wire, _ := d.take(n, "SvcParams")
+	params, err := ddr.ParseParams(wire)
+	if err != nil {
+		return d.malformedParams(wire, at, err)
+	}
+	d.in.Params = params
+	for _, p := range params {
+		if p.Key == ddr.KeyIPv4Hint || p.Key == ddr.KeyIPv6Hint {
+			d.fail(CodeHints, ErrHints, at, "%s is there, for which DNR has addresses", ddr.KeyName(p.Key))
+		}
+	}
+	return true
+}
+
+// malformedParams tells parameters in presentation form from those that are broken.
+func (d *decoder) malformedParams(wire []byte, at int, err error) bool {
+	params, ok := parseASCIIParams(wire)
+	switch {
+	case errors.Is(err, ddr.ErrIPv4Hint) || errors.Is(err, ddr.ErrIPv6Hint):
+		d.fail(CodeHints, ErrHints, at, "one is there, and malformed: %w", err)
+		return false
+	case !ok:
+		d.fail(CodeSvcParams, ErrSvcParams, at, "%x: %w", wire, err)
+		return false
+	}
+	d.fail(CodeASCIIParams, ErrSvcParams, at, "%q is in presentation form, as encoders wrote it before "+
+		"draft-ietf-add-dnr-16; want wire form", wire)
+	d.in.Params = params
+	return true
+}
+
+// padding reads the end of a Router Advertisement's option; the others have none.
+func (d *decoder) padding() bool {
+	if d.form != ra {
+		return true
+	}
+	switch {
+	case len(d.b) >= 8:
+		d.fail(CodePadding, ErrPadding, d.off, "%d octets follow; want less than 8", len(d.b))
+	case !allZero(d.b):
+		d.fail(CodePadding, ErrPadding, d.off, "the padding is %x; want zeros", d.b)
+	}
+	return true
+}
+
+// parseASCIIParams reads presentation form such as "alpn=h2,h3 port=443", as far as DNR needs.
+func parseASCIIParams(b []byte) ([]ddr.Param, bool) {
+	s := strings.TrimRight(string(b), "\x00") // the padding of some Router Advertisements
+	if strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' }) || !strings.Contains(s, "=") {
+		return nil, false
+	}
+	var r ddr.Resolver
+	for field := range strings.FieldsSeq(s) {
+		key, value, _ := strings.Cut(field, "=")
+		value = strings.Trim(value, `"`)
+		switch key {
+		case "alpn":
+			r.ALPN = splitIDs(value)
+		case "port":
+			r.Port = parsePort(value)
+		case "dohpath", "key7":
+			r.DoHPath = value
+		}
+	}
+	params := r.Params()
+	if _, err := ddr.ParseParams(ddr.AppendParams(nil, params)); err != nil {
+		return nil, true
+	}
+	return params, true
+}
+
+func splitIDs(list string) []string {
+	return slices.DeleteFunc(strings.Split(list, ","), func(id string) bool { return id == "" || len(id) > 255 })
+}
+
+// parsePort returns 0 for what is not a port.
+func parsePort(s string) uint16 {
+	n := 0
+	for _, c := range []byte(s) {
+		if c < '0' || c > '9' || n > 0xffff {
+			return 0
+		}
+		n = n*10 + int(c-'0')
+	}
+	if n > 0xffff {
+		return 0
+	}
+	return uint16(n)
+}
+
+// advise adds what RFC 9463 lets pass, but some client refuses.
+func (d *decoder) advise() {
+	if err := ddr.CheckName(d.in.ADN); err != nil {
+		d.warn(CodeADNSyntax, 0, "%q is not made of letters, digits and hyphens, which is all that some clients take", d.in.ADN)
+	}
+	if d.in.ADNOnly() {
+		d.adviseADNOnly()
+		return
+	}
+	d.adviseALPN()
+	for _, p := range d.in.Params {
+		d.adviseKey(p)
+	}
+}
+
+func (d *decoder) adviseADNOnly() {
+	if d.form == dhcpv4 {
+		d.warn(CodeADNOnly, 0, "only the name is there: some clients then ignore every instance of the option")
+		return
+	}
+	d.warn(CodeADNOnly, 0, "only the name is there: known clients ignore the option")
+}
+
+func (d *decoder) adviseALPN() {
+	record := ddr.Record{Params: d.in.Params}
+	ids := record.ALPN()
+	if len(ids) == 0 {
+		d.warn(CodeNoALPN, 0, "alpn is missing, so that clients do not know the transport")
+	}
+	if slices.ContainsFunc(ids, ddr.IsHTTP) && record.DoHPath() == "" {
+		d.warn(CodeNoDoHPath, 0, "alpn is %s, but dohpath is missing, so that DoH cannot be used", strings.Join(ids, ","))
+	}
+}
+
+func (d *decoder) adviseKey(p ddr.Param) {
+	switch p.Key {
+	case ddr.KeyALPN:
+	case ddr.KeyMandatory:
+		d.warn(CodeMandatory, 0, "mandatory is there, for which some clients refuse the option")
+	case ddr.KeyPort:
+		if binary.BigEndian.Uint16(p.Value) == 0 {
+			d.warn(CodePortZero, 0, "port is 0, for which some clients refuse the option")
+		}
+	case ddr.KeyDoHPath:
+		if !isPlainPath(string(p.Value)) {
+			d.warn(CodeDoHPathSyntax, 0, "dohpath %q has characters for which some clients refuse the option", p.Value)
+		}
+	case ddr.KeyIPv4Hint, ddr.KeyIPv6Hint: // have an error already
+	default:
+		d.note(CodeUnknownKey, 0, "%s is there, which clients ignore", ddr.KeyName(p.Key))
+	}
+}

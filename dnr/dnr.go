@@ -1,0 +1,127 @@
+// Package dnr implements Discovery of Network-designated Resolvers, as described in RFC 9463: the Encrypted DNS options
+// of DHCPv4, DHCPv6 and Router Advertisements, and how to put them into the servers that networks run.
+//
+// A ddr.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
+// accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read at all,
+// and say what is wrong with it.
+package dnr
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cfrd-project/cfrd/ddr"
+)
+
+// The codes of the Encrypted DNS option. See RFC 9463, Section 10.
+const (
+	OptionDHCPv4 = 162 // OPTION_V4_DNR
+	OptionDHCPv6 = 144 // OPTION_V6_DNR
+	OptionRA     = 144 // Encrypted DNS Option of Neighbor Discovery
+)
+
+// Infinity is the lifetime of a Router Advertisement's option that never expires. See RFC 9463, Section 6.1.
+const Infinity = 0xffffffff * time.Second
+
+// Errors of decoding and encoding, each naming the rule that was broken. What wraps them has the place and the
+// offending value.
+var (
+	ErrTruncated  = errors.New("dnr: option ends too early")
+	ErrLength     = errors.New("dnr: length of the option or instance is wrong")
+	ErrEmpty      = errors.New("dnr: option holds no instance")
+	ErrADN        = errors.New("dnr: authentication domain name is not one name that ends in the root label")
+	ErrAddrLength = errors.New("dnr: Addr Length is not that of a list of addresses")
+	ErrNoAddress  = errors.New("dnr: no address that can be used")
+	ErrSvcParams  = errors.New("dnr: service parameters are malformed")
+	ErrHints      = errors.New("dnr: service parameters hold ipv4hint or ipv6hint")
+	ErrPriority   = errors.New("dnr: service priority is 0")
+	ErrPadding    = errors.New("dnr: padding is not zeros up to a multiple of 8 octets")
+)
+
+// Errors of encoding alone.
+var (
+	ErrTooLong = errors.New("dnr: too long for the option")
+	ErrUnsafe  = errors.New("dnr: some clients refuse it")
+)
+
+// Instance is one designated resolver as one option carries it, or as one of several in the option of DHCPv4.
+type Instance struct {
+	Priority  uint16       // at least 1; lower is preferred
+	ADN       string       // authentication domain name, in presentation form and fully qualified
+	Addresses []netip.Addr // all of one family, in order of preference; see Usable
+	Params    []ddr.Param  // in wire form, sorted by key
+}
+
+// ADNOnly reports whether there is nothing but the name, whose addresses and parameters the client asks the DNS for.
+// See RFC 9463, Section 3.1.6.
+func (in Instance) ADNOnly() bool { return len(in.Addresses) == 0 && len(in.Params) == 0 }
+
+// Usable returns the addresses without those that clients must discard, and those that nobody can connect to. See RFC
+// 9463, Sections 4.2, 5.2 and 6.2.
+func (in Instance) Usable() []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(in.Addresses), func(a netip.Addr) bool { return unusable(a) != "" })
+}
+
+// unusable says why nobody can connect to a, or "" if a is an address of one host.
+func unusable(a netip.Addr) string {
+	switch {
+	case !a.IsValid():
+		return "no address"
+	case a.IsMulticast():
+		return "multicast"
+	case a.IsLoopback():
+		return "loopback"
+	case a.IsUnspecified():
+		return "unspecified"
+	case a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return "broadcast"
+	case a.Is4In6():
+		return "IPv4-mapped"
+	}
+	return ""
+}
+
+// Resolver returns how to reach the resolver. Its parameters must be those of a decoded instance, or checked otherwise.
+// In ADN-only mode there is nothing but Priority and Name.
+func (in Instance) Resolver() ddr.Resolver {
+	r := ddr.Record{Params: in.Params}
+	return ddr.Resolver{
+		Priority: in.Priority, Name: in.ADN, Addresses: in.Usable(),
+		ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(),
+	}
+}
+
+// form is one of the three options. They differ in the sizes of their fields. See RFC 9463, Sections 4.1, 5.1 and 6.1.
+type form uint8
+
+const (
+	dhcpv4 form = iota
+	dhcpv6
+	ra
+)
+
+// lengthSize returns how many octets ADN Length and Addr Length take.
+func (f form) lengthSize() int {
+	if f == dhcpv4 {
+		return 1
+	}
+	return 2
+}
+
+// addrSize returns how many octets an address takes.
+func (f form) addrSize() int {
+	if f == dhcpv4 {
+		return 4
+	}
+	return 16
+}
+
+// family names the addresses of the option.
+func (f form) family() string {
+	if f == dhcpv4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}

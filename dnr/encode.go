@@ -1,0 +1,127 @@
+package dnr
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/cfrd-project/cfrd/ddr"
+)
+
+// maxAddresses is how many IPv6 addresses fit if Addr Length is kept in 8 bits, as some clients do.
+const maxAddresses = 15
+
+// appendBody appends everything from ADN Length on, but for the padding. It writes what it is told: see check.
+func (in Instance) appendBody(b []byte, f form) ([]byte, error) {
+	name, err := ddr.AppendName(nil, in.ADN)
+	if err != nil {
+		return b, fmt.Errorf("%w: %q", ErrADN, in.ADN)
+	}
+	b = append(appendLength(b, f, len(name)), name...)
+	if in.ADNOnly() {
+		return b, nil
+	}
+	n := len(in.Addresses) * f.addrSize()
+	if n >= 1<<(8*f.lengthSize()) {
+		return b, fmt.Errorf("%w: %d addresses", ErrTooLong, len(in.Addresses))
+	}
+	b = appendLength(b, f, n)
+	for _, a := range in.Addresses {
+		if a.Is4() != (f == dhcpv4) || !a.IsValid() || a.Zone() != "" {
+			return b, fmt.Errorf("%w: %s is not an %s address", ErrAddrLength, a, f.family())
+		}
+		b = append(b, a.AsSlice()...)
+	}
+	return in.appendParams(b, f)
+}
+
+func (in Instance) appendParams(b []byte, f form) ([]byte, error) {
+	n := 0
+	for _, p := range in.Params {
+		n += 4 + len(p.Value)
+	}
+	if n > 0xffff {
+		return b, fmt.Errorf("%w: %d octets of service parameters", ErrTooLong, n)
+	}
+	if f == ra {
+		b = binary.BigEndian.AppendUint16(b, uint16(n))
+	}
+	return ddr.AppendParams(b, in.Params), nil
+}
+
+func appendLength(b []byte, f form, n int) []byte {
+	if f == dhcpv4 {
+		return append(b, byte(n)) // of a name or of addresses that were counted
+	}
+	return binary.BigEndian.AppendUint16(b, uint16(n))
+}
+
+// safe makes an instance of r that all known clients accept, and that all known servers can carry.
+func safe(r ddr.Resolver, f form) (Instance, error) {
+	if r.Priority == 0 {
+		return Instance{}, fmt.Errorf("%w: %s", ErrPriority, r.Name)
+	}
+	if err := ddr.CheckName(r.Name); err != nil {
+		return Instance{}, fmt.Errorf("%w: %q is not a name of letters, digits and hyphens, with two labels at least",
+			ErrUnsafe, r.Name)
+	}
+	if err := safeParams(r); err != nil {
+		return Instance{}, err
+	}
+	addrs, err := safeAddresses(r, f)
+	return Instance{Priority: r.Priority, ADN: lower(r.Name), Addresses: addrs, Params: r.Params()}, err
+}
+
+// lower returns name in canonical form.
+func lower(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) + "." }
+
+// safeAddresses returns those addresses of r that f carries.
+func safeAddresses(r ddr.Resolver, f form) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, a := range r.Addresses {
+		a = a.Unmap().WithZone("")
+		if why := unusable(a); why != "" {
+			return nil, fmt.Errorf("%w: address %s of %s is %s", ErrUnsafe, a, r.Name, why)
+		}
+		if a.Is4() == (f == dhcpv4) && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	switch {
+	case len(out) == 0:
+		return nil, fmt.Errorf("%w: %s by %s has no %s address", ErrNoAddress, r.Name, strings.Join(r.ALPN, ","), f.family())
+	case f != dhcpv4 && len(out) > maxAddresses:
+		return nil, fmt.Errorf("%w: %s has %d IPv6 addresses; want at most %d", ErrUnsafe, r.Name, len(out), maxAddresses)
+	}
+	return out, nil
+}
+
+func safeParams(r ddr.Resolver) error {
+	if len(r.ALPN) == 0 {
+		return fmt.Errorf("%w: %s has no alpn", ErrUnsafe, r.Name)
+	}
+	http := false
+	for i, id := range r.ALPN {
+		if !ddr.IsHTTP(id) && id != "dot" && id != "doq" || slices.Contains(r.ALPN[:i], id) {
+			return fmt.Errorf("%w: alpn %q of %s is unknown, or there twice", ErrUnsafe, id, r.Name)
+		}
+		http = http || ddr.IsHTTP(id)
+	}
+	if http != (r.DoHPath != "") {
+		return fmt.Errorf("%w: dohpath of %s is %q with alpn %s: it belongs to DoH, and DoH needs it",
+			ErrUnsafe, r.Name, r.DoHPath, strings.Join(r.ALPN, ","))
+	}
+	if _, err := ddr.ExpandDoHPath(r.DoHPath, "x"); http && err != nil || !isPlainPath(r.DoHPath) {
+		return fmt.Errorf("%w: dohpath %q of %s", ErrUnsafe, r.DoHPath, r.Name)
+	}
+	return nil
+}
+
+// isPlainPath reports whether a URI template has no character but those that systemd takes, which has neither comma
+// nor percent sign.
+func isPlainPath(template string) bool {
+	const taken = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&'()*+;={}"
+	return strings.Trim(template, taken) == ""
+}
