@@ -43,7 +43,7 @@ HOME=%[3]s exec chromium --headless --no-sandbox --disable-gpu --no-first-run --
 		t.Errorf("got:\n%s\nwant the page", browser.output)
 	}
 	wantEgress(t, l.originClients("www.cdn.example"))
-	if n := dump.count("host " + customer4 + " or host " + customer6); n != 0 {
+	if n := dump.count(ofCustomer); n != 0 {
 		t.Errorf("got %d packets with the customer's address; want none", n)
 	}
 	if got := d.metric(`cfrd_queries_total{transport="doh"}`); got == "" || got == "0" {

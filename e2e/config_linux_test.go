@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -25,7 +26,9 @@ const defaultListen = `{
 func (l *lab) config(ca *authority, s settings) string {
 	l.t.Helper()
 	cert, key := l.cfrdCertificate(ca)
-	l.write("seal.key", strings.Repeat("0123456789abcdef", 4)+"\n")
+	if err := os.Chmod(l.write("seal.key", strings.Repeat("0123456789abcdef", 4)+"\n"), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
 	l.write("isp.example.zone", `$ORIGIN isp.example.
 $TTL 300
 @        SOA  dns hostmaster 1 3600 600 86400 60

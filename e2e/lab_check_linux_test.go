@@ -23,7 +23,7 @@ func TestLabWithoutCfrd(t *testing.T) {
 			t.Errorf("the origin saw %v; want the customer, %s", a, customer4)
 		}
 	}
-	if n := dump.count("host " + customer4); n == 0 {
+	if n := dump.count(ofCustomer); n == 0 {
 		t.Errorf("got no packet of %s on the internet's link; want some", customer4)
 	}
 	if out := l.internet.must("dig", "@"+unbound4, "bogus.example", "A"); !strings.Contains(out, "SERVFAIL") {

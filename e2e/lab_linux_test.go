@@ -98,8 +98,8 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 	return bin, os.Chmod(dir, 0o755)
 })
 
-// binary returns the path of the built cfrd.
-func binary(t testing.TB) string {
+// cfrd returns the path of the built cfrd.
+func cfrd(t testing.TB) string {
 	t.Helper()
 	bin, err := buildOnce()
 	if err != nil {
@@ -439,4 +439,13 @@ func readAll(c net.Conn, limit time.Duration) ([]byte, error) {
 		return nil, err
 	}
 	return io.ReadAll(c)
+}
+
+// dialDoH connects from the customer's host to cfrd's DoH listener, whatever the URL says.
+func (l *lab) dialDoH(context.Context, string, string) (net.Conn, error) {
+	return l.customer.dial("tcp", "", resolver4+":443")
+}
+
+func udpAddr(addr string, port uint16) *net.UDPAddr {
+	return net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), port))
 }

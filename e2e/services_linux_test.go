@@ -305,41 +305,6 @@ func wantEgress(t testing.TB, addrs []netip.Addr) {
 	}
 }
 
-// capture is a tcpdump on the internet's link.
-type capture struct {
-	l    *lab
-	proc *process
-	file string
-}
-
-// startCapture records what arrives on the internet's side.
-func (l *lab) startCapture() *capture {
-	l.t.Helper()
-	need(l.t, "tcpdump")
-	c := &capture{l: l, file: filepath.Join(l.dir, "core.pcap")}
-	c.proc = l.internet.start("tcpdump", "-Z", "root", "-n", "-U", "--immediate-mode", "-i", "core", "-w", c.file)
-	poll(l.t, 10*time.Second, "tcpdump", func() error {
-		if !strings.Contains(c.proc.output.String(), "listening on") {
-			return errors.New("not listening yet")
-		}
-		return nil
-	})
-	return c
-}
-
-// count ends the recording and returns how many packets match filter.
-func (c *capture) count(filter string) int {
-	c.l.t.Helper()
-	select {
-	case <-c.proc.done:
-	default:
-		c.proc.signal(syscall.SIGINT)
-		c.proc.wait(10 * time.Second)
-	}
-	out := c.l.internet.must("tcpdump", "-n", "-r", c.file, filter)
-	return strings.Count(out, "\n")
-}
-
 // daemon is a running cfrd.
 type daemon struct {
 	*process
@@ -363,7 +328,7 @@ func (l *lab) startCfrd(config string, args ...string) *daemon {
 func (l *lab) launchCfrd(config string, args ...string) *daemon {
 	l.t.Helper()
 	all := append([]string{"serve", "--config", l.write("cfrd.yaml", config)}, args...)
-	return &daemon{process: l.provider.start(binary(l.t), all...), l: l}
+	return &daemon{process: l.provider.start(cfrd(l.t), all...), l: l}
 }
 
 func (d *daemon) waitReady() {

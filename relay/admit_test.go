@@ -70,3 +70,23 @@ func TestAdmit(t *testing.T) {
 		t.Errorf("got %+v; want 4 flows, 6 refused, none active", s)
 	}
 }
+
+// TestAdmitAllocs allows the map its release function, and nothing to admission.
+func TestAdmitAllocs(t *testing.T) {
+	r := newTestRelay(t, Config{})
+	client, local := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddrPort("127.80.0.1:443")
+	of := testing.AllocsPerRun(100, func() {
+		_, release, _ := r.addrs.Acquire(local.Addr())
+		release()
+	})
+	n := testing.AllocsPerRun(100, func() {
+		g, err := r.admit(tcp, client, local)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.release()
+	})
+	if n > of {
+		t.Errorf("got %v allocations; want no more than the %v of the map", n, of)
+	}
+}

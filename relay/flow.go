@@ -34,23 +34,25 @@ const (
 // at most amplification times as many bytes go back as came, as QUIC servers do towards an address they have not
 // validated. See RFC 9000, Section 8.1.
 //
-// A relay that reads nothing cannot tell an answer to what it delivered from a datagram sent blindly at the right
-// moment. What confirms therefore follows from who, then, validates the client:
+// A round is a delivery to the client and then a datagram from it. A relay that reads nothing cannot tell one that
+// answers the delivery from one that a forger sends blindly at the right moment, so a round proves something only
+// together with who else checks the client:
 //
-//   - A destination that has kept within the bound by itself is, as QUIC and DTLS do, validating the address. Its
-//     replies go to the client's address alone, so its proof is ours: a forger who does not see them gets no further
-//     with the destination than the bound, confirmed or not. One datagram after a delivery, and confirmBytes in all,
-//     QUIC's first datagram, are enough. Asking for more would cut the first window of data behind QUIC's handshake.
-//   - A destination that has tried to exceed the bound answers anyone, and is what reflection needs. Its flow has to
-//     show suspectRounds of delivery and datagram one after the other, each on an allowance of three times what
-//     was sent. QUIC clients that come with an address token are here too and get through within some round trips.
+//   - A destination that has kept within the bound by itself is taken to validate the client, as QUIC and DTLS do.
+//     What it asks the client to return goes to the client's address alone, so a forger, who does not see it, never
+//     gets beyond that destination's own bound, confirmed here or not. One round is enough, and more would cut the
+//     first window of data after QUIC's handshake.
+//   - A destination that has tried to exceed the bound may be one that answers anyone, which is what reflection
+//     needs: a forged datagram by itself brings three times its bytes and no more. The flow takes suspectRounds,
+//     each within the bound. It is not more because a QUIC client with an address token, whose server may exceed the
+//     bound at once, is sure to send two datagrams of 1200 bytes, but nothing more of size.
 //
-// A forger who goes to that length gains nothing over forging the same datagrams directly to the destination, which
-// answers anyone; and what a confirmed flow brings does not keep it alive, see outbound.
+// A forger who goes through the rounds has spent a round trip on each, and has a destination that answers anyone
+// answer him. He would have had that more cheaply by forging the same datagrams to the destination itself: the relay
+// adds nothing to it. It also ends with what he sends, as nothing that arrives keeps a flow alive, see outbound.
 const (
 	amplification = 3
-	confirmBytes  = 1200
-	suspectRounds = 8
+	suspectRounds = 2
 )
 
 // headerBytes is the least that a datagram counts for, so that empty ones are not free: the headers of IPv4 and UDP.
@@ -73,7 +75,7 @@ type flow struct {
 	listed  bool
 	suspect bool   // the destination has tried to exceed the bound
 	heard   bool   // something was delivered since the last datagram from the client
-	rounds  uint8  // how often the client has sent after hearing
+	rounds  uint8  // of delivery and datagram
 	sent    uint64 // bytes by the client
 	got     uint64 // bytes delivered to the client while it was not confirmed
 	since   time.Duration
@@ -106,9 +108,9 @@ type flowShard struct {
 // newFlowTable returns a table of flows to a port, which last for idle after the client's last datagram.
 func newFlowTable(port uint16, idle time.Duration) *flowTable {
 	t := &flowTable{seed: rand.Uint64()}
-	t.idle = [stageCount]time.Duration{min(leastIdle, idle), min(leastIdle, idle), idle}
+	t.idle = [stageCount]time.Duration{leastIdle, leastIdle, idle}
 	if port < wellKnownPorts {
-		t.idle[unanswered] = min(unansweredIdle, idle)
+		t.idle[unanswered] = unansweredIdle
 	}
 	for i := range t.shards {
 		t.shards[i].flows = make(map[flowKey]*flow)
@@ -147,8 +149,8 @@ func (f *flow) afterDatagram() stage {
 		return f.stage
 	}
 	f.heard = false
-	f.rounds = min(f.rounds+1, suspectRounds)
-	if f.sent < confirmBytes || f.suspect && f.rounds < suspectRounds {
+	f.rounds++
+	if f.suspect && f.rounds < suspectRounds {
 		return answered
 	}
 	return confirmed
@@ -156,6 +158,7 @@ func (f *flow) afterDatagram() stage {
 
 // inbound notes n bytes from the destination, in datagrams of size bytes of which the last may be shorter, and
 // returns how many of the bytes may go to the client: whole datagrams, from the first on. ok is false if none may.
+// Of all that arrives only the first has the flow's time begin anew, once, as it comes to another stage.
 func (t *flowTable) inbound(f *flow, n, size int, now time.Duration) (allowed int, ok bool) {
 	s := t.shard(f.key.client.Addr())
 	s.mu.Lock()
@@ -169,6 +172,20 @@ func (t *flowTable) inbound(f *flow, n, size int, now time.Duration) (allowed in
 	allowed, ok = f.allow(n, size)
 	f.heard = f.heard || ok
 	return allowed, ok
+}
+
+// declined notes that the client's own system, or a router on the way to it, has said that what is sent there cannot
+// arrive, and returns the flow, or nil. Who forges a client's address does not get by with that for long: what a flow
+// that is not confirmed may still bring is forfeited. One that is confirmed goes on. See RFC 4787, REQ-12.
+func (t *flowTable) declined(key flowKey) *flow {
+	s := t.shard(key.client.Addr())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.flows[key]
+	if f != nil {
+		f.got = amplification * f.sent
+	}
+	return f
 }
 
 // allow takes what it can of n bytes, in datagrams of size bytes, from the allowance.
@@ -227,20 +244,25 @@ func (t *flowTable) clear() []*flow {
 
 // evict removes and returns the flow that a new one may take the place of, or nil. Those that were never answered go
 // first, the oldest of them before all, because a flood of forged datagrams leaves these; then those that are not
-// confirmed. Confirmed ones never go.
-func (t *flowTable) evict() *flow {
+// confirmed. Confirmed ones never go. The tables must share a clock.
+func evict(tables []*flowTable) *flow {
 	for st := unanswered; st < confirmed; st++ {
-		if s := t.oldest(st); s != nil {
-			return s.removeFirst(st)
+		var found *flowShard
+		var oldest time.Duration
+		for _, t := range tables {
+			if s, since := t.oldest(st); s != nil && (found == nil || since < oldest) {
+				found, oldest = s, since
+			}
+		}
+		if found != nil {
+			return found.removeFirst(st)
 		}
 	}
 	return nil
 }
 
-// oldest returns the shard with the oldest flow of a stage, or nil.
-func (t *flowTable) oldest(st stage) *flowShard {
-	var found *flowShard
-	var since time.Duration
+// oldest returns the shard with the oldest flow of a stage, or nil, and since when that is in it.
+func (t *flowTable) oldest(st stage) (found *flowShard, since time.Duration) {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
@@ -249,27 +271,17 @@ func (t *flowTable) oldest(st stage) *flowShard {
 		}
 		s.mu.Unlock()
 	}
-	return found
+	return found, since
 }
 
-// evictionWalk bounds how many flows of other clients are looked at in search of one of a certain client.
-const evictionWalk = 1024
-
 // evictOf is evict among the flows of one client, as limits count clients: without it, a forger could keep a client
-// from the relay by filling its share. It may miss one among very many of other clients.
-func (t *flowTable) evictOf(client netip.Addr) *flow {
-	key := limitKey(client)
-	s := t.shard(client)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	steps := 0
+// from the relay by filling its share.
+func evictOf(tables []*flowTable, client netip.Addr) *flow {
 	for st := unanswered; st < confirmed; st++ {
-		for f := s.stages[st].first; f != nil && steps < evictionWalk; f = f.next {
-			if limitKey(f.key.client.Addr()) == key {
-				s.remove(f)
+		for _, t := range tables {
+			if f := t.shard(client).removeOf(st, limitKey(client)); f != nil {
 				return f
 			}
-			steps++
 		}
 	}
 	return nil
@@ -300,6 +312,27 @@ func (s *flowShard) removeFirst(st stage) *flow {
 		s.remove(f)
 	}
 	return f
+}
+
+// evictionWalk bounds how many flows are looked at in search of one of a certain client.
+const evictionWalk = 1024
+
+// removeOf removes and returns the first flow of a client in a stage. It may miss one among very many of others.
+func (s *flowShard) removeOf(st stage, client netip.Addr) *flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.stages[st].first
+	for range evictionWalk {
+		if f == nil {
+			return nil
+		}
+		if limitKey(f.key.client.Addr()) == client {
+			s.remove(f)
+			return f
+		}
+		f = f.next
+	}
+	return nil
 }
 
 func (s *flowShard) expire(now time.Duration, idle *[stageCount]time.Duration, gone []*flow) []*flow {

@@ -63,15 +63,13 @@ func TestFlowBoundAddsUp(t *testing.T) {
 	if got != 300 {
 		t.Errorf("got %d bytes for 100; want 300", got)
 	}
-	for range 5 { // an unconfirmed client that goes on sending is never given more
-		table.outbound(f.key, 100, 0)
-		for range 100 {
-			n, _ := table.inbound(f, 50, 50, 0)
-			got += n
-		}
+	table.outbound(f.key, 100, 0) // one round is not enough for this destination
+	for range 1000 {
+		n, _ := table.inbound(f, 50, 50, 0)
+		got += n
 	}
-	if got != 1800 {
-		t.Errorf("got %d bytes for 600; want 1800", got)
+	if got != 600 {
+		t.Errorf("got %d bytes for 200; want 600", got)
 	}
 }
 
@@ -87,15 +85,12 @@ func TestFlowConfirmation(t *testing.T) {
 		{"blind-datagrams", []step{{out: 1200}, {out: 1200}, {out: 1200}}, unanswered},
 		{"a-reply-alone", []step{{in: 1200}}, answered},
 		{"quic-handshake", []step{{in: 1200}, {in: 1200}, {in: 1200}, {out: 1200}}, confirmed},
+		{"small-datagrams", []step{{in: 1}, {out: 1}}, confirmed},
 		{"reply-was-not-delivered", []step{{in: 3601}, {out: 40}}, answered},
 		{"destination-exceeds-the-bound", []step{{in: 3000}, {in: 3000}, {out: 40}}, answered},
-		{"and-again", []step{{in: 3000}, {in: 3000}, {out: 40}, {in: 40}, {out: 40}}, answered},
-		{"rounds-count-deliveries", []step{
-			{in: 3601}, {in: 9}, {out: 40}, {out: 40}, {out: 40}, {out: 40}, {out: 40}, {out: 40}, {out: 40}, {out: 40},
-		}, answered},
-		{"suspect-but-in-both-directions", []step{
-			{in: 3601}, {in: 9}, {out: 40}, {in: 9}, {out: 40}, {in: 9}, {out: 40}, {in: 9}, {out: 40},
-			{in: 9}, {out: 40}, {in: 9}, {out: 40}, {in: 9}, {out: 40}, {in: 9}, {out: 40},
+		{"a-round-needs-a-delivery", []step{{in: 3000}, {in: 3000}, {out: 40}, {out: 40}, {in: 3000}, {out: 40}}, answered},
+		{"quic-with-an-address-token", []step{
+			{in: 1200}, {in: 1200}, {in: 1200}, {in: 1200}, {in: 1200}, {out: 1200}, {in: 1200}, {out: 40},
 		}, confirmed},
 	}
 	for _, tt := range tests {
@@ -116,18 +111,25 @@ func TestFlowConfirmation(t *testing.T) {
 	}
 }
 
-func TestFlowConfirmationNeedsBytes(t *testing.T) {
+func TestFlowDeclined(t *testing.T) {
 	table := newFlowTable(443, 5*time.Minute)
-	f := begin(table, testKey(1, 1), 100, 0)
-	for sent := 100; sent < confirmBytes; sent += 100 {
-		if f.stage == confirmed {
-			t.Fatalf("confirmed after %d bytes; want %d", sent, confirmBytes)
-		}
-		table.inbound(f, 100, 100, 0)
-		table.outbound(f.key, 100, 0)
+	f := begin(table, testKey(1, 1), 1200, 0)
+	if table.declined(testKey(1, 2)) != nil || table.declined(f.key) != f {
+		t.Error("declined does not return the flow of the key")
 	}
-	if f.stage != confirmed {
-		t.Errorf("not confirmed after %d bytes in both directions", f.sent)
+	if _, ok := table.inbound(f, 1, 1, 0); ok {
+		t.Error("a client that has declined gets a datagram")
+	}
+	table.outbound(f.key, 100, 0)
+	if n, _ := table.inbound(f, 300, 300, 0); n != 300 {
+		t.Errorf("got %d bytes after another 100 from the client; want 300", n)
+	}
+	table.outbound(f.key, 100, 0)
+	table.inbound(f, 300, 300, 0)
+	table.outbound(f.key, 100, 0)
+	table.declined(f.key)
+	if n, _ := table.inbound(f, 9000, 9000, 0); n != 9000 {
+		t.Errorf("got %d bytes of a confirmed flow; want all 9000", n)
 	}
 }
 
@@ -187,7 +189,7 @@ func TestFlowEviction(t *testing.T) {
 	table.inbound(flows[1], 1, 1, 11)
 	table.outbound(flows[1].key, 1, 12) // confirmed
 	for _, want := range []*flow{flows[2], flows[3], flows[0], nil} {
-		if got := table.evict(); got != want {
+		if got := evict([]*flowTable{table}); got != want {
 			t.Fatalf("got %v evicted; want %v", got, want)
 		}
 	}
@@ -198,11 +200,24 @@ func TestFlowEvictionOfClient(t *testing.T) {
 	begin(table, testKey(1, 1), 1, 0)
 	want := begin(table, testKey(2, 1), 1, 1)
 	begin(table, testKey(2, 2), 1, 2)
-	if got := table.evictOf(netip.MustParseAddr("192.0.2.2")); got != want {
+	if got := evictOf([]*flowTable{table}, netip.MustParseAddr("192.0.2.2")); got != want {
 		t.Errorf("got %v evicted; want the oldest of the client", got)
 	}
-	if got := table.evictOf(netip.MustParseAddr("192.0.2.3")); got != nil {
+	if got := evictOf([]*flowTable{table}, netip.MustParseAddr("192.0.2.3")); got != nil {
 		t.Errorf("got %v evicted; want none, for this client has none", got)
+	}
+}
+
+func TestFlowEvictionAcrossPorts(t *testing.T) {
+	one, two := newFlowTable(443, 5*time.Minute), newFlowTable(80, 5*time.Minute)
+	late := begin(one, testKey(1, 1), 1, 2)
+	hadAnswer := begin(one, testKey(1, 2), 1, 0)
+	one.inbound(hadAnswer, 1, 1, 0)
+	early := begin(two, testKey(2, 1), 1, 1)
+	for i, want := range []*flow{early, late, hadAnswer, nil} {
+		if got := evict([]*flowTable{one, two}); got != want {
+			t.Errorf("eviction %d: got %v; want %v", i, got, want)
+		}
 	}
 }
 
@@ -264,7 +279,7 @@ func (m *model) outbound(f *modelFlow, n int, now time.Duration) {
 	}
 	f.heard = false
 	f.rounds++
-	if f.sent >= confirmBytes && (!f.suspect || f.rounds >= suspectRounds) {
+	if !f.suspect || f.rounds >= suspectRounds {
 		f.stage = confirmed
 	}
 }
@@ -389,7 +404,7 @@ func runStep(t *testing.T, table *flowTable, m *model, step []byte, now time.Dur
 		}
 	case 3:
 		var gotKeys []flowKey
-		if f := table.evict(); f != nil {
+		if f := evict([]*flowTable{table}); f != nil {
 			gotKeys = append(gotKeys, f.key)
 		}
 		if wantKeys := m.evict(); !slices.Equal(gotKeys, wantKeys) {

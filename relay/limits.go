@@ -74,6 +74,9 @@ func (l Limits) check(fds int) error {
 			return fmt.Errorf("relay: a limit of %v; it must be positive", d)
 		}
 	}
+	if l.UDPIdle < leastIdle {
+		return fmt.Errorf("relay: UDP flows that idle %v at most; it must be %v or more", l.UDPIdle, leastIdle)
+	}
 	if need := l.descriptors(); need > fds {
 		return fmt.Errorf("relay: %d TCP and %d UDP flows need %d descriptors; RLIMIT_NOFILE allows %d",
 			l.TCPFlows, l.UDPFlows, need, fds)

@@ -26,7 +26,13 @@ func newPrefixSet(prefixes []netip.Prefix) (prefixSet, error) {
 		}
 		return a.Bits() - b.Bits()
 	})
-	return slices.CompactFunc(all, func(a, b netip.Prefix) bool { return a.Overlaps(b) }), nil
+	var set prefixSet
+	for _, p := range all {
+		if n := len(set); n == 0 || !set[n-1].Overlaps(p) {
+			set = append(set, p)
+		}
+	}
+	return set, nil
 }
 
 func (s prefixSet) contains(addr netip.Addr) bool {

@@ -11,6 +11,8 @@ func listenerOptions(fd int, v6 bool) error { return nil }
 
 func dialerOptions(fd int, v6 bool) error { return nil }
 
+func sharedPort(p proto, v6 bool, port uint16) (bool, error) { return false, nil }
+
 // splicer is empty here: bytes go through the process.
 type splicer struct{}
 
@@ -31,11 +33,15 @@ func (h *half) watch() bool { return false }
 
 func (h *half) failed() bool { return false }
 
+func unacknowledged(c *net.TCPConn) bool { return false }
+
 // pipes is empty here.
 type pipes struct{}
 
 func newPipes(limit int) *pipes { return nil }
 
 func (p *pipes) starved() bool { return false }
+
+func (p *pipes) retry() {}
 
 func (p *pipes) close() {}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,12 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Peers that have vanished are noticed by keepalives, sparse enough not to wake mobile clients for nothing.
-const (
-	keepAliveIdle     = 10 * time.Minute
-	keepAliveInterval = time.Minute
-	keepAliveCount    = 5
-)
+// keepAliveIdle is after how long without a packet a peer is probed for having vanished, rarely enough not to wake
+// mobile clients for nothing. The kernel gives it up after some more minutes.
+const keepAliveIdle = 10 * time.Minute
 
 // acceptPause is how long no connection is accepted after the system had no resources for one.
 const acceptPause = 100 * time.Millisecond
@@ -39,15 +37,15 @@ func (r *Relay) listenTCP(port uint16) error {
 }
 
 func (r *Relay) listenTCPOn(network, host string, port uint16) error {
+	if shared, err := sharedPort(tcp, network == "tcp6", port); err != nil || shared {
+		return cmp.Or(err, fmt.Errorf("TCP port %d at the wildcard address: %w", port, syscall.EADDRINUSE))
+	}
 	// Connections inherit what is set on their listener, so that accepting one needs no further system calls.
 	lc := net.ListenConfig{KeepAlive: -1, Control: control(listenerOptions)}
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(context.Background(), network, net.JoinHostPort(host, strconv.Itoa(int(port))))
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("TCP port %d is in use at the wildcard address: %w", port, err)
-	}
 	if err != nil {
-		return fmt.Errorf("TCP port %d: %w", port, err)
+		return fmt.Errorf("TCP port %d at the wildcard address: %w", port, err)
 	}
 	r.listeners = append(r.listeners, ln.(*net.TCPListener))
 	return nil
@@ -153,7 +151,7 @@ func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, dst netip.Ad
 		return
 	}
 	defer r.flows.remove(f)
-	f.run()
+	f.run(live)
 }
 
 // dial connects to dst from a source of its own. The source is bound before it connects, because a kernel that is

@@ -58,20 +58,18 @@ func (h *half) init(f *tcpFlow, from, to *net.TCPConn, bytes *atomic.Uint64, pip
 }
 
 // run relays until both directions have ended, and closes both connections.
-func (f *tcpFlow) run() {
+func (f *tcpFlow) run(live context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(f.back.run)
 	f.out.run()
 	wg.Wait()
-	f.close()
+	f.close(live)
 }
 
 // run copies one direction to its end. It then stays, to notice a reset of its source, until the other one has ended.
 func (h *half) run() {
-	f := h.flow
-	switch h.copy() {
-	case halfEnded:
-		h.to.CloseWrite()
+	f, end := h.flow, h.copy()
+	switch end {
 	case fromReset:
 		f.abort()
 		return
@@ -80,8 +78,11 @@ func (h *half) run() {
 		f.broken.Store(true)
 	}
 	if f.ended.Add(1) == 2 {
-		f.wake()
+		f.wake() // closing both will tell them of their ends
 		return
+	}
+	if end == halfEnded {
+		h.to.CloseWrite()
 	}
 	if h.watch() {
 		f.abort()
@@ -100,14 +101,30 @@ func (f *tcpFlow) wake() {
 	f.server.SetDeadline(longAgo)
 }
 
-func (f *tcpFlow) close() {
-	if f.broken.Load() {
-		reset(f.client)
-		reset(f.server)
+// settleTime is how long a reset waits for what was sent before it to arrive.
+const settleTime = 2 * time.Second
+
+// close closes both connections. A reset discards what its receiver has not acknowledged, and would overtake what a
+// server sent before its own reset; so it waits a little.
+func (f *tcpFlow) close(live context.Context) {
+	if !f.broken.Load() {
+		f.client.Close()
+		f.server.Close()
 		return
 	}
-	f.client.Close()
-	f.server.Close()
+	ctx, cancel := context.WithTimeout(live, settleTime)
+	defer cancel()
+	for _, c := range []*net.TCPConn{f.client, f.server} {
+		settle(ctx, c)
+		reset(c)
+	}
+}
+
+// settle waits until the peer of c has acknowledged everything, or ctx is done.
+func settle(ctx context.Context, c *net.TCPConn) {
+	for wait := time.Millisecond; ctx.Err() == nil && unacknowledged(c); wait = min(2*wait, 100*time.Millisecond) {
+		pause(ctx, wait)
+	}
 }
 
 // moved notes that n bytes have gone from one side to the other.
@@ -186,13 +203,8 @@ func sweeps(d, interval time.Duration) uint32 {
 
 // sweep ends flows that are idle for too long, until ended is closed.
 func (r *Relay) sweep(ended <-chan struct{}) {
-	interval := r.cfg.Limits.sweepInterval()
-	s := sweeper{
-		idle:       sweeps(r.cfg.Limits.TCPIdle, interval),
-		halfClosed: sweeps(r.cfg.Limits.TCPHalfClosed, interval),
-		pipes:      r.pipes,
-	}
-	ticker := time.NewTicker(interval)
+	s := newSweeper(r.cfg.Limits, r.pipes)
+	ticker := time.NewTicker(s.interval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -200,17 +212,30 @@ func (r *Relay) sweep(ended <-chan struct{}) {
 			return
 		case <-ticker.C:
 			r.flows.each(s.visit)
+			r.pipes.retry()
 		}
 	}
 }
 
 // sweeper knows after how many sweeps without progress a flow ends.
 type sweeper struct {
+	interval         time.Duration
 	idle, halfClosed uint32
 	pipes            *pipes
 }
 
-// stalledSweeps is how long a flow may hold a pipe without progress while others wait for one.
+func newSweeper(l Limits, pipes *pipes) *sweeper {
+	interval := l.sweepInterval()
+	return &sweeper{
+		interval:   interval,
+		idle:       sweeps(l.TCPIdle, interval),
+		halfClosed: sweeps(l.TCPHalfClosed, interval),
+		pipes:      pipes,
+	}
+}
+
+// stalledSweeps is how long a flow may hold a pipe without progress while others wait for one, or after the side that
+// its bytes come from was reset.
 const stalledSweeps = 2
 
 // visit ages f and ends it if it is too old.
@@ -224,13 +249,11 @@ func (s *sweeper) over(f *tcpFlow, age uint32) bool {
 	switch {
 	case age > s.idle:
 		return true
-	case age > s.halfClosed && (f.ended.Load() > 0 || f.broken.Load()):
+	case age > s.halfClosed && f.ended.Load() > 0:
 		return true
-	case f.holding.Load() == 0:
+	case age <= stalledSweeps || f.holding.Load() == 0:
 		return false
-	case age > stalledSweeps && s.pipes.starved():
-		return true
 	}
 	// Who waits for one side to take bytes does not see the other side's reset.
-	return f.out.failed() || f.back.failed()
+	return s.pipes.starved() || f.out.failed() || f.back.failed()
 }

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,14 +49,35 @@ func newUDP(r *Relay, port uint16) (*udpPort, error) {
 		icmp:    newICMPSender(),
 		drained: make(chan struct{}, 1),
 	}
+	if len(r.udps) > 0 {
+		u.start = r.udps[0].start // evict compares flows of all ports
+	}
+	if err := u.unshared(); err != nil {
+		u.close()
+		return nil, err
+	}
 	u.gso.Store(!r.cfg.DisableGSO && kernelHasGSO())
 	for range runtime.GOMAXPROCS(0) {
 		if err := u.addWorker(); err != nil {
 			u.close()
-			return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
+			return nil, fmt.Errorf("UDP port %d at the wildcard address: %w", port, err)
 		}
 	}
 	return u, nil
+}
+
+// unshared returns an error if the port is in use at the wildcard address.
+func (u *udpPort) unshared() error {
+	v4, v6 := u.relay.families()
+	for _, is6 := range []bool{false, true} {
+		if is6 && !v6 || !is6 && !v4 {
+			continue
+		}
+		if shared, err := sharedPort(udp, is6, u.port); err != nil || shared {
+			return cmp.Or(err, fmt.Errorf("UDP port %d at the wildcard address: %w", u.port, unix.EADDRINUSE))
+		}
+	}
+	return nil
 }
 
 // kernelHasGSO reports whether the kernel knows UDP_SEGMENT, which Linux has since 4.18.
@@ -103,7 +125,7 @@ func (u *udpPort) run(ctx context.Context) error {
 		return nil
 	})
 	if err := g.Wait(); err != nil {
-		return fmt.Errorf("relay UDP port %d: %w", u.port, err)
+		return fmt.Errorf("relay: UDP port %d: %w", u.port, err)
 	}
 	return nil
 }
@@ -169,11 +191,14 @@ func (u *udpPort) close() {
 	u.icmp.close()
 }
 
-// admit asks the relay to let a flow in, at the cost of one that is not confirmed if there are too many.
+// admit asks the relay to let a flow in, at the cost of one that is not confirmed if there are too many in all, and of
+// another if there are too many of this client.
 func (u *udpPort) admit(key flowKey) (grant, error) {
-	g, err := u.relay.admit(udp, key.client.Addr(), key.local)
-	if !errors.Is(err, errOverLimit) || !u.relay.evictUDP(key.client.Addr()) {
-		return g, err
+	for range 2 {
+		g, err := u.relay.admit(udp, key.client.Addr(), key.local)
+		if !errors.Is(err, errOverLimit) || !u.relay.evictUDP(key.client.Addr()) {
+			return g, err
+		}
 	}
 	return u.relay.admit(udp, key.client.Addr(), key.local)
 }
@@ -181,22 +206,27 @@ func (u *udpPort) admit(key flowKey) (grant, error) {
 // evictUDP ends a flow that is not confirmed to make room for one of client: the oldest of all if the relay is full,
 // and else the client's own. It reports whether there was one.
 func (r *Relay) evictUDP(client netip.Addr) bool {
-	pick := (*flowTable).evict
-	if !r.limiter.full(udp) {
-		pick = func(t *flowTable) *flow { return t.evictOf(client) }
+	tables := make([]*flowTable, len(r.udps))
+	for i, u := range r.udps {
+		tables[i] = u.table
 	}
-	for _, u := range r.udps {
-		if f := pick(u.table); f != nil {
-			u.endFlow(f)
-			return true
-		}
+	var f *flow
+	if r.limiter.full(udp) {
+		f = evict(tables)
+	} else {
+		f = evictOf(tables, client)
 	}
-	return false
+	if f == nil {
+		return false
+	}
+	f.port.endFlow(f)
+	return true
 }
 
 // begin makes a flow for what m is the first datagram of, or tells the client why not and returns nil.
 func (u *udpPort) begin(key flowKey, m *message, w *udpWorker, now time.Duration) *flow {
 	if u.relay.draining.Load() {
+		u.icmp.send(key, unreachable{reason: portUnreachable}, m.size, now)
 		return nil
 	}
 	g, err := u.admit(key)

@@ -193,8 +193,8 @@ func (s *sender) flush(fd int) (sent int) {
 	}
 	retried := -1
 	for i := 0; i < s.n; {
-		if s.out[i].fragmented {
-			sent += s.sendFragmented(fd, i)
+		if s.special(i) {
+			sent += s.sendSpecial(fd, i)
 			i++
 			continue
 		}
@@ -224,10 +224,22 @@ func (s *sender) flush(fd int) (sent int) {
 	return sent
 }
 
-// sendSome sends messages from the given one on, as many as the kernel takes, up to one that may be fragmented.
+// special reports whether a message cannot go with others.
+func (s *sender) special(i int) bool {
+	return s.out[i].fragmented || s.out[i].count > 1 && !s.gso.Load()
+}
+
+func (s *sender) sendSpecial(fd, i int) (sent int) {
+	if s.out[i].fragmented {
+		return s.sendFragmented(fd, i)
+	}
+	return s.sendSingly(fd, i)
+}
+
+// sendSome sends messages from the given one on, as many as the kernel takes, up to a special one.
 func (s *sender) sendSome(fd, from int) (int, unix.Errno) {
 	to := from + 1
-	for to < s.n && !s.out[to].fragmented {
+	for to < s.n && !s.special(to) {
 		to++
 	}
 	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&s.hdrs[from])),
@@ -239,11 +251,19 @@ func (s *sender) sendSome(fd, from int) (int, unix.Errno) {
 // on the other side, the kernel notes in the socket's error queue.
 func (s *sender) exceeded(o *outgoing, n int) {
 	if s.reply {
-		o.flow.port.tellDestination(o.flow, n)
+		o.flow.port.tellTooBig(o.flow, n)
 	}
 }
 
 func (s *sender) reset() { s.n, s.iovn = 0, 0 }
+
+// ecn returns the ECN codepoint of what was added last, or 0.
+func (s *sender) ecn() byte {
+	if s.n == 0 {
+		return 0
+	}
+	return s.out[s.n-1].ecn
+}
 
 // ungroup reports whether errno says that a group cannot be sent as one, be it because the route has no checksum
 // offload (EIO), which it does not get later, or that one of its datagrams exceeds the MTU.
@@ -277,10 +297,8 @@ func (s *sender) marks(i int) (n int) {
 	if o.ecn == 0 {
 		return n
 	}
-	if o.flow.key.client.Addr().Is4() {
-		return n + putControl(&s.ctls[i], n, unix.IPPROTO_IP, unix.IP_TOS, int32(o.ecn))
-	}
-	return n + putControl(&s.ctls[i], n, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int32(o.ecn))
+	opt := ipOptionsOf(o.flow.key.client.Addr().Is6())
+	return n + putControl(&s.ctls[i], n, int32(opt.level), int32(opt.tos), int32(o.ecn))
 }
 
 func (s *sender) setControl(h *unix.Msghdr, i, n int) {
@@ -291,26 +309,30 @@ func (s *sender) setControl(h *unix.Msghdr, i, n int) {
 	h.SetControllen(n)
 }
 
-// sendSingly sends the datagrams of a message one by one and returns how many bytes went. None after the first that
-// exceeds the MTU is tried: they are of one size.
+// sendSingly sends the datagrams of a message one by one and returns how many bytes went. What is as large as one that
+// exceeded the MTU is not tried.
 func (s *sender) sendSingly(fd, i int) (sent int) {
 	o, h := &s.out[i], &s.hdrs[i].Hdr
 	s.setControl(h, i, s.marks(i))
 	var iov unix.Iovec
 	h.Iov = &iov
 	h.SetIovlen(1)
+	tooLong := messageSize
 	for _, all := range s.iovs[o.iov:][:o.iovs] {
 		for rest := unsafe.Slice(all.Base, int(all.Len)); len(rest) > 0; {
 			n := min(o.size, len(rest))
 			iov.Base = &rest[0]
 			iov.SetLen(n)
 			rest = rest[n:]
+			if n >= tooLong {
+				continue
+			}
 			switch sendmsg(fd, h) {
 			case 0:
 				sent += n
 			case unix.EMSGSIZE:
 				s.exceeded(o, n)
-				return sent
+				tooLong = n
 			}
 		}
 	}
@@ -325,13 +347,13 @@ func (s *sender) sendFragmented(fd, i int) (sent int) {
 	if !s.reply {
 		v6 = o.flow.grant.dst.Addr().Is6()
 	}
-	if setFragment(fd, v6, true) != nil {
+	if setDiscover(fd, v6, discoverDont) != nil {
 		return 0
 	}
 	if sendmsg(fd, &s.hdrs[i].Hdr) == 0 {
 		sent = o.bytes
 	}
-	_ = setFragment(fd, v6, false) // what could be set one way can be set the other
+	_ = setDiscover(fd, v6, discoverProbe) // what could be set one way can be set the other
 	return sent
 }
 
@@ -374,12 +396,4 @@ func putAddrPort(sa *unix.RawSockaddrInet6, ap netip.AddrPort) uint32 {
 func ntohs(p uint16) uint16 {
 	b := (*[2]byte)(unsafe.Pointer(&p))
 	return uint16(b[0])<<8 | uint16(b[1])
-}
-
-// ecn returns the ECN codepoint of what was added last, or 0.
-func (s *sender) ecn() byte {
-	if s.n == 0 {
-		return 0
-	}
-	return s.out[s.n-1].ecn
 }

@@ -34,9 +34,9 @@ func TestUDPBurst(t *testing.T) {
 		t.Run(mode.name, func(t *testing.T) {
 			r := runUDP(t, Config{DisableGSO: mode.disable})
 			dst := listenBeside(t, r, 1)
-			setOpt(t, dst, sockopt{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4 << 20})
+			setOpt(t, dst, sockopt{unix.SOL_SOCKET, unix.SO_RCVBUF, 4 << 20})
 			c := dialFrom(t, 5, relayAddr(r, 1))
-			setOpt(t, c, sockopt{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4 << 20})
+			setOpt(t, c, sockopt{unix.SOL_SOCKET, unix.SO_RCVBUF, 4 << 20})
 			from := confirm(t, c, dst)
 			burst(t, c, relayAddr(r, 1), dst)
 			burst(t, dst, from, c)
@@ -74,11 +74,7 @@ func sendGroup(t *testing.T, c *net.UDPConn, to netip.AddrPort, b []byte, size i
 	t.Helper()
 	var oob []byte
 	if size > 0 {
-		oob = make([]byte, unix.CmsgSpace(2))
-		oob[0] = byte(unix.CmsgLen(2))
-		binary.NativeEndian.PutUint32(oob[8:], unix.IPPROTO_UDP)
-		binary.NativeEndian.PutUint32(oob[12:], unix.UDP_SEGMENT)
-		binary.NativeEndian.PutUint16(oob[16:], uint16(size))
+		oob = segmentOOB(size)
 	}
 	if c.RemoteAddr() != nil {
 		to = netip.AddrPort{}
@@ -86,6 +82,17 @@ func sendGroup(t *testing.T, c *net.UDPConn, to netip.AddrPort, b []byte, size i
 	if _, _, err := c.WriteMsgUDPAddrPort(b, oob, to); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// segmentOOB returns the control message that sends datagrams of size bytes.
+func segmentOOB(size int) []byte {
+	var ctl [controlWords]uint64
+	n := putControl(&ctl, 0, unix.IPPROTO_UDP, unix.UDP_SEGMENT, uint16(size))
+	var b []byte
+	for _, w := range ctl {
+		b = binary.NativeEndian.AppendUint64(b, w)
+	}
+	return b[:n]
 }
 
 func TestUDPEviction(t *testing.T) {
@@ -166,6 +173,35 @@ func TestUDPStopsAtOnceWithoutFlows(t *testing.T) {
 	}
 }
 
+func TestUDPExpiry(t *testing.T) {
+	r := runUDP(t, Config{Limits: Limits{UDPIdle: 2 * time.Minute}})
+	dst := listenBeside(t, r, 1)
+	c := dialFrom(t, 5, relayAddr(r, 1))
+	confirm(t, c, dst)
+	u := r.udps[0]
+	u.end(u.table.expire(u.now()+time.Minute, nil))
+	if got := r.Stats().Active[udp]; got != 1 {
+		t.Errorf("got %d flows after a minute; want the one", got)
+	}
+	u.end(u.table.expire(u.now()+2*time.Minute, nil))
+	if got := r.Stats().Active[udp]; got != 0 {
+		t.Errorf("got %d flows after two minutes; want none", got)
+	}
+	exchange(t, c, dst, []byte("anew"))
+}
+
+func TestUDPReleasesDescriptors(t *testing.T) {
+	before := openFiles(t)
+	t.Run("relay", func(t *testing.T) {
+		r := runUDP(t, Config{})
+		dst := listenBeside(t, r, 1)
+		for range 20 {
+			exchange(t, dialFrom(t, 5, relayAddr(r, 1)), dst, []byte("hello"))
+		}
+	})
+	waitFor(t, "descriptors to be closed", func() bool { return openFiles(t) <= before })
+}
+
 // Datagrams may arrive at another worker than the one that a flow began with.
 func TestUDPAnyWorker(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
@@ -197,43 +233,100 @@ func TestUDPAnyWorker(t *testing.T) {
 	}
 }
 
-// TestUDPAllocs sends a flow's datagrams through a worker that nothing else runs in.
-func TestUDPAllocs(t *testing.T) {
-	r := newTestRelay(t, Config{})
-	dst := listenBeside(t, r, 1)
+// stepper is a relay that runs in the goroutine of the test.
+type stepper struct {
+	w      *udpWorker
+	c, dst *net.UDPConn
+	from   netip.AddrPort // where the destination sees the client
+	relay  netip.AddrPort
+	buf    []byte
+	oob    []byte
+}
+
+func newStepper(tb testing.TB) *stepper {
+	tb.Helper()
+	r := newTestRelay(tb, Config{})
 	u := r.udps[0]
 	for _, w := range u.workers[1:] { // leaves all to the first
 		w.close()
 	}
 	u.workers = u.workers[:1]
-	w := u.workers[0]
-	c := dialFrom(t, 5, relayAddr(r, 1))
-	b, buf := randomBytes(1200), make([]byte, 2048)
-	oneWay := func(from *net.UDPConn, to netip.AddrPort, at *net.UDPConn) (src netip.AddrPort) {
-		var err error
-		if to.IsValid() {
-			_, err = from.WriteToUDPAddrPort(b, to)
-		} else {
-			_, err = from.Write(b)
-		}
-		if err == nil {
-			err = w.step()
-		}
-		if err == nil {
-			_, src, err = at.ReadFromUDPAddrPort(buf)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return src
+	s := &stepper{
+		w: u.workers[0], dst: listenBeside(tb, r, 1), c: dialFrom(tb, 5, relayAddr(r, 1)),
+		relay: relayAddr(r, 1), buf: make([]byte, 1<<16), oob: make([]byte, 64),
 	}
-	from := oneWay(c, netip.AddrPort{}, dst)
+	setOpt(tb, s.c, sockopt{unix.IPPROTO_UDP, unix.UDP_GRO, 1})
+	setOpt(tb, s.dst, sockopt{unix.IPPROTO_UDP, unix.UDP_GRO, 1})
+	s.from = s.move(tb, s.c, make([]byte, 1200), nil, s.dst)
+	s.move(tb, s.dst, []byte("reply"), nil, s.c)
+	s.move(tb, s.c, []byte("confirm"), nil, s.dst)
+	return s
+}
+
+// move sends b, relays it, and receives it.
+func (s *stepper) move(tb testing.TB, from *net.UDPConn, b, oob []byte, at *net.UDPConn) netip.AddrPort {
+	to := netip.AddrPort{}
+	if from == s.dst {
+		to = s.from
+	}
+	if _, _, err := from.WriteMsgUDPAddrPort(b, oob, to); err != nil {
+		tb.Fatal(err)
+	}
+	if err := s.w.step(); err != nil {
+		tb.Fatal(err)
+	}
+	n, _, _, src, err := at.ReadMsgUDPAddrPort(s.buf, s.oob)
+	if err != nil || n != len(b) {
+		tb.Fatalf("got %d bytes, %v; want %d", n, err, len(b))
+	}
+	return src
+}
+
+func TestUDPAllocs(t *testing.T) {
+	s := newStepper(t)
+	one, group := randomBytes(1200), randomBytes(16*1200)
+	oob := segmentOOB(1200)
 	if n := testing.AllocsPerRun(100, func() {
-		oneWay(dst, from, c)
-		oneWay(c, netip.AddrPort{}, dst)
+		s.move(t, s.dst, group, oob, s.c)
+		s.move(t, s.c, one, nil, s.dst)
+		s.move(t, s.dst, one, nil, s.c)
+		s.move(t, s.c, group, oob, s.dst)
 	}); n != 0 {
 		t.Errorf("got %v allocations per datagram and reply; want 0", n)
 	}
+}
+
+// BenchmarkUDP includes what the two ends cost.
+func BenchmarkUDP(b *testing.B) {
+	for _, bb := range []struct {
+		name        string
+		count, size int
+	}{{"udp-datagram", 1, 100}, {"udp-burst", 16, 1200}} {
+		b.Run(bb.name, func(b *testing.B) {
+			s := newStepper(b)
+			out, oob := make([]byte, bb.count*bb.size), []byte(nil)
+			if bb.count > 1 {
+				oob = segmentOOB(bb.size)
+			}
+			b.SetBytes(int64(len(out)))
+			b.ReportAllocs()
+			for b.Loop() {
+				s.move(b, s.dst, out, oob, s.c)
+			}
+			b.ReportMetric(float64(b.N*bb.count)/b.Elapsed().Seconds(), "datagrams/s")
+		})
+	}
+	b.Run("udp-new-flow", func(b *testing.B) {
+		s := newStepper(b)
+		table := []*flowTable{s.w.port.table}
+		b.ReportAllocs()
+		for b.Loop() {
+			c := dialFrom(b, 6, s.relay)
+			s.move(b, c, []byte("begin"), nil, s.dst)
+			c.Close()
+			s.w.port.endFlow(evict(table))
+		}
+	})
 }
 
 // TestUDPCarriesQUIC moves a file in each direction.

@@ -224,7 +224,7 @@ func dialBed(t *testing.T, relay string) *net.UDPConn {
 }
 
 // setOpt sets socket options.
-func setOpt(t *testing.T, c syscall.Conn, opts ...sockopt) {
+func setOpt(t testing.TB, c syscall.Conn, opts ...sockopt) {
 	t.Helper()
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -372,6 +372,64 @@ func TestUDPNamespaceTooBig(t *testing.T) {
 	}
 }
 
+// A client that is gone says so, and the destination hears it.
+func TestUDPNamespaceClientGone(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	for _, fam := range families {
+		t.Run(fam.name, func(t *testing.T) {
+			dst := b.listenDestination(t, fam.destination)
+			c, other := dialBed(t, fam.relay), dialBed(t, fam.relay)
+			confirmBed(t, other, dst)
+			from := exchange(t, c, dst, randomBytes(1200))
+			c.Close()
+			family := strings.Contains(fam.destination, ":")
+			o := ipOptionsOf(family)
+			setOpt(t, dst, sockopt{o.level, o.errors, 1})
+			reply(t, dst, []byte("too late"), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+			if _, err := dst.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("got %v; want %v", err, syscall.ECONNREFUSED)
+			}
+			reply(t, dst, []byte("never"), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+			exchange(t, other, dst, []byte("others go on"))
+			waitFor(t, "the datagram to be dropped", func() bool { return b.relay.Stats().Unconfirmed > 0 })
+			b.relay.stats.unconfirmed.Store(0)
+		})
+	}
+}
+
+// A group of which some datagrams exceed the MTU loses these and no others.
+func TestUDPNamespaceGroupTooBig(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	ip(t, 0, "link set veth0 mtu 1400")
+	dst := b.listenDestination(t, "198.51.100.2")
+	c := dialBed(t, relay4to4)
+	exchange(t, c, dst, []byte("begin"))
+	tooBig := randomBytes(3*1380 + 1000)
+	sendGroup(t, c, netip.AddrPort{}, tooBig, 1380)
+	if got, _ := receive(t, dst); !bytes.Equal(got, tooBig[3*1380:]) {
+		t.Errorf("got %d bytes; want the last 1000 of the group", len(got))
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.EMSGSIZE) {
+		t.Errorf("got %v; want %v", err, syscall.EMSGSIZE)
+	}
+	fits := randomBytes(5 * 1372)
+	sendGroup(t, c, netip.AddrPort{}, fits, 1372)
+	for i := range 5 {
+		if got, _ := receive(t, dst); !bytes.Equal(got, fits[i*1372:][:1372]) {
+			t.Errorf("datagram %d: got %d others; want these 1372 bytes", i, len(got))
+		}
+	}
+	if !b.relay.udps[0].gso.Load() {
+		t.Error("groups are off; want them off for that group only")
+	}
+}
+
 // A reply that is too big is reported to the destination, in terms of its own family.
 func TestUDPNamespaceReplyTooBig(t *testing.T) {
 	if !inNamespace(t) {
@@ -390,7 +448,7 @@ func TestUDPNamespaceReplyTooBig(t *testing.T) {
 			setOpt(t, dst, sockopt{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO},
 				sockopt{unix.IPPROTO_IP, unix.IP_RECVERR, 1})
 			c := dialBed(t, tt.relay)
-			from := exchange(t, c, dst, randomBytes(confirmBytes))
+			from := exchange(t, c, dst, randomBytes(1200))
 			reply(t, dst, randomBytes(tt.size), from)
 			if _, err := dst.Read(make([]byte, 1)); !errors.Is(err, syscall.EMSGSIZE) {
 				t.Errorf("got %v; want %v", err, syscall.EMSGSIZE)
@@ -453,7 +511,7 @@ func TestUDPNamespaceECN(t *testing.T) {
 
 func confirmBed(t *testing.T, c, dst *net.UDPConn) {
 	t.Helper()
-	from := exchange(t, c, dst, randomBytes(confirmBytes))
+	from := exchange(t, c, dst, randomBytes(1200))
 	reply(t, dst, []byte("reply"), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 	receive(t, c)
 	exchange(t, c, dst, []byte("confirm"))

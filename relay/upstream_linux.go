@@ -135,69 +135,60 @@ func udpSocket(v6 bool) (int, error) {
 // sockopt is a socket option with its value.
 type sockopt struct{ level, name, value int }
 
-// Options of upstream sockets. SO_REUSEADDR lets flows to different destinations share a source; a socket that is
-// not connected yet may thus get others' datagrams, see udpWorker.fromUpstream.
-var (
-	upstreamOptions4 = []sockopt{
-		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
-		{unix.IPPROTO_IP, unix.IP_FREEBIND, 1},
-		{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE},
-		{unix.IPPROTO_IP, unix.IP_RECVERR, 1},
-		{unix.IPPROTO_IP, unix.IP_RECVTOS, 1},
-		{unix.IPPROTO_IP, unix.IP_RECVFRAGSIZE, 1},
-	}
-	upstreamOptions6 = []sockopt{
-		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
-		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
-		{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1},
-		{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE},
-		{unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1},
-		{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1},
-		{unix.IPPROTO_IPV6, unix.IPV6_RECVFRAGSIZE, 1},
-	}
-	listenOptions4 = []sockopt{
-		{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1},
-		{unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
-		{unix.IPPROTO_IP, unix.IP_FREEBIND, 1},
-		{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE},
-		{unix.IPPROTO_IP, unix.IP_RECVTOS, 1},
-		{unix.IPPROTO_IP, unix.IP_RECVFRAGSIZE, 1},
-	}
-	listenOptions6 = []sockopt{
-		{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1},
-		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
-		{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
-		{unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1}, // else a reply from a relay address is EINVAL
-		{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE},
-		{unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1},
-		{unix.IPPROTO_IPV6, unix.IPV6_RECVFRAGSIZE, 1},
-	}
+// ipOptions are the numbers that the options have in one of the IP versions.
+type ipOptions struct{ level, freebind, discover, errors, packetInfo, tos, receiveTOS, receiveFragments int }
+
+// The values of the option to discover the path MTU, the same in both versions: always with DF, never with DF.
+const (
+	discoverProbe = unix.IP_PMTUDISC_PROBE
+	discoverDont  = unix.IP_PMTUDISC_DONT
 )
 
+func ipOptionsOf(v6 bool) ipOptions {
+	if v6 {
+		return ipOptions{
+			unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, unix.IPV6_MTU_DISCOVER, unix.IPV6_RECVERR,
+			unix.IPV6_RECVPKTINFO, unix.IPV6_TCLASS, unix.IPV6_RECVTCLASS, unix.IPV6_RECVFRAGSIZE,
+		}
+	}
+	return ipOptions{
+		unix.IPPROTO_IP, unix.IP_FREEBIND, unix.IP_MTU_DISCOVER, unix.IP_RECVERR,
+		unix.IP_PKTINFO, unix.IP_TOS, unix.IP_RECVTOS, unix.IP_RECVFRAGSIZE,
+	}
+}
+
+// setUpstream sets the options of an upstream socket. SO_REUSEADDR lets flows to different destinations share a
+// source; a socket that is not connected yet may thus get others' datagrams, see udpWorker.back.
 func (u *udpPort) setUpstream(fd int, v6 bool) error {
-	opts := upstreamOptions4
-	if v6 {
-		opts = upstreamOptions6
-	}
-	return u.setOptions(fd, opts, upstreamBuffer)
+	return u.setOptions(fd, v6, upstreamBuffer, sockopt{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 }
 
+// setListen sets the options of a listening socket.
 func (u *udpPort) setListen(fd int, v6 bool) error {
-	opts := listenOptions4
-	if v6 {
-		opts = listenOptions6
-	}
-	return u.setOptions(fd, opts, listenBuffer)
+	o := ipOptionsOf(v6)
+	return u.setOptions(fd, v6, listenBuffer, sockopt{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}, sockopt{o.level, o.packetInfo, 1})
 }
 
-func (u *udpPort) setOptions(fd int, opts []sockopt, buffer int) error {
+// setOptions sets some options and those that all sockets have. Without freebind, IPv6 refuses sources that are not
+// an address of an interface, and on listening sockets replies from relay addresses.
+func (u *udpPort) setOptions(fd int, v6 bool, buffer int, opts ...sockopt) error {
+	o := ipOptionsOf(v6)
+	opts = append(opts,
+		sockopt{o.level, o.freebind, 1},
+		sockopt{o.level, o.discover, discoverProbe},
+		sockopt{o.level, o.errors, 1},
+		sockopt{o.level, o.receiveTOS, 1},
+		sockopt{o.level, o.receiveFragments, 1})
+	if v6 {
+		opts = append(opts, sockopt{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1})
+	}
 	for _, o := range opts {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
 			return fmt.Errorf("setsockopt %d of level %d: %w", o.name, o.level, err)
 		}
 	}
 	if u.gso.Load() { // put together only what can be taken apart again
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) // Linux 5.0; without it, all goes singly
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) // Linux 5.0; without it, all comes singly
 	}
 	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, buffer)
 	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, buffer)
@@ -211,16 +202,10 @@ func setBuffer(fd, force, option, size int) {
 	}
 }
 
-// setFragment lets the kernel fragment what fd sends, or not.
-func setFragment(fd int, v6, on bool) error {
-	o := sockopt{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE}
-	if v6 {
-		o = sockopt{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE}
-	}
-	if on {
-		o.value = unix.IP_PMTUDISC_DONT // the same number in IPv6
-	}
-	return unix.SetsockoptInt(fd, o.level, o.name, o.value)
+// setDiscover sets whether what fd sends has DF.
+func setDiscover(fd int, v6 bool, value int) error {
+	o := ipOptionsOf(v6)
+	return unix.SetsockoptInt(fd, o.level, o.discover, value)
 }
 
 // mark makes what f sends to its destination carry the ECN codepoint. f.mu must be held. It is an option of the
@@ -230,11 +215,8 @@ func (f *flow) mark(ecn byte) {
 	if f.ecn == ecn {
 		return
 	}
-	o := sockopt{unix.IPPROTO_IP, unix.IP_TOS, int(ecn)}
-	if f.grant.dst.Addr().Is6() {
-		o = sockopt{unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int(ecn)}
-	}
-	if unix.SetsockoptInt(f.fd, o.level, o.name, o.value) == nil {
+	o := ipOptionsOf(f.grant.dst.Addr().Is6())
+	if unix.SetsockoptInt(f.fd, o.level, o.tos, int(ecn)) == nil {
 		f.ecn = ecn
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"hash/maphash"
 	"time"
 	"unsafe"
+
+	"github.com/miekg/dns"
 )
 
 // cache keeps replies within a number of octets. It is split into shards, each with a lock that is held for a
@@ -137,6 +139,24 @@ func (c *cache) insertSteered(k *key, gen uint32, raw, steered *reply, until int
 	defer s.mu.Unlock()
 	if e := s.find(hash, k); e != nil && e.raw == raw {
 		s.setSteered(e, gen, steered, until)
+	}
+}
+
+// unsteer forgets what was decided about the addresses of name, because it is not what would be decided now.
+func (c *cache) unsteer(name string) {
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSVCB} {
+		for flags := range uint8(keyDO | keyCD) { // who sets both is never steered
+			k, err := newKey(name, qtype, flags)
+			if err != nil {
+				return
+			}
+			hash, s := c.shard(k)
+			s.mu.Lock()
+			if e := s.find(hash, k); e != nil {
+				s.setSteered(e, 0, nil, 0)
+			}
+			s.mu.Unlock()
+		}
 	}
 }
 

@@ -130,6 +130,10 @@ func (h *resolverHandler) answer(ctx context.Context, q *query, dst []byte) []by
 	r.parse(q)
 	set := h.settings.Load()
 	if p, ok := h.local(set, &r.key, q); ok {
+		p, err := h.complete(ctx, set, &r, q, p)
+		if err != nil {
+			p = failure(&r.key, edeOf(err), 0, h.cache.now())
+		}
 		return h.reply(q, &r, p, dst, h.cache.now())
 	}
 	if r.key.qtype() == dns.TypeANY {
@@ -153,6 +157,9 @@ func (h *resolverHandler) answer(ctx context.Context, q *query, dst []byte) []by
 func (h *resolverHandler) reply(q *query, r *request, p *reply, dst []byte, now int64) []byte {
 	r.idle = h.idle
 	h.responses[p.rcode()].Add(1)
+	if p.steered {
+		h.steered.Add(1)
+	}
 	q.ttl = p.remaining(now)
 	return p.appendTo(dst, r, now)
 }
@@ -251,10 +258,7 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *key, q *q
 		h.cache.insertSteered(k, set.gen, raw, nil, until)
 		return raw, nil
 	}
-	out, v, err := set.steering.apply(ctx, raw.wire(now), h.beside(set, k.flags, q))
-	if v == passed || errors.Is(err, errRelayFailed) {
-		h.steerFailed.Add(1)
-	}
+	out, v, err := h.applySteering(ctx, set, k.flags, q, raw.wire(now))
 	if err != nil {
 		return nil, err
 	}
@@ -266,34 +270,37 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *key, q *q
 	if err != nil {
 		return nil, err
 	}
-	p.ede = raw.ede
+	p.ede, p.steered = raw.ede, v == steered
 	h.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.ttl)*int64(time.Second)))
-	if v == steered {
-		h.steered.Add(1)
-	}
 	return p, nil
+}
+
+// applySteering steers, and counts what failed.
+func (h *resolverHandler) applySteering(ctx context.Context, set *settings, flags uint8, q *query, wire []byte) ([]byte, verdict, error) {
+	out, v, err := set.steering.apply(ctx, wire, h.beside(set, flags, q))
+	if v == passed || errors.Is(err, errRelayFailed) {
+		h.steerFailed.Add(1)
+	}
+	return out, v, err
 }
 
 // beside returns the lookup for what steering the answer to the client of q depends on. It does not steer, so that
 // nothing goes in circles, and takes DO and CD over, so that what it finds serves the client's own question as well.
 func (h *resolverHandler) beside(set *settings, flags uint8, q *query) lookup {
 	return func(ctx context.Context, name string, qtype uint16) ([]byte, error) {
-		var buf [maxName + 4]byte
-		n, err := dns.PackDomainName(name, buf[:], 0, nil, false)
-		if err != nil || n > maxName {
-			return nil, fmt.Errorf("look up %s: not a domain name", name)
+		k, err := newKey(name, qtype, flags)
+		if err != nil {
+			return nil, err
 		}
-		binary.BigEndian.PutUint16(buf[n:], qtype)
-		binary.BigEndian.PutUint16(buf[n+2:], dns.ClassINET)
-		var k key
-		k.set(buf[:n+4], flags)
-		p, ok := h.local(set, &k, q)
-		if !ok {
-			if p, err = h.fetch(ctx, set, &k); err != nil {
-				return nil, err
-			}
+		p, local, err := h.source(ctx, set, k, q)
+		if err != nil {
+			return nil, err
 		}
-		return p.wire(h.cache.now()), nil
+		wire := p.wire(h.cache.now())
+		if local {
+			wire, _, err = h.follow(ctx, set, flags, q, wire)
+		}
+		return wire, err
 	}
 }
 

@@ -47,6 +47,7 @@ type reply struct {
 	ttls       []uint16 // offsets of the TTLs in msg, ascending
 	additional uint16   // offset of the Additional section, or len(msg) if that is empty
 	ede        ede
+	steered    bool   // it has addresses of the relay
 	ttl        uint32 // seconds for which it holds; 0 if it must not be kept
 	stored     int64  // when it came, on the clock of the cache
 }
@@ -274,5 +275,8 @@ func appendPadding(dst []byte, start, block int) []byte {
 	}
 	pad := min((block-n%block)%block, maxMsg-n)
 	dst = append(dst, 0, dns.EDNS0PADDING, byte(pad>>8), byte(pad))
-	return append(dst, make([]byte, pad)...)
+	data := len(dst)
+	dst = slices.Grow(dst, pad)[:data+pad]
+	clear(dst[data:])
+	return dst
 }

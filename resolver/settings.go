@@ -34,7 +34,7 @@ func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, 
 	if old != nil {
 		s.gen = old.gen + 1
 	}
-	if s.steering, err = newSteering(set.Steering, old); err != nil {
+	if s.steering, err = h.newSteering(set.Steering, old); err != nil {
 		return nil, fmt.Errorf("steering: %w", err)
 	}
 	for _, c := range set.Upstreams {
@@ -53,7 +53,7 @@ func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, 
 }
 
 // newSteering validates s, which may be nil, and carries over from old, which may be nil too, what was learnt.
-func newSteering(s *Steering, old *settings) (*steering, error) {
+func (h *resolverHandler) newSteering(s *Steering, old *settings) (*steering, error) {
 	if s == nil {
 		return nil, nil
 	}
@@ -63,7 +63,7 @@ func newSteering(s *Steering, old *settings) (*steering, error) {
 	if s.MaxTTL < 0 {
 		return nil, fmt.Errorf("negative maximum TTL %s", s.MaxTTL)
 	}
-	out := &steering{steerer: steerer{*s, new(targets)}, recheck: s.MaxTTL}
+	out := &steering{steerer: steerer{*s, new(targets), h.cache.unsteer}, recheck: s.MaxTTL}
 	if old != nil && old.steering != nil {
 		out.targets = old.steering.targets
 	}

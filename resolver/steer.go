@@ -19,7 +19,8 @@ type lookup func(ctx context.Context, name string, qtype uint16) ([]byte, error)
 // steerer applies a Steering to replies.
 type steerer struct {
 	Steering
-	targets *targets // outlives the Steering, which may be replaced
+	targets *targets          // outlives the Steering, which may be replaced
+	learnt  func(name string) // called when name has become a target: what was decided about it before is wrong
 }
 
 // verdict says what apply made of a reply.

@@ -72,7 +72,9 @@ func (r *rewrite) learnTarget(rec *rr, path []string) {
 		}
 		if byName, _ := r.Policy.Scope(extend(names, target), ech || o.ech); byName {
 			until := time.Now().Add(time.Duration(saneTTL(rec.ttl))*time.Second + targetGrace)
-			r.targets.learn(target, origin{names: names, ech: ech || o.ech, until: until})
+			if r.targets.learn(target, origin{names: names, ech: ech || o.ech, until: until}) {
+				r.learnt(target)
+			}
 			if saneTTL(rec.ttl) > r.cap(maxTTL) {
 				r.capped[rec.set()] = true
 			}

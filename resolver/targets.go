@@ -30,15 +30,17 @@ type targets struct {
 	m  map[string][]origin // by target
 }
 
-// learn remembers that o leads to target.
-func (t *targets) learn(target string, o origin) {
+// learn remembers that o leads to target, and reports whether that is news.
+func (t *targets) learn(target string, o origin) (news bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {
 		t.m = make(map[string][]origin)
 	}
 	// Never changed in place: others may be reading what lookup returned.
-	kept := slices.DeleteFunc(slices.Clone(t.m[target]), func(old origin) bool { return slices.Equal(old.names, o.names) })
+	all := t.m[target]
+	news = !slices.ContainsFunc(all, func(old origin) bool { return old.ech == o.ech && slices.Equal(old.names, o.names) })
+	kept := slices.DeleteFunc(slices.Clone(all), func(old origin) bool { return slices.Equal(old.names, o.names) })
 	if len(kept) == maxOrigins {
 		kept = kept[1:]
 	}
@@ -46,6 +48,7 @@ func (t *targets) learn(target string, o origin) {
 		t.evictLocked()
 	}
 	t.m[target] = append(kept, o)
+	return news
 }
 
 // evictLocked drops the target, of a few drawn at random, that ends first.

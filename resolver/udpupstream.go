@@ -14,24 +14,48 @@ import (
 // somebody who guesses.
 const maxStrays = 100
 
+// maxSockets bounds the queries to one upstream that are under way over UDP: an upstream that has fallen silent must
+// not cost us all descriptors, nor all ports there are between two addresses.
+const maxSockets = 4096
+
 // udpUpstream asks over UDP and, where that truncates, over TCP.
 type udpUpstream struct {
-	addr string
-	tcp  *streamUpstream
+	addr    string
+	tcp     *streamUpstream
+	sockets chan struct{} // has an element for each socket that is open
 }
 
+// newUDPUpstream returns the upstream at addr, which is asked at the same port over TCP.
 func newUDPUpstream(addr netip.AddrPort, t *tasks) *udpUpstream {
-	return &udpUpstream{addr: addr.String(), tcp: newStreamUpstream(t, func(ctx context.Context) (net.Conn, error) {
+	tcp := newStreamUpstream(t, func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr.String())
-	})}
+	})
+	return &udpUpstream{addr: addr.String(), tcp: tcp, sockets: make(chan struct{}, maxSockets)}
 }
 
+// retire implements exchanger.
 func (u *udpUpstream) retire() { u.tcp.retire() }
 
-// exchange asks from a socket of its own: the kernel draws its port at random, and being connected it takes datagrams
-// from the upstream only. The ID is the other half of what a forger has to guess. See RFC 5452, Section 9.2.
+// exchange asks over UDP first.
 func (u *udpUpstream) exchange(ctx context.Context, query []byte) ([]byte, error) {
+	select {
+	case u.sockets <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	reply, err := u.exchangeUDP(ctx, query)
+	<-u.sockets
+	if err == nil && reply == nil {
+		return u.tcp.exchange(ctx, query)
+	}
+	return reply, err
+}
+
+// exchangeUDP asks from a socket of its own: the kernel draws its port at random, and being connected it takes
+// datagrams from the upstream only. The ID is the other half of what a forger has to guess. The reply is nil if it
+// does not fit into a datagram. See RFC 5452, Section 9.2.
+func (u *udpUpstream) exchangeUDP(ctx context.Context, query []byte) ([]byte, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "udp", u.addr)
 	if err != nil {
@@ -44,11 +68,7 @@ func (u *udpUpstream) exchange(ctx context.Context, query []byte) ([]byte, error
 	if _, err := conn.Write(query); err != nil {
 		return nil, err
 	}
-	reply, err := readReply(conn, query)
-	if err == nil && reply == nil {
-		return u.tcp.exchange(ctx, query)
-	}
-	return reply, err
+	return readReply(conn, query)
 }
 
 // readReply returns the first datagram that answers query, or nil if it is truncated. Others are passed over: who

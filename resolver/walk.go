@@ -137,10 +137,14 @@ func asks(msg, question []byte) bool {
 	return bytes.Equal(k.bytes(), question)
 }
 
-// answers reports whether msg is a reply to query, which has its name in lower case. See RFC 5452, Section 9.1.
+// answers reports whether msg is a reply to query, which has its name in lower case. See RFC 5452, Section 9.1. An
+// error may come as a header alone; that is worth not to be waited for, though nothing can be made of it.
 func answers(query, msg []byte) bool {
-	return len(msg) >= headerLen && msg[0] == query[0] && msg[1] == query[1] &&
-		msg[2]&flagQR != 0 && msg[2]>>3&0xf == dns.OpcodeQuery && asks(msg, query[headerLen:questionEnd(query)])
+	if len(msg) < headerLen || msg[0] != query[0] || msg[1] != query[1] ||
+		msg[2]&flagQR == 0 || msg[2]>>3&0xf != dns.OpcodeQuery {
+		return false
+	}
+	return len(msg) == headerLen && msg[3]&0xf != 0 || asks(msg, query[headerLen:questionEnd(query)])
 }
 
 // rdataValid checks the RDATA of types that we or old clients look into: the names that may be compressed, and what

@@ -65,7 +65,10 @@ func builtinZones() map[string]*zone {
 // emptyZone returns a zone of nothing but its apex, in the form of RFC 6303, Section 3.
 func emptyZone(apex string) *zone {
 	hdr := dns.RR_Header{Name: apex, Class: dns.ClassINET, Ttl: emptyTTL}
-	soa := &dns.SOA{Hdr: hdr, Ns: apex, Mbox: "nobody.invalid.", Serial: 1, Refresh: 3600, Retry: 1200, Expire: 604800, Minttl: emptyTTL}
+	soa := &dns.SOA{
+		Hdr: hdr, Ns: apex, Mbox: "nobody.invalid.",
+		Serial: 1, Refresh: 3600, Retry: 1200, Expire: 604800, Minttl: emptyTTL,
+	}
 	ns := &dns.NS{Hdr: hdr, Ns: apex}
 	soa.Hdr.Rrtype, ns.Hdr.Rrtype = dns.TypeSOA, dns.TypeNS
 	return &zone{apex: apex, builtin: true, soa: soa, nodes: map[string]*node{

@@ -327,7 +327,7 @@ func TestRelayQUIC(t *testing.T) {
 		service int
 		want    string
 	}{
-		"answers":            {2, "answers through the relay in QUIC"},
+		"answers":            {2, "in QUIC"},
 		"answers-other-alpn": {3, "with an error"},
 	} {
 		c := checker{f.options(), &report{OK: true}}

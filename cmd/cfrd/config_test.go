@@ -68,7 +68,7 @@ func TestReferenceConfig(t *testing.T) {
 			Sealed: sealedConfig{Prefix: netip.MustParsePrefix("2001:db8:cf::/64"), KeyFile: "/etc/cfrd/seal.key"},
 			Table:  tableConfig{Prefixes: prefixes("10.99.0.0/16"), Store: "/etc/cfrd/leases.db"},
 			Egress: prefixes("192.0.2.64/28", "2001:db8:e::/64"),
-			Routes: true,
+			Routes: true, GSO: true,
 		},
 		Log: logConfig{Level: zerolog.InfoLevel},
 	}
@@ -193,6 +193,13 @@ func TestEnvironmentErrors(t *testing.T) {
 		`"[2001:db8::53]:53", not "localhost"`
 	if err == nil || err.Error() != want {
 		t.Errorf("got error %v; want %s", err, want)
+	}
+}
+
+func TestUnknownVariables(t *testing.T) {
+	got := unknownVariables([]string{"CFRD_NAME=a", "CFRD_LISTEN=b", "CFRD_STEER_RULES_ECH=true", "CFRDX=c", "PATH=/"}, configKeys())
+	if len(got) != 2 || !strings.HasPrefix(got[0], "CFRD_LISTEN ") || !strings.HasPrefix(got[1], "CFRD_STEER_RULES_ECH ") {
+		t.Errorf("got %q; want warnings about a section and a key within a list", got)
 	}
 }
 

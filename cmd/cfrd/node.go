@@ -45,7 +45,10 @@ const (
 
 // newNode opens the address map and binds every listener. Nothing is served before run.
 func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
-	n := &node{mode: m, log: log, values: v, certs: newCertificates(v.certificate)}
+	n := &node{mode: m, log: log, values: v}
+	if m.resolves() && v.encrypted() {
+		n.certs = newCertificates(v.certificate)
+	}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -56,39 +59,40 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 			return nil, err
 		}
 	}
-	// The resolver first: it refuses addresses that are in use, and the relay's wildcard listeners use them all.
+	// The resolver comes first: it refuses addresses that are in use, and the relay's wildcard listeners use them all.
 	if m.resolves() {
 		if err = n.newResolver(); err != nil {
 			return nil, err
 		}
 	}
-	if m.relays() && v.relays() {
-		if n.relay, err = relay.New(n.relayConfig()); err != nil {
+	if a := v.Listen.Admin; a.IsValid() {
+		if n.admin, err = newAdminServer(a, n.handler(), component(log, "admin")); err != nil {
 			return nil, err
 		}
 	}
-	if err = n.applyResolver(v); err != nil {
-		return nil, err
-	}
-	if a := v.Listen.Admin; a.IsValid() {
-		n.admin, err = newAdminServer(a, n.handler(), component(log, "admin"))
+	// The relay comes last: the routes that it puts in place are removed by its Run.
+	if n.relays() {
+		n.relay, err = relay.New(n.relayConfig())
 	}
 	return n, err
 }
 
+// relays reports whether this node relays flows.
+func (n *node) relays() bool { return n.mode.relays() && n.values.relays() }
+
 func (n *node) relayConfig() relay.Config {
 	return relay.Config{
-		Map:      n.addrs,
-		Ports:    n.values.Relay.Ports,
-		Routes:   n.values.Relay.Routes,
-		Limits:   n.values.relayLimits(),
-		Settings: n.values.relaySettings(),
-		Log:      component(n.log, "relay"),
+		Map:        n.addrs,
+		Ports:      n.values.Relay.Ports,
+		Routes:     n.values.Relay.Routes,
+		DisableGSO: !n.values.Relay.GSO,
+		Limits:     n.values.relayLimits(),
+		Settings:   n.values.relaySettings(),
+		Log:        component(n.log, "relay"),
 	}
 }
 
-// newResolver binds the resolver. What it answers from is set by applyResolver, because discovery answers from what
-// is really bound.
+// newResolver binds the resolver, and then tells it what to answer from: discovery depends on what is really bound.
 func (n *node) newResolver() error {
 	v := n.values
 	cfg := resolver.Config{
@@ -102,13 +106,15 @@ func (n *node) newResolver() error {
 		cfg.TLS = n.certs.config()
 	}
 	var err error
-	n.dns, err = resolver.New(cfg)
-	return err
+	if n.dns, err = resolver.New(cfg); err != nil {
+		return err
+	}
+	return n.applyResolver(v)
 }
 
 // settings returns the resolver's settings under v, with discovery of what this node really runs.
 func (n *node) settings(v *values) (resolver.Settings, error) {
-	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relay != nil))
+	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
 	if err != nil {
 		return resolver.Settings{}, err
 	}
@@ -158,6 +164,7 @@ func (n *node) runServices(ctx context.Context) error {
 	}
 	if n.certs != nil {
 		g.Go(func() error { n.certs.rotateTickets(ctx); return nil })
+		g.Go(func() error { n.watchCertificate(ctx); return nil })
 	}
 	return g.Wait()
 }

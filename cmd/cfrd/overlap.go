@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // keyedPrefix is a configured prefix.
@@ -63,6 +64,9 @@ func (v *validator) checkTable() {
 	}
 }
 
+// leastUDPIdle is the shortest time that a UDP flow must be kept. See RFC 4787, Section 4.3.
+const leastUDPIdle = 2 * time.Minute
+
 // checkRelay checks what only the process that relays needs.
 func (v *validator) checkRelay() {
 	if !v.relays() {
@@ -80,6 +84,9 @@ func (v *validator) checkRelay() {
 		v.bad("relay.clients", "missing: the prefixes that may use the relay; by default those of clients")
 	}
 	v.warnOpen("relay.clients", v.Relay.Clients)
+	if idle := v.Relay.Limits.UDPIdle; idle > 0 && idle < leastUDPIdle {
+		v.bad("relay.limits.udp_idle", "must be at least %s, not %s: clients rely on it (RFC 4787)", leastUDPIdle, idle)
+	}
 	v.checkEgress()
 }
 

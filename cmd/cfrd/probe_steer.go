@@ -16,7 +16,8 @@ import (
 	"github.com/cfrd-project/cfrd/ddr"
 )
 
-// steering looks at the answers for a name that is reached through the relay, and knocks at the relay.
+// steering looks at the answers for a name that is reached through the relay, and knocks at the addresses. Whether
+// those are a relay's, nobody can tell from outside.
 func (c checker) steering(ctx context.Context) {
 	if c.steered == "" {
 		c.skip("steered", "", "no name was given with --steered")
@@ -154,12 +155,12 @@ func (c checker) relayTCP(ctx context.Context, relay netip.AddrPort) {
 	var alert tls.AlertError
 	switch {
 	case err == nil:
-		c.ok("relay-tcp", relay.String(), "%s answers through the relay in %s", c.steered,
+		c.ok("relay-tcp", relay.String(), "answers for %s in %s", c.steered,
 			tls.VersionName(tc.ConnectionState().Version))
 	case errors.As(err, &alert), isRemoteAlert(err):
-		c.ok("relay-tcp", relay.String(), "TLS answers through the relay, with an alert: %v", err)
+		c.ok("relay-tcp", relay.String(), "TLS answers, with an alert: %v", err)
 	default:
-		c.fail("relay-tcp", relay.String(), "connects, but no TLS answers through the relay: %v", err)
+		c.fail("relay-tcp", relay.String(), "connects, but no TLS answers: %v", err)
 	}
 }
 
@@ -187,9 +188,9 @@ func (c checker) relayQUIC(ctx context.Context, relay netip.AddrPort) {
 	switch {
 	case err == nil:
 		conn.CloseWithError(0, "")
-		c.ok("relay-quic", relay.String(), "%s answers through the relay in QUIC", c.steered)
+		c.ok("relay-quic", relay.String(), "answers for %s in QUIC", c.steered)
 	case errors.As(err, &remote) && remote.Remote:
-		c.ok("relay-quic", relay.String(), "QUIC answers through the relay, with an error: %v", err)
+		c.ok("relay-quic", relay.String(), "QUIC answers, with an error: %v", err)
 	default:
 		c.skip("relay-quic", relay.String(), "no QUIC answer, which the origin need not give: %v", err)
 	}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
@@ -155,14 +157,18 @@ func (v *validator) checkUpstreams() {
 
 // isOurs reports whether a query to up would arrive at one of our own listeners.
 func (v *validator) isOurs(up resolver.Upstream) bool {
-	addrs := v.Listen.Do53
-	if up.Protocol == resolver.UpstreamTLS {
-		addrs = v.Listen.DoT
-	}
-	return slices.ContainsFunc(addrs, func(l netip.AddrPort) bool {
+	return slices.ContainsFunc(v.listenersOf(up.Protocol), func(l netip.AddrPort) bool {
 		wild := l.Addr().IsUnspecified() && up.Addr.Addr().IsLoopback()
 		return l.Port() == up.Addr.Port() && (wild || l.Addr() == up.Addr.Addr())
 	})
+}
+
+// listenersOf returns our own listeners of an upstream protocol.
+func (c *config) listenersOf(p resolver.UpstreamProtocol) []netip.AddrPort {
+	if p == resolver.UpstreamTLS {
+		return c.Listen.DoT
+	}
+	return c.Listen.Do53
 }
 
 func (v *validator) checkDDR() {
@@ -185,9 +191,16 @@ func (c *config) addresses() (addrs []netip.Addr) {
 	return addrs
 }
 
+// defaultEpoch is that of addrmap.SealedConfig.
+const defaultEpoch = 24 * time.Hour
+
 func (v *validator) checkSteer() {
 	if v.steers() && !v.relays() && !v.problems.has("relay") {
 		v.bad("steer.rules", "there is no relay to steer to: add relay.sealed or relay.table")
+	}
+	if epoch := cmp.Or(v.Relay.Sealed.Epoch, defaultEpoch); v.Relay.Sealed.used() && v.Steer.MaxTTL > epoch {
+		v.bad("steer.max_ttl", "%s is longer than relay.sealed.epoch, %s: relay addresses would end before answers",
+			v.Steer.MaxTTL, epoch)
 	}
 	for i, r := range v.Steer.Rules {
 		v.checkRule(fmt.Sprintf("steer.rules[%d]", i), r)

@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
@@ -32,11 +36,15 @@ func loadValues(cfg *config, m mode, now time.Time) (*values, error) {
 	l := &loader{values: values{config: cfg}}
 	if m.resolves() {
 		l.loadTLS(now)
+		l.checkUpstreams()
 		l.loadUpstreamCA()
 		l.loadZones()
 		l.loadPolicy()
 	}
 	l.loadSealKey()
+	if len(l.problems) == 0 {
+		l.checkAddressMap()
+	}
 	if err := l.problems.err(); err != nil {
 		return nil, err
 	}
@@ -54,13 +62,16 @@ func (l *loader) loadTLS(now time.Time) {
 	}
 	cert, err := loadCertificate(l.TLS.Certificate, l.TLS.Key, l.Name, now)
 	if err != nil {
-		l.problems.add("tls.certificate", "%s", err)
+		key := "tls.certificate"
+		if missing, ok := errors.AsType[*fs.PathError](err); ok && missing.Path == l.TLS.Key {
+			key = "tls.key"
+		}
+		l.problems.add(key, "%s", err)
 		return
 	}
 	l.certificate = cert
-	if missing := uncovered(cert.Leaf, l.do53Addresses()); len(missing) > 0 {
-		l.warnings = append(l.warnings, fmt.Sprintf("tls.certificate: does not carry %s as IP address: "+
-			"clients that ask there without encryption will not discover the encrypted transports", join(missing)))
+	if warning := l.uncoveredWarning(cert.Leaf); warning != "" {
+		l.warnings = append(l.warnings, warning)
 	}
 }
 
@@ -84,6 +95,26 @@ func join(addrs []netip.Addr) string {
 	return strings.Join(words, ", ")
 }
 
+// checkUpstreams finds upstreams that are this host, for listeners on all of its addresses.
+func (l *loader) checkUpstreams() {
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return
+	}
+	for i, up := range l.Upstreams {
+		wild := slices.ContainsFunc(l.listenersOf(up.Protocol), func(a netip.AddrPort) bool {
+			return a.Addr().IsUnspecified() && a.Port() == up.Addr.Port()
+		})
+		ours := slices.ContainsFunc(own, func(a net.Addr) bool {
+			p, err := netip.ParsePrefix(a.String())
+			return err == nil && p.Addr() == up.Addr.Addr()
+		})
+		if wild && ours {
+			l.problems.add(fmt.Sprintf("upstreams[%d]", i), "%s is this host itself: queries would go in circles", up.Addr)
+		}
+	}
+}
+
 func (l *loader) loadUpstreamCA() {
 	if l.UpstreamCA == "" {
 		return
@@ -102,6 +133,33 @@ func (l *loader) loadUpstreamCA() {
 	}
 }
 
+// checkAddressMap opens the address map without its file, for what only it knows to be wrong.
+func (l *loader) checkAddressMap() {
+	if !l.relays() {
+		return
+	}
+	cfg := l.addressMap()
+	if cfg.Table != nil {
+		cfg.Table.Path = ""
+	}
+	m, err := addrmap.Open(cfg)
+	if err != nil {
+		l.problems.addNamed("relay", strings.TrimPrefix(err.Error(), "addrmap: "))
+		return
+	}
+	m.Close()
+}
+
+// addNamed adds what another package says about a key below section: "sealed.epoch: too short".
+func (ps *problems) addNamed(section, text string) {
+	key, rest, ok := strings.Cut(text, ": ")
+	if !ok || strings.ContainsAny(key, " ") {
+		ps.add(section, "%s", text)
+		return
+	}
+	ps.add(section+"."+key, "%s", rest)
+}
+
 // loadZones reads the zone files. If one is wrong, each is read alone, to report all that are.
 func (l *loader) loadZones() {
 	loaded, err := zones.New(zones.Config{Files: l.Zones, Relay: l.relayRanges(), Forward: l.Forward})
@@ -116,7 +174,8 @@ func (l *loader) loadZones() {
 		}
 	}
 	if _, err := zones.New(zones.Config{Forward: l.Forward}); err != nil {
-		l.problems.add("forward", "%s", strings.TrimPrefix(err.Error(), "forward"))
+		key, text, _ := strings.Cut(err.Error(), ": ") // "forward[0]: ..."
+		l.problems.add(key, "%s", text)
 	}
 	if len(l.problems) == found {
 		l.problems.add("zones", "%s", err)
@@ -219,6 +278,7 @@ func (v *values) discovery(running resolver.Listen, certs *certificates, relays 
 		Services:    services(running),
 		Certificate: certs.leaf,
 		TTL:         v.DDR.TTL,
+		Info:        &ddr.Info{ExtErr: extendedErrors()},
 	}
 	if relays && v.DDR.AdvertiseRelay {
 		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey)}
@@ -239,4 +299,18 @@ func services(l resolver.Listen) (list []ddr.Service) {
 	add(ddr.DoH, l.DoH)
 	add(ddr.DoT, l.DoT)
 	return list
+}
+
+// extendedErrors returns the Extended DNS Errors that the resolver says of itself; upstreams may say others. See
+// RFC 9606, Section 5.
+func extendedErrors() []uint16 {
+	return []uint16{
+		dns.ExtendedErrorCodeNotReady,
+		dns.ExtendedErrorCodeProhibited,
+		dns.ExtendedErrorCodeNotAuthoritative,
+		dns.ExtendedErrorCodeNoReachableAuthority,
+		dns.ExtendedErrorCodeNetworkError,
+		dns.ExtendedErrorCodeInvalidData,
+		dns.ExtendedErrorCodeInvalidQueryType,
+	}
 }

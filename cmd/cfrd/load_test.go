@@ -1,0 +1,126 @@
+package main
+
+import (
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestLoadErrors has configurations that are right by themselves, and name files or values that are not.
+func TestLoadErrors(t *testing.T) {
+	tests := map[string]struct {
+		change func(t *testing.T, l *lab)
+		want   string // one of the errors
+	}{
+		"no-certificate": {
+			func(_ *testing.T, l *lab) { l.config["tls"] = "{certificate: none.pem, key: key.pem}" },
+			"tls.certificate: open ",
+		},
+		"no-key": {
+			func(_ *testing.T, l *lab) { l.config["tls"] = "{certificate: cert.pem, key: none.pem}" },
+			"tls.key: open ",
+		},
+		"certificate-is-no-pem": {
+			func(t *testing.T, l *lab) { writeFile(t, filepath.Join(l.dir, "cert.pem"), "no certificate") },
+			"tls.certificate: tls: failed to find any PEM data",
+		},
+		"no-zone": {
+			func(_ *testing.T, l *lab) { l.config["zones"] = "[isp.zone, none.zone]" },
+			"zones[1]: ",
+		},
+		"zone-twice": {
+			func(_ *testing.T, l *lab) { l.config["zones"] = "[isp.zone, isp.zone]" },
+			"zones: ",
+		},
+		"forward-of-no-special-name": {
+			func(_ *testing.T, l *lab) { l.config["forward"] = "[www.example.com]" },
+			"forward[0]: ",
+		},
+		"no-upstream-ca": {
+			func(_ *testing.T, l *lab) { l.config["upstream_ca"] = "none.pem" },
+			"upstream_ca: open ",
+		},
+		"upstream-ca-is-no-pem": {
+			func(_ *testing.T, l *lab) { l.config["upstream_ca"] = "isp.zone" },
+			"holds no certificate in PEM form",
+		},
+		"no-seal-key": {
+			func(_ *testing.T, l *lab) { l.withSealedRelay("") },
+			"seal.key does not exist: make it with",
+		},
+		"seal-key-too-short": {
+			func(t *testing.T, l *lab) {
+				l.withSealedRelay("")
+				writeFile(t, filepath.Join(l.dir, "seal.key"), "abcdef")
+			},
+			"relay.sealed.key_file: ",
+		},
+		"epoch-too-short": {
+			func(t *testing.T, l *lab) {
+				l.withSealedRelay(", epoch: 2s")
+				l.config["steer"] = "{max_ttl: 1s, rules: [{ech: true}]}"
+				if err := writeKey(filepath.Join(l.dir, "seal.key")); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"relay.sealed.epoch: 2s is too short",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			test.change(t, l)
+			l.write(t)
+			_, err := checkConfig(l.path(), modeAll)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got error %v; want one with %q", err, test.want)
+			}
+		})
+	}
+}
+
+func (l *lab) withSealedRelay(more string) {
+	l.config["steer"] = "{rules: [{ech: true}]}"
+	l.config["relay"] = `{ports: [443], sealed: {prefix: "2001:db8:cf::/64", key_file: seal.key` + more +
+		"}, egress: [192.0.2.64/28]}"
+}
+
+// TestUpstreamIsThisHost has a listener on all addresses, of which the upstream is one.
+func TestUpstreamIsThisHost(t *testing.T) {
+	cfg := &config{}
+	cfg.Listen.Do53 = addrPorts("0.0.0.0:53")
+	up, err := parseUpstream("udp://127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Upstreams = append(cfg.Upstreams, up)
+	l := &loader{values: values{config: cfg}}
+	l.checkUpstreams()
+	if len(l.problems) != 1 || l.problems[0].key != "upstreams[0]" {
+		t.Errorf("got %v; want one problem with upstreams[0]", l.problems)
+	}
+}
+
+func TestLoadWarnings(t *testing.T) {
+	l := newLab(t)
+	certificateTemplate{names: []string{"dns.isp.example"}}.write(t, l.dir)
+	l.config["listen"] = `{do53: ["192.0.2.53:53"], dot: ["192.0.2.53:853"]}`
+	l.write(t)
+	warnings, err := checkConfig(l.path(), modeAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "does not carry 192.0.2.53") {
+		t.Errorf("got %q; want one warning about 192.0.2.53", warnings)
+	}
+}
+
+func TestDo53Addresses(t *testing.T) {
+	cfg := &config{DDR: ddrConfig{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}}
+	cfg.Listen.Do53 = addrPorts("0.0.0.0:53", "[2001:db8::53]:53")
+	got := join(cfg.do53Addresses())
+	if want := "192.0.2.53, 2001:db8::53"; got != want {
+		t.Errorf("got %s; want %s: an address for the wildcard", got, want)
+	}
+}

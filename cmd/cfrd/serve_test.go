@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/relay/addrmap"
+	"github.com/cfrd-project/cfrd/resolver"
+)
+
+// TestDaemon follows `cfrd serve` from its start to the end of its drain, as the log and the service manager see it.
+func TestDaemon(t *testing.T) {
+	manager := listenNotify(t)
+	l := newLab(t)
+	l.serveUpstream(t)
+	l.write(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	log, done := &logBuffer{}, make(chan error, 1)
+	go func() { done <- runDaemon(ctx, l.path(), modeAll, log) }()
+
+	if got := manager.next(t); got != notifyReady {
+		t.Errorf("service manager: got %q; want %q", got, notifyReady)
+	}
+	reply := l.ask(t, resolver.DoT, "www.isp.example.")
+	if len(reply.Answer) != 1 || !reply.Authoritative {
+		t.Errorf("got %v; want the address of www.isp.example from the zone file", reply)
+	}
+	cancel()
+	if got := manager.next(t); got != notifyStopping {
+		t.Errorf("service manager: got %q; want %q", got, notifyStopping)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("got error %v; want none", err)
+	}
+	for _, want := range []string{`"message":"serving"`, l.addr.String() + ":8853", "draining"} {
+		if !log.contains(want) {
+			t.Errorf("log %q lacks %s", log.lines(), want)
+		}
+	}
+}
+
+// notifySocket is the service manager's end of NOTIFY_SOCKET.
+type notifySocket struct{ conn *net.UnixConn }
+
+func listenNotify(t *testing.T) notifySocket {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	t.Setenv("NOTIFY_SOCKET", path)
+	return notifySocket{conn}
+}
+
+func (s notifySocket) next(t *testing.T) string {
+	t.Helper()
+	if err := s.conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 256)
+	n, err := s.conn.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(buf[:n])
+}
+
+func TestNotifyReloading(t *testing.T) {
+	if got := notifyReloading(); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
+		t.Errorf("got %q; want the time in it", got)
+	}
+}
+
+// TestRelayOnlyWithoutRoute starts the standalone relay, which knows nothing of DNS, on a host that lacks the route.
+func TestRelayOnlyWithoutRoute(t *testing.T) {
+	dir, addr := t.TempDir(), loopback()
+	if err := writeKey(filepath.Join(dir, "seal.key")); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf(`
+listen: {admin: "%s:9153"}
+relay:
+  ports: [%d]
+  clients: [127.0.0.0/8]
+  sealed: {prefix: "2001:db8:cf::/64", key_file: seal.key}
+  egress: [127.210.0.0/16]
+  routes: false
+`, addr, 20000+int(addr.As4()[3]))
+	writeFile(t, filepath.Join(dir, "cfrd.yaml"), text)
+	cfg, err := readConfig(filepath.Join(dir, "cfrd.yaml"), modeRelay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := loadValues(cfg, modeRelay, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = newNode(v, modeRelay, newLogger(cfg.Log, &logBuffer{}))
+	if err == nil || !strings.Contains(err.Error(), "ip -6 route add local 2001:db8:cf::/64 dev lo") {
+		t.Errorf("without a route: got error %v; want the command that adds it", err)
+	}
+}
+
+// TestAddressInUse starts a second node on the same addresses, which must say which one is taken.
+func TestAddressInUse(t *testing.T) {
+	l := newLab(t)
+	l.start(t)
+	v, err := loadValues(parseLab(t, l), modeAll, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = newNode(v, modeAll, newLogger(v.Log, &logBuffer{}))
+	if err == nil || !strings.Contains(err.Error(), l.addr.String()+":8053") {
+		t.Errorf("got error %v; want one that names %s:8053", err, l.addr)
+	}
+}
+
+func parseLab(t *testing.T, l *lab) *config {
+	t.Helper()
+	cfg, err := readConfig(l.path(), modeAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// TestDiscoveryOfWhatRuns asks for the records of the running listeners and of the relay.
+func TestDiscoveryOfWhatRuns(t *testing.T) {
+	tests := map[string]struct {
+		ddr  string
+		want []string // in the records, in order of preference
+	}{
+		"default": {
+			"{}", []string{"h3", "doq", "dot", "key65280"},
+		},
+		"relay-not-advertised": {
+			"{advertise_relay: false}", []string{"h3", "doq", "dot"},
+		},
+		"other-relay-key": {
+			"{relay_key: 65300}", []string{"h3", "doq", "dot", "key65300"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.withRelay()
+			l.config["ddr"] = test.ddr
+			l.start(t)
+			records := l.discover(t)
+			if len(records) != len(test.want) {
+				t.Fatalf("got %v; want records of %v", records, test.want)
+			}
+			for i, want := range test.want {
+				if !strings.Contains(records[i], want) {
+					t.Errorf("record %d: got %s; want %s in it", i, records[i], want)
+				}
+			}
+		})
+	}
+}
+
+// TestDiscoveryFollowsCertificate replaces the certificate by one without the name that clients verify.
+func TestDiscoveryFollowsCertificate(t *testing.T) {
+	l := newLab(t)
+	n, _ := l.start(t)
+	if got := len(l.discover(t)); got == 0 {
+		t.Fatal("got no record; want those of the listeners")
+	}
+	expired := certificateTemplate{names: []string{"dns.isp.example"}, notAfter: time.Now().Add(-time.Minute)}
+	cert := *n.certs.current.Load()
+	cert.Leaf = expired.write(t, t.TempDir())
+	n.certs.current.Store(&cert)
+	if got := l.discover(t); len(got) != 0 {
+		t.Errorf("with an expired certificate: got %v; want no record", got)
+	}
+}
+
+// discover returns the SVCB records at _dns.resolver.arpa by priority.
+func (l *lab) discover(t *testing.T) []string {
+	t.Helper()
+	c := dnsClient{addr: netip.AddrPortFrom(l.addr, 8053)}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	reply, err := c.exchange(ctx, resolver.TCP, question("_dns.resolver.arpa.", dns.TypeSVCB))
+	if err != nil {
+		t.Fatal(err)
+	}
+	records := make([]string, len(reply.Answer))
+	for i, rr := range reply.Answer {
+		records[i] = rr.String()
+	}
+	return records
+}
+
+func TestReadinessWithoutUpstream(t *testing.T) {
+	l := newLab(t)
+	n, _ := l.start(t)
+	for range 20 {
+		l.ask(t, resolver.UDP, "www.example.")
+		if len(n.notReady()) > 0 {
+			break
+		}
+	}
+	if status, body := l.get(t, "/readyz"); status != http.StatusServiceUnavailable || body != "no upstream answers\n" {
+		t.Errorf("/readyz: got %d %q; want 503 and that no upstream answers", status, body)
+	}
+}
+
+func TestSteeringAdapter(t *testing.T) {
+	m, err := addrmap.Open(addrmap.Config{
+		Sealed: &addrmap.SealedConfig{Prefix: netip.MustParsePrefix("2001:db8:cf::/64"), Key: addrmap.NewKey()},
+		Table:  &addrmap.TableConfig{Prefixes: prefixes("10.99.0.0/30")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	s := steering{m, func() bool { return true }}
+	dst := netip.MustParseAddr("198.51.100.1")
+
+	if addr, ok, err := s.RelayAddr(dst, true, time.Minute); !ok || err != nil || !s.Contains(addr) {
+		t.Errorf("IPv6: got %v, %t, %v; want a relay address", addr, ok, err)
+	}
+	if addr, ok, err := s.RelayAddr(netip.MustParseAddr("2001:db8:1::1"), true, time.Minute); ok || err != nil {
+		t.Errorf("IPv6 destination, which no way can express: got %v, %t, %v; want neither address nor error", addr, ok, err)
+	}
+	for err == nil && dst.Compare(netip.MustParseAddr("198.51.100.99")) < 0 {
+		_, _, err = s.RelayAddr(dst, false, time.Minute)
+		dst = dst.Next()
+	}
+	if !errors.Is(err, addrmap.ErrExhausted) {
+		t.Errorf("more destinations than addresses: got error %v; want %v", err, addrmap.ErrExhausted)
+	}
+}

@@ -1,0 +1,96 @@
+package resolver
+
+import (
+	"context"
+	"crypto/tls"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+)
+
+// startReal runs a server on all transports, with h behind it instead of a fake, until the test ends.
+func startReal(t *testing.T, h *resolverHandler) *testServer {
+	t.Helper()
+	cert, roots := testCertificate(t)
+	s, err := newServer(Config{Listen: everywhere(), TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ts := &testServer{Server: s, roots: roots, stop: stop, done: make(chan error, 1)}
+	go func() { ts.done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := ts.wait(); err != nil {
+			t.Errorf("Run: got %v; want nil", err)
+		}
+	})
+	return ts
+}
+
+// clientsOn returns settings in which the clients of prefix may ask.
+func clientsOn(prefix string) Config {
+	return Config{Settings: Settings{Clients: []netip.Prefix{netip.MustParsePrefix(prefix)}}}
+}
+
+// Every malformed message, over every transport: the RCODE that its file names, or a closed connection, and nothing
+// for the upstream.
+func TestMalformedOverAll(t *testing.T) {
+	up := records()
+	s := startReal(t, testHandler(t, clientsOn("127.0.0.0/8"), up))
+	overAll(t, func(t *testing.T, tr transport) {
+		ask := tr.dial(t, s)
+		for _, path := range malformedCases(t) {
+			name := strings.TrimSuffix(filepath.Base(path), ".hex")
+			want, msg := readMalformed(t, path)
+			switch {
+			case want == "pending", len(msg) < 2, tr.is == UDP && want == "dropped":
+				continue // TestMalformed has them; over UDP there would be nothing to wait for
+			case want == "dropped":
+				if out, err := tr.dial(t, s)(t.Context(), msg); err == nil {
+					t.Errorf("%s: got %x; want no reply", name, out)
+				}
+				continue
+			}
+			out, err := ask(t.Context(), msg)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			if tr.is.encrypted() {
+				out = unpadded(t, out)
+			}
+			if got := rcodeOf(t, msg, out); got != want {
+				t.Errorf("%s: got %s; want %s", name, got, want)
+			}
+		}
+	})
+	if got := up.asked.Load(); got != 0 {
+		t.Errorf("got %d queries upstream; want none", got)
+	}
+}
+
+// Who may not ask is refused also what is in the cache.
+func TestDeniedOverAll(t *testing.T) {
+	h := testHandler(t, clientsOn("127.0.0.0/8"), records("www.example. 300 IN A 198.51.100.1"))
+	s := startReal(t, h)
+	m := newQuery("www.example.", dns.TypeA)
+	overAll(t, func(t *testing.T, tr transport) {
+		for prefix, want := range map[string]int{"127.0.0.0/8": dns.RcodeSuccess, "192.0.2.0/24": dns.RcodeRefused} {
+			set := *h.settings.Load()
+			set.clients, _ = newPrefixSet([]netip.Prefix{netip.MustParsePrefix(prefix)})
+			h.settings.Store(&set)
+			out, err := tr.dial(t, s)(t.Context(), mustPack(t, m))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := unpack(t, out)
+			if r.Rcode != want || len(r.Answer) != 1 && want == dns.RcodeSuccess || len(r.Answer) != 0 && want != dns.RcodeSuccess {
+				t.Errorf("clients %s: got\n%v\nwant RCODE %d", prefix, r, want)
+			}
+		}
+	})
+}

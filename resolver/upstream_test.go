@@ -1,0 +1,241 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/rs/zerolog"
+)
+
+// newTasks returns tasks that end with the test.
+func newTasks(t *testing.T) *tasks {
+	tk := new(tasks)
+	var stop context.CancelFunc
+	tk.ctx, stop = context.WithCancel(context.Background())
+	t.Cleanup(func() {
+		stop()
+		tk.wg.Wait()
+	})
+	return tk
+}
+
+// newPool returns a pool of these upstreams, in this order.
+func newPool(t *testing.T, xs ...exchanger) pool {
+	t.Helper()
+	tk := newTasks(t)
+	var p pool
+	for i, x := range xs {
+		u, err := newUpstream(Upstream{Addr: netip.AddrPortFrom(testLocal.Addr(), uint16(i+1))}, tk, zerolog.Nop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.x = x
+		p = append(p, u)
+	}
+	return p
+}
+
+// resolveA asks p for the address of www.example.
+func resolveA(t *testing.T, p pool) (*reply, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	return p.resolve(ctx, keyOf(t, "www.example.", dns.TypeA, 0), func() int64 { return 0 })
+}
+
+var errTest = errors.New("test")
+
+// failing returns an upstream that fails after some time; good returns one that answers.
+func failing(after time.Duration) *fakeExchanger { return rcodeAfter(after, -1) }
+
+func good(after time.Duration) *fakeExchanger { return rcodeAfter(after, dns.RcodeSuccess) }
+
+// silent returns an upstream that never answers.
+func silent() *fakeExchanger { return rcodeAfter(time.Hour, dns.RcodeSuccess) }
+
+// rcodeAfter returns an upstream that answers with rcode, or with an error if that is negative.
+func rcodeAfter(after time.Duration, rcode int) *fakeExchanger {
+	return &fakeExchanger{serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+		select {
+		case <-time.After(after):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if rcode < 0 {
+			return nil, errTest
+		}
+		r := new(dns.Msg).SetRcode(m, rcode)
+		if rcode == dns.RcodeSuccess {
+			r.Answer = []dns.RR{mustRR("www.example. 300 IN A 198.51.100.1")}
+		}
+		return r, nil
+	}}
+}
+
+func TestFailover(t *testing.T) {
+	const ms = time.Millisecond
+	wrong := &fakeExchanger{serve: func(context.Context, *dns.Msg) (*dns.Msg, error) {
+		return new(dns.Msg).SetReply(newQuery("other.example.", dns.TypeA)), nil
+	}}
+	for name, row := range map[string]struct {
+		upstreams []*fakeExchanger
+		rcode     int
+		err       error
+		asked     []int64
+	}{
+		"first-answers":           {[]*fakeExchanger{good(ms), good(ms)}, 0, nil, []int64{1, 0}},
+		"first-fails":             {[]*fakeExchanger{failing(ms), good(ms)}, 0, nil, []int64{1, 1}},
+		"first-is-silent":         {[]*fakeExchanger{silent(), good(ms)}, 0, nil, []int64{1, 1}},
+		"first-is-slow":           {[]*fakeExchanger{good(2 * time.Second), silent()}, 0, nil, []int64{2, 1}},
+		"first-is-malformed":      {[]*fakeExchanger{wrong, good(ms)}, 0, nil, []int64{1, 1}},
+		"servfail-is-final":       {[]*fakeExchanger{rcodeAfter(ms, dns.RcodeServerFailure), good(ms)}, dns.RcodeServerFailure, nil, []int64{1, 0}},
+		"refused-is-not":          {[]*fakeExchanger{rcodeAfter(ms, dns.RcodeRefused), good(ms)}, 0, nil, []int64{1, 1}},
+		"refused-by-all":          {[]*fakeExchanger{rcodeAfter(ms, dns.RcodeRefused), rcodeAfter(ms, dns.RcodeNotImplemented)}, dns.RcodeRefused, nil, []int64{1, 1}},
+		"refused-or-silent":       {[]*fakeExchanger{rcodeAfter(ms, dns.RcodeRefused), silent()}, dns.RcodeRefused, nil, []int64{2, 1}},
+		"only-one-and-it-fails":   {[]*fakeExchanger{failing(ms)}, 0, errTest, []int64{3}},
+		"only-one-and-it-is-mute": {[]*fakeExchanger{silent()}, 0, errUnanswered, []int64{3}},
+		"all-fail":                {[]*fakeExchanger{failing(ms), failing(ms), failing(ms), failing(ms)}, 0, errTest, []int64{1, 1, 1, 1}},
+		"more-than-are-asked": {
+			[]*fakeExchanger{failing(ms), failing(ms), failing(ms), failing(ms), failing(ms), failing(ms), good(ms)},
+			0, errTest, []int64{1, 1, 1, 1, 1, 1, 0},
+		},
+		"none": {nil, 0, errNoUpstream, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wrong.asked.Store(0)
+			synctest.Test(t, func(t *testing.T) {
+				var xs []exchanger
+				for _, u := range row.upstreams {
+					xs = append(xs, u)
+				}
+				r, err := resolveA(t, newPool(t, xs...))
+				if !errors.Is(err, row.err) || err == nil && int(r.rcode()) != row.rcode {
+					t.Errorf("got %v, %v; want RCODE %d, %v", r, err, row.rcode, row.err)
+				}
+				var asked []int64
+				for _, u := range row.upstreams {
+					asked = append(asked, u.asked.Load())
+				}
+				if !slices.Equal(asked, row.asked) {
+					t.Errorf("got %d queries; want %d", asked, row.asked)
+				}
+			})
+		})
+	}
+}
+
+func TestHealth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		up := good(time.Millisecond)
+		first := &fakeExchanger{serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+			if down.Load() {
+				return nil, errTest
+			}
+			return up.serve(ctx, m)
+		}}
+		second := good(time.Millisecond)
+		p := newPool(t, first, second)
+		ask := func() {
+			t.Helper()
+			if _, err := resolveA(t, p); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		down.Store(true)
+		for range suspectAfter {
+			if !p[0].healthy() {
+				t.Fatal("sick too early")
+			}
+			ask()
+		}
+		if p[0].healthy() || !p[1].healthy() {
+			t.Fatalf("got health %t, %t; want the first sick", p[0].healthy(), p[1].healthy())
+		}
+		asked := first.asked.Load()
+		ask()
+		if got := first.asked.Load(); got != asked {
+			t.Errorf("got %d queries to the sick one; want none", got-asked)
+		}
+		time.Sleep(10 * time.Minute) // probes become seldom
+		if got := first.asked.Load() - asked; got < 10 || got > 20 {
+			t.Errorf("got %d probes in 10 minutes; want about one a minute", got)
+		}
+		down.Store(false)
+		time.Sleep(2 * maxBackoff)
+		if !p[0].healthy() {
+			t.Error("got no probe that found it well")
+		}
+		asked = second.asked.Load()
+		ask()
+		if got := second.asked.Load(); got != asked {
+			t.Error("the first is not asked first again")
+		}
+		if st := p[0].stats(); st.Name != "udp://192.0.2.53:1" || !st.Healthy || st.Failures < suspectAfter || st.Queries <= st.Failures {
+			t.Errorf("got %+v", st)
+		}
+	})
+}
+
+// Names that nobody answers must not make an upstream sick that answers others.
+func TestSlowNamesDoNotMakeSick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := good(time.Millisecond)
+		p := newPool(t, &fakeExchanger{serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+			if m.Question[0].Name == "." {
+				return root.serve(ctx, m)
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		for range 2 * suspectAfter {
+			if _, err := resolveA(t, p); !errors.Is(err, errUnanswered) {
+				t.Errorf("got %v; want %v", err, errUnanswered)
+			}
+			if !p[0].healthy() {
+				t.Fatal("sick")
+			}
+		}
+	})
+}
+
+func TestDelayFollowsTheRoundTripTime(t *testing.T) {
+	u := newPool(t, silent())[0]
+	if got := u.delay(); got != firstDelay {
+		t.Errorf("at first: got %s; want %s", got, firstDelay)
+	}
+	for _, row := range []struct {
+		rtt, want time.Duration
+	}{{time.Millisecond, minDelay}, {10 * time.Second, maxDelay}} {
+		for range 50 {
+			u.succeed(row.rtt)
+		}
+		if got := u.delay(); got != row.want {
+			t.Errorf("at %s: got %s; want %s", row.rtt, got, row.want)
+		}
+	}
+}
+
+func TestUpstreamQuery(t *testing.T) {
+	for flags, want := range map[uint8]struct{ do, cd bool }{
+		0: {}, keyDO: {do: true}, keyCD: {cd: true}, keyDO | keyCD: {true, true},
+	} {
+		m := unpack(t, padQuery(appendQuery(nil, keyOf(t, "wWw.example.", dns.TypeHTTPS, flags))))
+		opt := m.IsEdns0()
+		if m.Question[0].Name != "www.example." || m.Question[0].Qtype != dns.TypeHTTPS || !m.RecursionDesired ||
+			!m.AuthenticatedData || m.CheckingDisabled != want.cd || opt == nil || opt.Do() != want.do || opt.UDPSize() != maxUDP {
+			t.Errorf("flags %d: got\n%v", flags, m)
+		}
+		if b := mustPack(t, m); len(b) != queryBlock || len(opt.Option) != 1 {
+			t.Errorf("flags %d: got %d octets, %d options; want %d, padding only", flags, len(b), len(opt.Option), queryBlock)
+		}
+	}
+}

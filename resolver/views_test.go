@@ -1,0 +1,184 @@
+package resolver
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+var cdn = []string{"www.cdn.example. 300 IN A 192.0.2.1", "www.other.example. 300 IN A 192.0.2.2"}
+
+// steering returns settings that steer cdn.example to relay.
+func steeringTo(relay Relay) *Steering {
+	return &Steering{Policy: ruleSet("cdn.example"), Relay: relay}
+}
+
+// addressOf returns the only address in the answer of m, or "" and why there is none.
+func addressOf(t *testing.T, m *dns.Msg) string {
+	t.Helper()
+	if len(m.Answer) != 1 {
+		t.Errorf("got\n%v\nwant one address", m)
+		return ""
+	}
+	return m.Answer[0].(*dns.A).A.String()
+}
+
+func TestSteeredAnswerIsMadeAnewFromTheCache(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := records(cdn...)
+		h := testHandler(t, Config{Settings: Settings{Steering: steeringTo(new(fakeRelay))}}, up)
+		var answers uint64
+		for _, row := range []struct {
+			after time.Duration
+			how   outcome
+			ttl   uint32
+			asked int64
+		}{
+			{0, pending, 60, 1},
+			{0, answered, 60, 1},
+			{40 * time.Second, answered, 20, 1},
+			{40 * time.Second, pending, 60, 1}, // the steered answer is over, what it was made of is not
+			{0, answered, 60, 1},
+			{180 * time.Second, pending, 40, 1}, // which ends in 40 s
+			{40 * time.Second, pending, 60, 2},
+		} {
+			time.Sleep(row.after)
+			r, how := ask(t, h, newQuery("www.cdn.example.", dns.TypeA), UDP)
+			answers++
+			if got := addressOf(t, r); got != "198.51.100.1" {
+				t.Errorf("got %s; want the relay's address", got)
+			}
+			if ttl := r.Answer[0].Header().Ttl; how != row.how || ttl != row.ttl || up.asked.Load() != row.asked {
+				t.Errorf("got outcome %d, TTL %d, %d queries; want %+v", how, ttl, up.asked.Load(), row)
+			}
+		}
+		var st Stats
+		h.stats(&st)
+		if st.Steered != answers || st.CacheHits != 3 || st.CacheMisses != 4 || st.Entries != 1 || st.Responses[0] != answers {
+			t.Errorf("got %+v; want %d answers steered, 3 of them from the cache", st, answers)
+		}
+	})
+}
+
+func TestUnsteeredAnswerOfAClientOfTheRelayIsCached(t *testing.T) {
+	h := testHandler(t, Config{Settings: Settings{Steering: steeringTo(new(fakeRelay))}}, records(cdn...))
+	for _, m := range []*dns.Msg{
+		newQuery("www.other.example.", dns.TypeA), newQuery("no.cdn.example.", dns.TypeA), newQuery("www.cdn.example.", dns.TypeTXT),
+	} {
+		for _, want := range []outcome{pending, answered} {
+			if _, how := ask(t, h, m, UDP); how != want {
+				t.Errorf("%v: got outcome %d; want %d", m.Question[0], how, want)
+			}
+		}
+	}
+}
+
+func TestWhoIsSteered(t *testing.T) {
+	other := []netip.Prefix{netip.MustParsePrefix("192.0.2.128/25")}
+	mine := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25")}
+	for name, row := range map[string]struct {
+		clients []netip.Prefix
+		do, cd  bool
+		relay   error
+		fail    FailMode
+		want    string // "" is SERVFAIL
+	}{
+		"everybody":              {want: "198.51.100.1"},
+		"this-client":            {clients: mine, want: "198.51.100.1"},
+		"other-clients":          {clients: other, want: "192.0.2.1"},
+		"do":                     {do: true, want: "198.51.100.1"},
+		"cd":                     {cd: true, want: "198.51.100.1"},
+		"do-and-cd":              {do: true, cd: true, want: "192.0.2.1"},
+		"relay-down-pass":        {relay: errTest, want: "192.0.2.1"},
+		"relay-down-fail":        {relay: errTest, fail: FailServfail, want: ""},
+		"relay-down-fail-others": {clients: other, relay: errTest, fail: FailServfail, want: "192.0.2.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			relay := new(fakeRelay)
+			st := steeringTo(relay)
+			st.Clients, st.OnFailure = row.clients, row.fail
+			h := testHandler(t, Config{Settings: Settings{Steering: st}}, records(cdn...))
+			m := newQuery("www.cdn.example.", dns.TypeA).SetEdns0(1232, row.do)
+			m.CheckingDisabled = row.cd
+			ask(t, h, m, UDP) // with the relay well: what is cached must not be given out when it is not
+			relay.err = row.relay
+			for range 2 {
+				r, _ := ask(t, h, m, UDP)
+				switch {
+				case row.want != "":
+					if got := addressOf(t, r); got != row.want {
+						t.Errorf("got %s; want %s", got, row.want)
+					}
+				case r.Rcode != dns.RcodeServerFailure || edeIn(r) != int(dns.ExtendedErrorCodeNotReady):
+					t.Errorf("got\n%v\nwant SERVFAIL with an error", r)
+				}
+			}
+			other := newQuery("www.other.example.", dns.TypeA).SetEdns0(1232, row.do)
+			for _, want := range []outcome{pending, answered} { // no matter how the relay is
+				if r, how := ask(t, h, other, UDP); how != want || addressOf(t, r) != "192.0.2.2" {
+					t.Errorf("got outcome %d,\n%v\nwant %d, not steered", how, r, want)
+				}
+			}
+		})
+	}
+}
+
+func TestSteeredAnswersDoNotSurviveAnUpdate(t *testing.T) {
+	relay := new(fakeRelay)
+	h := testHandler(t, Config{Settings: Settings{Steering: steeringTo(relay)}}, records(cdn...))
+	m := newQuery("www.cdn.example.", dns.TypeA)
+	ask(t, h, m, UDP)
+	for rules, want := range map[ruleSet]string{"other.example": "192.0.2.1", "example": "198.51.100.1", "!example": "192.0.2.1"} {
+		set := Settings{
+			Clients:  []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
+			Steering: &Steering{Policy: rules, Relay: relay},
+		}
+		if err := h.update(set); err != nil {
+			t.Fatal(err)
+		}
+		r, how := ask(t, h, m, UDP)
+		if got := addressOf(t, r); got != want || how != pending {
+			t.Errorf("rules %q: got %s, outcome %d; want %s, not from the cache", rules, got, how, want)
+		}
+	}
+}
+
+// What steering asks beside is not steered, is shared with clients' own questions, and is asked of local sources first.
+func TestBeside(t *testing.T) {
+	up := records("www.cdn.example. 300 IN HTTPS 1 . alpn=h3", "here.example. 300 IN TXT upstream")
+	h := testHandler(t, Config{Settings: Settings{
+		Local:    []Local{localNames("here.example.")},
+		Steering: steeringTo(new(fakeRelay)),
+	}}, up)
+	look := h.beside(h.settings.Load(), keyDO, &query{client: testClient, local: testLocal})
+	for _, row := range []struct {
+		name  string
+		qtype uint16
+		asked int64
+	}{{"www.cdn.example.", dns.TypeHTTPS, 1}, {"www.cdn.example.", dns.TypeHTTPS, 1}, {"here.example.", dns.TypeTXT, 1}} {
+		b, err := look(t.Context(), row.name, row.qtype)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := unpack(t, b); len(m.Answer) != 1 || up.asked.Load() != row.asked {
+			t.Errorf("%s: got %d queries,\n%v\nwant %d", row.name, up.asked.Load(), m, row.asked)
+		}
+	}
+	if _, err := look(t.Context(), strings.Repeat("a", 64)+".", dns.TypeA); err == nil {
+		t.Error("got no error for a name that is none")
+	}
+	if p := h.cache.raw(keyOf(t, "www.cdn.example.", dns.TypeHTTPS, keyDO), 1, h.cache.now()); p == nil {
+		t.Error("want the answer cached")
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errTest)
+	if _, err := look(ctx, "new.example.", dns.TypeA); !errors.Is(err, errTest) {
+		t.Errorf("got %v; want %v", err, errTest)
+	}
+}
