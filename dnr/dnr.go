@@ -67,6 +67,8 @@ func (in Instance) Usable() []netip.Addr {
 // unusable says why nobody can connect to a, or "" if a is an address of one host.
 func unusable(a netip.Addr) string {
 	switch {
+	case !a.IsValid():
+		return "no address"
 	case a.IsMulticast():
 		return "multicast"
 	case a.IsLoopback():

@@ -82,7 +82,7 @@ func safeAddresses(r ddr.Resolver, f form) ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, a := range r.Addresses {
 		a = a.Unmap().WithZone("")
-		if why := unusable(a); why != "" || !a.IsValid() {
+		if why := unusable(a); why != "" {
 			return nil, fmt.Errorf("%w: address %s of %s is %s", ErrUnsafe, a, r.Name, why)
 		}
 		if a.Is4() == (f == dhcpv4) && !slices.Contains(out, a) {

@@ -76,11 +76,12 @@ func InspectRA(option []byte) Inspection {
 
 // header reads type and length of an option of total octets.
 func (d *decoder) header(total int) bool {
-	kind, _ := d.number(1, "Type")
-	units, ok := d.number(1, "Length")
-	switch {
-	case !ok:
+	header, ok := d.take(2, "Type and Length")
+	if !ok {
 		return false
+	}
+	kind, units := header[0], int(header[1])
+	switch {
 	case kind != OptionRA:
 		d.fail(CodeLength, ErrLength, 0, "Type is %d; want %d", kind, OptionRA)
 	case units == 0 || units*8 != total:

@@ -45,7 +45,10 @@ const (
 
 // newNode opens the address map and binds every listener. Nothing is served before run.
 func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
-	n := &node{mode: m, log: log, values: v, certs: newCertificates(v.certificate)}
+	n := &node{mode: m, log: log, values: v}
+	if m.resolves() && v.encrypted() {
+		n.certs = newCertificates(v.certificate)
+	}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -160,6 +163,7 @@ func (n *node) runServices(ctx context.Context) error {
 	}
 	if n.certs != nil {
 		g.Go(func() error { n.certs.rotateTickets(ctx); return nil })
+		g.Go(func() error { n.watchCertificate(ctx); return nil })
 	}
 	return g.Wait()
 }

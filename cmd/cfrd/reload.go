@@ -79,7 +79,7 @@ func (n *node) apply(v *values) error {
 		return named("resolver", err)
 	}
 	if n.certs != nil {
-		n.certs.current.Store(v.certificate)
+		n.certs.replace(v.certificate)
 	}
 	n.values = v
 	return nil
