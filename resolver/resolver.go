@@ -6,6 +6,7 @@ package resolver
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -22,7 +23,10 @@ type Config struct {
 	TLS *tls.Config
 	// DoHPath is the path at which DoH is served. Empty means DefaultDoHPath.
 	DoHPath string
-	Limits  Limits
+	// HTTP answers requests to the DoH listeners for other paths than DoHPath, within the same limits. It must not
+	// wait for anything. Its requests have http.LocalAddrContextKey in every version of HTTP. Nil answers 404.
+	HTTP   http.Handler
+	Limits Limits
 	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.
 	CacheBytes int64
 	Settings   Settings
