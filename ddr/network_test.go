@@ -12,7 +12,9 @@ import (
 func TestDesignations(t *testing.T) {
 	v4, other4 := netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("192.0.2.54")
 	v6 := netip.MustParseAddr("2001:db8::53")
-	listen := func(p Protocol, addr string) Service { return Service{Protocol: p, Addr: netip.MustParseAddrPort(addr)} }
+	listen := func(p Protocol, addr string) Service {
+		return Service{Protocol: p, Addr: netip.MustParseAddrPort(addr)}
+	}
 	for name, row := range map[string]struct {
 		addresses []netip.Addr
 		services  []Service
