@@ -66,6 +66,7 @@ func newRootCommand() *cobra.Command {
 		newServeCommand(),
 		newCheckCommand(),
 		newConfigCommand(),
+		newDDRCommand(),
 		newVersionCommand(),
 	)
 	root.AddCommand(newHelpTopics()...)
