@@ -46,6 +46,8 @@ type Settings struct {
 	Clients []netip.Prefix
 	// Local answer without an upstream; the first to claim a question wins.
 	Local []Local
+	// Public is one name that everybody may ask about, also who is not among Clients, or nil.
+	Public *Public
 	// Upstreams are tried in order of health, then of this list.
 	Upstreams []Upstream
 	// Steering rewrites addresses to those of a relay. Nil switches it off.
@@ -60,6 +62,15 @@ type Local interface {
 	// A name that is ours but has no such type is an empty answer with an SOA, not false. An answer that ends with a
 	// CNAME, and nothing in the Authority section, is completed by the resolver.
 	Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool)
+}
+
+// Public is a name that is answered for the whole Internet, such as the one at which an authority for certificates
+// looks for its challenge.
+type Public struct {
+	// Name is matched exactly; names below it are not public.
+	Name string
+	// Local comes before Settings.Local. Of who is not a client nothing else is ever asked on behalf of.
+	Local Local
 }
 
 // Upstream is a resolver that answers what we do not know.

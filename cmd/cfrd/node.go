@@ -85,12 +85,13 @@ func (n *node) relays() bool { return n.mode.relays() && n.values.relays() }
 
 func (n *node) relayConfig() relay.Config {
 	return relay.Config{
-		Map:      n.addrs,
-		Ports:    n.values.Relay.Ports,
-		Routes:   n.values.Relay.Routes,
-		Limits:   n.values.relayLimits(),
-		Settings: n.values.relaySettings(),
-		Log:      component(n.log, "relay"),
+		Map:        n.addrs,
+		Ports:      n.values.Relay.Ports,
+		Routes:     n.values.Relay.Routes,
+		DisableGSO: !n.values.Relay.GSO,
+		Limits:     n.values.relayLimits(),
+		Settings:   n.values.relaySettings(),
+		Log:        component(n.log, "relay"),
 	}
 }
 

@@ -110,7 +110,7 @@ func (n *node) applyResolver(v *values) error {
 // restartKeys are the keys, or sections, that are fixed for the life of the process.
 func restartKeys() []string {
 	return []string{
-		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.limits", "limits", "cache",
+		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.gso", "relay.limits", "limits", "cache",
 		"admin", "log",
 	}
 }
