@@ -56,6 +56,8 @@ type ddrConfig struct {
 	RelayKey       int           `mapstructure:"relay_key"`
 	TTL            time.Duration `mapstructure:"ttl"`
 	Addresses      []netip.Addr  `mapstructure:"addresses"`
+	InfoURL        string        `mapstructure:"info_url"`
+	PvD            bool          `mapstructure:"pvd"`
 }
 
 type steerConfig struct {
@@ -138,7 +140,7 @@ type logConfig struct {
 // which testdata/cfrd.yaml repeats.
 func defaultConfig() *config {
 	return &config{
-		DDR:   ddrConfig{AdvertiseRelay: true},
+		DDR:   ddrConfig{AdvertiseRelay: true, PvD: true},
 		Relay: relayConfig{Routes: true, GSO: true},
 		Log:   logConfig{Level: zerolog.InfoLevel},
 	}

@@ -56,7 +56,7 @@ func TestReferenceConfig(t *testing.T) {
 			{Addr: netip.MustParseAddrPort("192.0.2.1:53")},
 			{Protocol: resolver.UpstreamTLS, Addr: netip.MustParseAddrPort("192.0.2.2:853"), Name: "dns.example"},
 		},
-		DDR: ddrConfig{AdvertiseRelay: true},
+		DDR: ddrConfig{AdvertiseRelay: true, PvD: true},
 		Steer: steerConfig{Rules: []ruleConfig{
 			{Suffixes: []string{"bank.example"}, Action: actionPass},
 			{Suffixes: []string{"cdn.example"}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -26,8 +27,10 @@ type node struct {
 	certs *certificates    // or nil
 	addrs *addrmap.Map     // or nil
 	dns   *resolver.Server // or nil
-	relay *relay.Relay     // or nil
-	admin *adminServer     // or nil
+	// discovery is what dns answers discovery from; nil without dns. Replaced by applyResolver.
+	discovery atomic.Pointer[ddr.Zone]
+	relay     *relay.Relay // or nil
+	admin     *adminServer // or nil
 
 	phase            atomic.Int32  // of phaseStarting to phaseDraining
 	refused, applied atomic.Uint64 // reloads
@@ -98,6 +101,7 @@ func (n *node) newResolver() error {
 	cfg := resolver.Config{
 		Listen:     v.listen(),
 		Limits:     v.limits(),
+		HTTP:       http.HandlerFunc(n.servePvD),
 		CacheBytes: int64(v.Cache.Size),
 		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
 		Log:        component(n.log, "resolver"),
@@ -112,17 +116,13 @@ func (n *node) newResolver() error {
 	return n.applyResolver(v)
 }
 
-// settings returns the resolver's settings under v, with discovery of what this node really runs.
-func (n *node) settings(v *values) (resolver.Settings, error) {
-	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
-	if err != nil {
-		return resolver.Settings{}, err
-	}
+// settings returns the resolver's settings under v.
+func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	var steerTo resolver.Relay
 	if n.addrs != nil {
 		steerTo = steering{n.addrs, n.relayHealthy}
 	}
-	return v.settings(discovery, steerTo), nil
+	return v.settings(discovery, steerTo)
 }
 
 // relayHealthy reports whether flows to relay addresses arrive. A relay on another host is taken to be well.

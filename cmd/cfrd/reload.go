@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cfrd-project/cfrd/ddr"
 )
 
 // reloadOn re-reads the configuration at path each time that a signal arrives, until ctx is done. One that is
@@ -52,7 +54,11 @@ func (n *node) reload(path string) error {
 		return problems{{"relay.sealed.key_file", "holds another key, which needs a restart"}}
 	}
 	logWarnings(n.log, v.warnings)
-	return n.apply(v)
+	if err := n.apply(v); err != nil {
+		return err
+	}
+	n.logUndiscovered()
+	return nil
 }
 
 // current returns the values under which the node runs.
@@ -89,11 +95,16 @@ func (n *node) applyResolver(v *values) error {
 	if n.dns == nil {
 		return nil
 	}
-	settings, err := n.settings(v)
+	// Of what this node really runs.
+	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
 	if err != nil {
 		return err
 	}
-	return n.dns.Update(settings)
+	if err := n.dns.Update(n.settings(v, discovery)); err != nil {
+		return err
+	}
+	n.discovery.Store(discovery)
+	return nil
 }
 
 // restartKeys are the keys, or sections, that are fixed for the life of the process.

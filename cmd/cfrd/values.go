@@ -272,16 +272,20 @@ func (v *values) settings(discovery *ddr.Zone, steerTo resolver.Relay) resolver.
 
 // discovery returns what is advertised: the encrypted listeners that run, and the relay if one runs beside them.
 func (v *values) discovery(running resolver.Listen, certs *certificates, relays bool) ddr.Config {
+	ownName, ownHTTPS := v.owned()
 	cfg := ddr.Config{
 		Name:        v.Name,
+		OwnName:     ownName,
+		OwnHTTPS:    ownHTTPS,
+		PvD:         v.DDR.PvD,
 		Addresses:   v.addresses(),
 		Services:    services(running),
 		Certificate: certs.leaf,
 		TTL:         v.DDR.TTL,
-		Info:        &ddr.Info{ExtErr: extendedErrors()},
+		Info:        &ddr.Info{ExtErr: extendedErrors(), URL: v.DDR.InfoURL},
 	}
 	if relays && v.DDR.AdvertiseRelay {
-		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey)}
+		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey), Clients: v.Relay.Clients, Ports: v.Relay.Ports}
 	}
 	return cfg
 }
