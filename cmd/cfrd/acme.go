@@ -94,13 +94,13 @@ func (r *renewer) run(ctx context.Context) {
 // step does what is due and returns for how long nothing will be.
 func (r *renewer) step(ctx context.Context) time.Duration {
 	want := r.wanted()
-	r.takeAdvice(ctx)
-	due := r.due(want)
-	if !time.Now().Before(due) {
-		r.attempt(ctx, want)
+	if time.Now().Before(r.due(want)) {
 		r.takeAdvice(ctx)
-		due = r.due(want)
 	}
+	if !time.Now().Before(r.due(want)) && r.attempt(ctx, want) {
+		r.takeAdvice(ctx)
+	}
+	due := r.due(want)
 	r.certs.next.Store(due.Unix())
 	pause := time.Until(due)
 	if !r.advised.again.IsZero() {
@@ -176,11 +176,11 @@ func clamp(t, low, high time.Time) time.Time {
 	return t
 }
 
-// attempt renews, and reports what came of it.
-func (r *renewer) attempt(ctx context.Context, want identity) {
+// attempt renews, and reports what came of it, in the log and to the caller.
+func (r *renewer) attempt(ctx context.Context, want identity) bool {
 	cert, err := r.renew(ctx, want)
 	if ctx.Err() != nil && cert == nil {
-		return
+		return false
 	}
 	if cert == nil {
 		r.failures++
@@ -189,7 +189,7 @@ func (r *renewer) attempt(ctx context.Context, want identity) {
 		r.certs.refuse(fmt.Errorf("renewal failed: %w", err))
 		r.log.Warn().Err(err).Strs("for", want.subjects()).Time("next_attempt", r.retryAt).
 			Msg("no new certificate; what is served stays")
-		return
+		return false
 	}
 	r.failures, r.retryAt = 0, time.Time{}
 	r.certs.replace(cert)
@@ -198,6 +198,7 @@ func (r *renewer) attempt(ctx context.Context, want identity) {
 		r.certs.complain("the new certificate cannot be kept for a restart: " + oneLine(err).Error())
 		r.log.Error().Err(err).Msg("the new certificate is served, but cannot be kept for a restart")
 	}
+	return true
 }
 
 // retryPause returns how long to wait after n failures, the last of which is err. It is spread, so that resolvers that
