@@ -85,9 +85,10 @@ e2e() {
 	bin=$(mktemp -d)
 	chmod 755 "$bin"
 	go build -o "$bin/cfrd" ./cmd/cfrd
+	(cd e2e/tools && go build -o "$bin/pebble" github.com/letsencrypt/pebble/v2/cmd/pebble)
 	go test -c -o "$bin/e2e.test" ./e2e
 	local status=0
-	(cd e2e && E2E_CFRD="$bin/cfrd" in_namespaces "$bin/e2e.test" -test.count=1 -test.timeout 15m "${@/#-/-test.}") || status=$?
+	(cd e2e && E2E_CFRD="$bin/cfrd" E2E_PEBBLE="$bin/pebble" in_namespaces "$bin/e2e.test" -test.count=1 -test.timeout 15m "${@/#-/-test.}") || status=$?
 	rm -rf "$bin"
 	return $status
 }
