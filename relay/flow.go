@@ -174,6 +174,20 @@ func (t *flowTable) inbound(f *flow, n, size int, now time.Duration) (allowed in
 	return allowed, ok
 }
 
+// declined notes that the client's own system, or a router on the way to it, has said that what is sent there cannot
+// arrive, and returns the flow, or nil. Who forges a client's address does not get by with that for long: what a flow
+// that is not confirmed may still bring is forfeited. One that is confirmed goes on. See RFC 4787, REQ-12.
+func (t *flowTable) declined(key flowKey) *flow {
+	s := t.shard(key.client.Addr())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.flows[key]
+	if f != nil {
+		f.got = amplification * f.sent
+	}
+	return f
+}
+
 // allow takes what it can of n bytes, in datagrams of size bytes, from the allowance.
 func (f *flow) allow(n, size int) (allowed int, ok bool) {
 	count := max(1, (n+size-1)/max(1, size))

@@ -111,6 +111,28 @@ func TestFlowConfirmation(t *testing.T) {
 	}
 }
 
+func TestFlowDeclined(t *testing.T) {
+	table := newFlowTable(443, 5*time.Minute)
+	f := begin(table, testKey(1, 1), 1200, 0)
+	if table.declined(testKey(1, 2)) != nil || table.declined(f.key) != f {
+		t.Error("declined does not return the flow of the key")
+	}
+	if _, ok := table.inbound(f, 1, 1, 0); ok {
+		t.Error("a client that has declined gets a datagram")
+	}
+	table.outbound(f.key, 100, 0)
+	if n, _ := table.inbound(f, 300, 300, 0); n != 300 {
+		t.Errorf("got %d bytes after another 100 from the client; want 300", n)
+	}
+	table.outbound(f.key, 100, 0)
+	table.inbound(f, 300, 300, 0)
+	table.outbound(f.key, 100, 0)
+	table.declined(f.key)
+	if n, _ := table.inbound(f, 9000, 9000, 0); n != 9000 {
+		t.Errorf("got %d bytes of a confirmed flow; want all 9000", n)
+	}
+}
+
 func TestFlowExpiry(t *testing.T) {
 	toConfirmed := func(table *flowTable, f *flow) {
 		table.inbound(f, 1, 1, 0)

@@ -82,19 +82,17 @@ func leaveFrom(local netip.Addr) []byte {
 	return unix.PktInfo6(&unix.Inet6Pktinfo{Addr: local.As16()})
 }
 
-// forClient returns u as it is for the client of f.
-func (u unreachable) forClient(f *flow) unreachable {
-	return u.forFamily(f.key.client.Addr(), f.grant.dst.Addr())
+// tellDestination tells the destination of f about a datagram of n bytes that does not get to the client.
+func (u *udpPort) tellDestination(f *flow, what unreachable, n int, now time.Duration) {
+	back := flowKey{client: f.grant.dst, local: f.src}
+	u.icmp.send(back, what.forFamily(f.grant.dst.Addr(), f.key.client.Addr()), n, now)
 }
 
-// tellDestination tells the destination of f that its datagram of n bytes does not get to the client for its size.
-func (u *udpPort) tellDestination(f *flow, n int) {
-	mtu, err := pathMTU(f.key.client)
-	if err != nil {
-		return
+// tellTooBig tells the destination of f that its datagram of n bytes exceeds the MTU of the way to the client.
+func (u *udpPort) tellTooBig(f *flow, n int) {
+	if mtu, err := pathMTU(f.key.client); err == nil {
+		u.tellDestination(f, unreachable{tooBig, mtu}, n, u.now())
 	}
-	back := flowKey{client: f.grant.dst, local: f.src}
-	u.icmp.send(back, unreachable{tooBig, mtu}.forFamily(f.grant.dst.Addr(), f.key.client.Addr()), n, u.now())
 }
 
 // pathMTU returns the MTU of the way to addr.
@@ -114,20 +112,51 @@ func pathMTU(addr netip.AddrPort) (int, error) {
 	return unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU)
 }
 
-// unreachableFrom returns what an entry of a socket's error queue is for a client. ok is false if it is nothing.
-func unreachableFrom(control []byte) (u unreachable, ok bool) {
-	msgs, err := unix.ParseSocketControlMessage(control)
+// icmpError is an entry of a socket's error queue.
+type icmpError struct {
+	what  unreachable
+	known bool           // whether what says anything
+	n     int            // bytes of payload of the datagram, as far as they were quoted
+	to    netip.AddrPort // where the datagram was sent to
+	from  netip.Addr     // where from, if the socket is told
+}
+
+// readError takes an entry out of the error queue. ok is false if there is none.
+func readError(fd int) (e icmpError, ok bool) {
+	var payload [2048]byte
+	var control [512]byte
+	n, controlLen, _, to, err := unix.Recvmsg(fd, payload[:], control[:], unix.MSG_ERRQUEUE)
 	if err != nil {
-		return unreachable{}, false
+		return icmpError{}, false
 	}
-	for _, m := range msgs {
-		v4 := m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR
-		v6 := m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR
-		if (v4 || v6) && len(m.Data) >= int(unsafe.Sizeof(unix.SockExtendedErr{})) {
-			return unreachableOf((*unix.SockExtendedErr)(unsafe.Pointer(&m.Data[0])))
+	e.n = n
+	switch to := to.(type) {
+	case *unix.SockaddrInet4:
+		e.to = netip.AddrPortFrom(netip.AddrFrom4(to.Addr), uint16(to.Port))
+	case *unix.SockaddrInet6:
+		e.to = netip.AddrPortFrom(netip.AddrFrom16(to.Addr), uint16(to.Port))
+	}
+	if msgs, err := unix.ParseSocketControlMessage(control[:controlLen]); err == nil {
+		for _, m := range msgs {
+			e.control(&m)
 		}
 	}
-	return unreachable{}, false
+	return e, true
+}
+
+// control takes one control message into e. The packet information is that of the ICMP message, which came to where
+// the datagram was sent from.
+func (e *icmpError) control(m *unix.SocketControlMessage) {
+	switch h := m.Header; {
+	case (h.Level == unix.IPPROTO_IP && h.Type == unix.IP_RECVERR ||
+		h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_RECVERR) &&
+		len(m.Data) >= int(unsafe.Sizeof(unix.SockExtendedErr{})):
+		e.what, e.known = unreachableOf((*unix.SockExtendedErr)(unsafe.Pointer(&m.Data[0])))
+	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(m.Data) >= unix.SizeofInet4Pktinfo:
+		e.from = netip.AddrFrom4((*unix.Inet4Pktinfo)(unsafe.Pointer(&m.Data[0])).Addr)
+	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(m.Data) >= unix.SizeofInet6Pktinfo:
+		e.from = netip.AddrFrom16((*unix.Inet6Pktinfo)(unsafe.Pointer(&m.Data[0])).Addr)
+	}
 }
 
 // unreachableOf translates an error. That a packet's time was exceeded on the way is left out: the client's own did

@@ -372,6 +372,34 @@ func TestUDPNamespaceTooBig(t *testing.T) {
 	}
 }
 
+// A client that is gone says so, and the destination hears it.
+func TestUDPNamespaceClientGone(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	for _, fam := range families {
+		t.Run(fam.name, func(t *testing.T) {
+			dst := b.listenDestination(t, fam.destination)
+			c, other := dialBed(t, fam.relay), dialBed(t, fam.relay)
+			confirmBed(t, other, dst)
+			from := exchange(t, c, dst, randomBytes(1200))
+			c.Close()
+			family := strings.Contains(fam.destination, ":")
+			o := ipOptionsOf(family)
+			setOpt(t, dst, sockopt{o.level, o.errors, 1})
+			reply(t, dst, []byte("too late"), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+			if _, err := dst.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("got %v; want %v", err, syscall.ECONNREFUSED)
+			}
+			reply(t, dst, []byte("never"), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
+			exchange(t, other, dst, []byte("others go on"))
+			waitFor(t, "the datagram to be dropped", func() bool { return b.relay.Stats().Unconfirmed > 0 })
+			b.relay.stats.unconfirmed.Store(0)
+		})
+	}
+}
+
 // A group of which some datagrams exceed the MTU loses these and no others.
 func TestUDPNamespaceGroupTooBig(t *testing.T) {
 	if !inNamespace(t) {

@@ -168,10 +168,17 @@ func (w *udpWorker) handle(ev *unix.EpollEvent, f *flow, now time.Duration) {
 		}
 		w.fromUpstream(f, now)
 	case w.listen4 != nil && int(ev.Fd) == w.listen4.fd:
-		w.fromClients(w.listen4, now)
+		w.handleListener(ev, w.listen4, now)
 	case w.listen6 != nil && int(ev.Fd) == w.listen6.fd:
-		w.fromClients(w.listen6, now)
+		w.handleListener(ev, w.listen6, now)
 	}
+}
+
+func (w *udpWorker) handleListener(ev *unix.EpollEvent, l *udpListener, now time.Duration) {
+	if ev.Events&unix.EPOLLERR != 0 {
+		w.clientErrors(l, now)
+	}
+	w.fromClients(l, now)
 }
 
 // fromClients relays a batch of messages from clients to their destinations.
@@ -276,7 +283,7 @@ func (w *udpWorker) flushBack() {
 	}
 }
 
-// errorsAtOnce bounds how many errors of a flow are taken in before it is the others' turn.
+// errorsAtOnce bounds how many errors of a socket are taken in before it is the others' turn.
 const errorsAtOnce = 16
 
 // upstreamErrors takes in what ICMP says about datagrams to the destination of f and tells the client. The flow goes
@@ -284,18 +291,32 @@ const errorsAtOnce = 16
 func (w *udpWorker) upstreamErrors(f *flow, now time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var payload [2048]byte
-	var control [512]byte
+	if f.fd < 0 {
+		return
+	}
 	for range errorsAtOnce {
-		if f.fd < 0 {
+		e, ok := readError(f.fd)
+		if !ok {
 			return
 		}
-		n, controlLen, _, _, err := unix.Recvmsg(f.fd, payload[:], control[:], unix.MSG_ERRQUEUE)
-		if err != nil {
+		if e.known {
+			w.port.icmp.send(f.key, e.what.forFamily(f.key.client.Addr(), f.grant.dst.Addr()), e.n, now)
+		}
+	}
+}
+
+// clientErrors takes in what ICMP says about datagrams to clients and tells their destinations.
+func (w *udpWorker) clientErrors(l *udpListener, now time.Duration) {
+	for range errorsAtOnce {
+		e, ok := readError(l.fd)
+		if !ok {
 			return
 		}
-		if u, ok := unreachableFrom(control[:controlLen]); ok {
-			w.port.icmp.send(f.key, u.forClient(f), n, now)
+		if !e.known || !e.from.IsValid() {
+			continue
+		}
+		if f := w.port.table.declined(flowKey{client: e.to, local: netip.AddrPortFrom(e.from, w.port.port)}); f != nil {
+			w.port.tellDestination(f, e.what, e.n, now)
 		}
 	}
 }

@@ -160,8 +160,7 @@ func ipOptionsOf(v6 bool) ipOptions {
 // setUpstream sets the options of an upstream socket. SO_REUSEADDR lets flows to different destinations share a
 // source; a socket that is not connected yet may thus get others' datagrams, see udpWorker.back.
 func (u *udpPort) setUpstream(fd int, v6 bool) error {
-	o := ipOptionsOf(v6)
-	return u.setOptions(fd, v6, upstreamBuffer, sockopt{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}, sockopt{o.level, o.errors, 1})
+	return u.setOptions(fd, v6, upstreamBuffer, sockopt{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 }
 
 // setListen sets the options of a listening socket.
@@ -177,6 +176,7 @@ func (u *udpPort) setOptions(fd int, v6 bool, buffer int, opts ...sockopt) error
 	opts = append(opts,
 		sockopt{o.level, o.freebind, 1},
 		sockopt{o.level, o.discover, discoverProbe},
+		sockopt{o.level, o.errors, 1},
 		sockopt{o.level, o.receiveTOS, 1},
 		sockopt{o.level, o.receiveFragments, 1})
 	if v6 {

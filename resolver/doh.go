@@ -186,7 +186,9 @@ func (d *doh) reply(w http.ResponseWriter, r *http.Request, j *job) {
 		h["Cache-Control"] = []string{"max-age=" + strconv.FormatUint(uint64(j.q.ttl), 10)}
 	}
 	h["Content-Length"] = []string{strconv.Itoa(len(j.reply))}
-	d.leaveBody(h, r)
+	if r.Method == http.MethodGet {
+		d.leaveBody(h, r)
+	}
 	_, _ = w.Write(j.reply) // an error means that the client has gone
 }
 
@@ -206,7 +208,7 @@ func (d *doh) refuse(w http.ResponseWriter, r *http.Request, status int) {
 // leaveBody keeps net/http from waiting for a body that we do not read, which it does in HTTP/1.1 before it sends the
 // reply, to use the connection again.
 func (d *doh) leaveBody(h http.Header, r *http.Request) {
-	if r.ProtoMajor == 1 && r.ContentLength != 0 && r.Method != http.MethodPost {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		h["Connection"] = d.closing
 	}
 }

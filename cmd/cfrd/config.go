@@ -81,6 +81,7 @@ type relayConfig struct {
 	Clients      []netip.Prefix    `mapstructure:"clients"`
 	AllowSpecial []netip.Prefix    `mapstructure:"allow_special"`
 	Routes       bool              `mapstructure:"routes"`
+	GSO          bool              `mapstructure:"gso"`
 	Limits       relayLimitsConfig `mapstructure:"limits"`
 }
 
@@ -138,7 +139,7 @@ type logConfig struct {
 func defaultConfig() *config {
 	return &config{
 		DDR:   ddrConfig{AdvertiseRelay: true},
-		Relay: relayConfig{Routes: true},
+		Relay: relayConfig{Routes: true, GSO: true},
 		Log:   logConfig{Level: zerolog.InfoLevel},
 	}
 }

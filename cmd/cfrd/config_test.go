@@ -68,7 +68,7 @@ func TestReferenceConfig(t *testing.T) {
 			Sealed: sealedConfig{Prefix: netip.MustParsePrefix("2001:db8:cf::/64"), KeyFile: "/etc/cfrd/seal.key"},
 			Table:  tableConfig{Prefixes: prefixes("10.99.0.0/16"), Store: "/etc/cfrd/leases.db"},
 			Egress: prefixes("192.0.2.64/28", "2001:db8:e::/64"),
-			Routes: true,
+			Routes: true, GSO: true,
 		},
 		Log: logConfig{Level: zerolog.InfoLevel},
 	}

@@ -150,7 +150,7 @@ func (j *journey) sayf(format string, args ...any) {
 
 func (j *journey) introduce() {
 	p := j.stage.ports
-	fmt.Fprintf(j.out, `cfrd demo: everything in one process, on loopback, without a right and without the internet
+	fmt.Fprintf(j.out, `cfrd demo: everything in one process, on loopback, unprivileged and offline
 
    resolver  %-18s %v: Do53 on %d, DoT on %d/tcp, DoQ on %d/udp, DoH on %d
    relay                        %v on port %d, TCP and UDP, leaving from %v

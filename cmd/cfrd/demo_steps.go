@@ -34,6 +34,7 @@ func (j *journey) ask(ctx context.Context, t resolver.Transport, name string, qt
 	}[t]
 	c := dnsClient{
 		addr:   netip.AddrPortFrom(demoResolverAddr, port),
+		from:   demoCustomerAddr,
 		sni:    demoResolverName,
 		verify: verifyNames(j.stage.ca.pool(), demoResolverName),
 	}

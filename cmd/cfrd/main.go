@@ -65,6 +65,7 @@ func newRootCommand() *cobra.Command {
 		newDemoCommand(),
 		newServeCommand(),
 		newCheckCommand(),
+		newDNRCommand(),
 		newConfigCommand(),
 		newVersionCommand(),
 	)

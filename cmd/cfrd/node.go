@@ -45,7 +45,10 @@ const (
 
 // newNode opens the address map and binds every listener. Nothing is served before run.
 func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
-	n := &node{mode: m, log: log, values: v, certs: newCertificates(v.certificate)}
+	n := &node{mode: m, log: log, values: v}
+	if m.resolves() && v.encrypted() {
+		n.certs = newCertificates(v.certificate)
+	}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -79,12 +82,13 @@ func (n *node) relays() bool { return n.mode.relays() && n.values.relays() }
 
 func (n *node) relayConfig() relay.Config {
 	return relay.Config{
-		Map:      n.addrs,
-		Ports:    n.values.Relay.Ports,
-		Routes:   n.values.Relay.Routes,
-		Limits:   n.values.relayLimits(),
-		Settings: n.values.relaySettings(),
-		Log:      component(n.log, "relay"),
+		Map:        n.addrs,
+		Ports:      n.values.Relay.Ports,
+		Routes:     n.values.Relay.Routes,
+		DisableGSO: !n.values.Relay.GSO,
+		Limits:     n.values.relayLimits(),
+		Settings:   n.values.relaySettings(),
+		Log:        component(n.log, "relay"),
 	}
 }
 
@@ -160,6 +164,7 @@ func (n *node) runServices(ctx context.Context) error {
 	}
 	if n.certs != nil {
 		g.Go(func() error { n.certs.rotateTickets(ctx); return nil })
+		g.Go(func() error { n.watchCertificate(ctx); return nil })
 	}
 	return g.Wait()
 }

@@ -30,6 +30,7 @@ import (
 // so that each one shows what a client meets that comes for the first time. Contexts must have a deadline.
 type dnsClient struct {
 	addr   netip.AddrPort // where to connect to
+	from   netip.Addr     // source address; the zero value leaves it to the system
 	sni    string         // server name in TLS; empty sends none, as discovery by address requires
 	host   string         // host of DoH URLs: a name or an address without brackets; empty means that of addr
 	path   string         // URI template of DoH; empty means ddr.DefaultDoHPath
@@ -181,7 +182,11 @@ func (c dnsClient) tcp(ctx context.Context, q []byte) ([]byte, error) {
 
 // dial connects and lets all that follows end with ctx.
 func (c dnsClient) dial(ctx context.Context, network string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, c.addr.String())
+	var d net.Dialer
+	if c.from.IsValid() {
+		d.LocalAddr = c.localAddr(network)
+	}
+	conn, err := d.DialContext(ctx, network, c.addr.String())
 	if err != nil {
 		return nil, err
 	}
@@ -189,6 +194,36 @@ func (c dnsClient) dial(ctx context.Context, network string) (net.Conn, error) {
 		conn.SetDeadline(deadline)
 	}
 	return conn, nil
+}
+
+func (c dnsClient) localAddr(network string) net.Addr {
+	if network == "udp" {
+		return net.UDPAddrFromAddrPort(netip.AddrPortFrom(c.from, 0))
+	}
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.from, 0))
+}
+
+// dialQUIC connects from a socket of its own. hangUp ends the connection and closes the socket.
+func (c dnsClient) dialQUIC(ctx context.Context, alpn string, cfg *quic.Config) (conn *quic.Conn, hangUp func(), err error) {
+	var local *net.UDPAddr
+	if c.from.IsValid() {
+		local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(c.from, 0))
+	}
+	pc, err := net.ListenUDP("udp", local)
+	if err != nil {
+		return nil, nil, err
+	}
+	qt := &quic.Transport{Conn: pc}
+	closeSocket := func() { qt.Close(); pc.Close() }
+	if conn, err = qt.Dial(ctx, net.UDPAddrFromAddrPort(c.addr), c.tlsConfig(alpn), cfg); err != nil {
+		closeSocket()
+		return nil, nil, err
+	}
+	return conn, func() {
+		const noError = 0 // See RFC 9250, Section 4.3. HTTP/3 has closed the connection before.
+		conn.CloseWithError(noError, "")
+		closeSocket()
+	}, nil
 }
 
 // exchangeFramed sends q with a length prefix in one write and reads one reply. See RFC 1035, Section 4.2.2.
@@ -274,9 +309,15 @@ func (c dnsClient) doh(ctx context.Context, q []byte) ([]byte, error) {
 }
 
 func (c dnsClient) doh3(ctx context.Context, q []byte) ([]byte, error) {
+	hangUp := func() {}
+	defer func() { hangUp() }()
 	rt := &http3.Transport{
-		Dial: func(ctx context.Context, _ string, _ *tls.Config, cfg *quic.Config) (*quic.Conn, error) {
-			return quic.DialAddr(ctx, c.addr.String(), c.tlsConfig("h3"), cfg)
+		Dial: func(ctx context.Context, _ string, _ *tls.Config, cfg *quic.Config) (conn *quic.Conn, err error) {
+			conn, end, err := c.dialQUIC(ctx, "h3", cfg)
+			if err == nil {
+				hangUp = end
+			}
+			return conn, err
 		},
 	}
 	defer rt.Close()
@@ -347,12 +388,11 @@ func (c dnsClient) authority() string {
 
 // doq sends one query on a stream of its own and ends the stream. See RFC 9250, Section 4.2.
 func (c dnsClient) doq(ctx context.Context, q []byte) ([]byte, error) {
-	conn, err := quic.DialAddr(ctx, c.addr.String(), c.tlsConfig("doq"), &quic.Config{MaxIncomingStreams: -1})
+	conn, hangUp, err := c.dialQUIC(ctx, "doq", &quic.Config{MaxIncomingStreams: -1})
 	if err != nil {
 		return nil, err
 	}
-	const doqNoError = 0
-	defer conn.CloseWithError(doqNoError, "")
+	defer hangUp()
 	stream, err := conn.OpenStreamSync(ctx)
 	if err != nil {
 		return nil, err

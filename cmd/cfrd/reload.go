@@ -79,7 +79,7 @@ func (n *node) apply(v *values) error {
 		return named("resolver", err)
 	}
 	if n.certs != nil {
-		n.certs.current.Store(v.certificate)
+		n.certs.replace(v.certificate)
 	}
 	n.values = v
 	return nil
@@ -99,7 +99,7 @@ func (n *node) applyResolver(v *values) error {
 // restartKeys are the keys, or sections, that are fixed for the life of the process.
 func restartKeys() []string {
 	return []string{
-		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.limits", "limits", "cache",
+		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.gso", "relay.limits", "limits", "cache",
 		"admin", "log",
 	}
 }

@@ -70,9 +70,8 @@ func (l *loader) loadTLS(now time.Time) {
 		return
 	}
 	l.certificate = cert
-	if missing := uncovered(cert.Leaf, l.do53Addresses()); len(missing) > 0 {
-		l.warnings = append(l.warnings, fmt.Sprintf("tls.certificate: does not carry %s as IP address: "+
-			"clients that ask there without encryption will not discover the encrypted transports", join(missing)))
+	if warning := l.uncoveredWarning(cert.Leaf); warning != "" {
+		l.warnings = append(l.warnings, warning)
 	}
 }
 
