@@ -27,7 +27,7 @@ func (z *Zone) https(owner string, resolvers []Resolver, ttl uint32) []dns.RR {
 		case r.Port != 0:
 			rr.Value = append(rr.Value, &dns.SVCBPort{Port: r.Port})
 		case z.cfg.PvD:
-			// Clients look for it on port 443 only. See draft-ietf-intarea-proxy-config, Section 2.1.
+			// Clients look for it on port 443 only. See draft-ietf-intarea-proxy-config.
 			rr.Value = append(rr.Value, &dns.SVCBLocal{KeyCode: dns.SVCBKey(KeyPvD)})
 		}
 		rrs = append(rrs, rr)

@@ -27,8 +27,8 @@ const PvDLife = 24 * time.Hour
 // addresses that they get as answers. What there is to know of it is under a key of our own. The relay's prefixes and
 // the destinations that are steered are not told, because no client needs them.
 //
-// Nothing in it is to be used by a client that was not told to trust the network that it came from. See
-// draft-ietf-intarea-proxy-config, Section 7.
+// Clients must not use what they learn of proxies from a network without having been told to. See
+// draft-ietf-intarea-proxy-config.
 type PvD struct {
 	Identifier string            `json:"identifier"` // the name, fully qualified
 	Expires    time.Time         `json:"expires"`

@@ -28,7 +28,8 @@ const (
 // doh answers DNS queries in HTTP requests of any version. See RFC 8484.
 type doh struct {
 	*frontend
-	path string
+	path  string
+	other http.Handler // for other paths, or nil
 
 	altSvc, contentType, allow, retryAfter, closing, noStore []string // header values, never changed
 
@@ -87,6 +88,11 @@ func (d *doh) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer d.work.Done()
 	if p.transport == DoH {
 		w.Header()["Alt-Svc"] = d.altSvc
+	}
+	if d.other != nil && r.URL.Path != d.path {
+		d.leaveBody(w.Header(), r)
+		d.other.ServeHTTP(w, r)
+		return
 	}
 	j := d.newJob(&query{client: p.client, local: p.local, transport: p.transport})
 	defer d.free(j)

@@ -308,3 +308,20 @@ func refusedTCP(t *testing.T, addr netip.AddrPort) {
 		t.Errorf("got %v; want a reset", err)
 	}
 }
+
+// A connection on which nothing is under way does not hold up the end.
+func TestDrainIdle(t *testing.T) {
+	overAll(t, func(t *testing.T, tr transport) {
+		s := startServer(t, func(c *Config) {
+			c.Limits = Limits{DrainTimeout: time.Hour, IdleTimeout: time.Hour}
+		})
+		if _, err := tr.dial(t, s)(t.Context(), wireQuery(t, "now.example", 1)); err != nil {
+			t.Fatal(err)
+		}
+		s.stop()
+		if err := s.wait(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		checkNothingLeft(t, s)
+	})
+}

@@ -44,7 +44,7 @@ func (p pair) sum(name string) [sha256.Size]byte {
 // parse returns the certificate if clients of name will accept it now. The error is of one line.
 func (p pair) parse(name string, now time.Time) (*tls.Certificate, error) {
 	if p.err != nil {
-		return nil, oneLine(p.err)
+		return nil, p.err
 	}
 	cert, err := tls.X509KeyPair(p.cert, p.key)
 	if err != nil {
