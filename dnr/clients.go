@@ -148,7 +148,7 @@ func judgeSystemd(form Form, in Inspection) judgement {
 
 func isNoHost(a netip.Addr) bool { return a.IsMulticast() || a.IsLoopback() }
 
-// judgeApple follows mDNSResponder's and configd's decoders, which do not look into the service parameters.
+// judgeApple follows the decoders of macOS, which do not look into the service parameters.
 func judgeApple(form Form, in Inspection) judgement {
 	opaque := []string{CodeSvcParams, CodeASCIIParams, CodeHints, CodePriorityZero, CodePadding}
 	wrong, found := in.first(func(f Finding) bool {
