@@ -47,8 +47,9 @@ type listenConfig struct {
 }
 
 type tlsConfig struct {
-	Certificate string `mapstructure:"certificate"`
-	Key         string `mapstructure:"key"`
+	Certificate string     `mapstructure:"certificate"`
+	Key         string     `mapstructure:"key"`
+	ACME        acmeConfig `mapstructure:"acme"`
 }
 
 type ddrConfig struct {
@@ -238,7 +239,7 @@ func decodeConfig(data []byte) (*config, problems) {
 
 // resolvePaths makes every path in the configuration absolute.
 func (c *config) resolvePaths(dir string) {
-	paths := []*string{&c.TLS.Certificate, &c.TLS.Key, &c.UpstreamCA, &c.Relay.Sealed.KeyFile, &c.Relay.Table.Store}
+	paths := []*string{&c.TLS.Certificate, &c.TLS.Key, &c.TLS.ACME.CA, &c.TLS.ACME.Storage, &c.UpstreamCA, &c.Relay.Sealed.KeyFile, &c.Relay.Table.Store}
 	for i := range c.Zones {
 		paths = append(paths, &c.Zones[i])
 	}

@@ -90,6 +90,25 @@ func configComparers() cmp.Options {
 	}
 }
 
+// TestReferenceACME uncomments the alternative to the files of the reference configuration.
+func TestReferenceACME(t *testing.T) {
+	text := strings.Replace(string(referenceConfig), "  certificate: cert.pem\n  key: key.pem\n", "", 1)
+	got := parse(t, strings.ReplaceAll(text, "#: ", "")).TLS.ACME
+	want := acmeConfig{
+		Directory:  "https://acme-v02.api.letsencrypt.org/directory",
+		Email:      "noc@isp.example",
+		CA:         "/etc/cfrd/acme-ca.pem",
+		Storage:    "/etc/cfrd/acme",
+		Profile:    "shortlived",
+		Challenges: []challengeType{"tls-alpn-01"},
+		Addresses:  []netip.Addr{netip.MustParseAddr("2001:db8::53")},
+		Agree:      true,
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("tls.acme (-want +got):\n%s", diff)
+	}
+}
+
 // TestReferenceDefaults uncomments every default of the reference configuration, which must all be known keys with
 // values that are accepted.
 func TestReferenceDefaults(t *testing.T) {

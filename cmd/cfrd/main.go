@@ -67,6 +67,7 @@ func newRootCommand() *cobra.Command {
 		newDemoCommand(),
 		newServeCommand(),
 		newCheckCommand(),
+		newDNRCommand(),
 		newConfigCommand(),
 		newDDRCommand(),
 		newVersionCommand(),

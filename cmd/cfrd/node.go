@@ -25,6 +25,7 @@ type node struct {
 	mode  mode
 	log   zerolog.Logger
 	certs *certificates    // or nil
+	acme  *acmeService     // or nil
 	addrs *addrmap.Map     // or nil
 	dns   *resolver.Server // or nil
 	// discovery is what dns answers discovery from; nil without dns. Replaced by applyResolver.
@@ -57,6 +58,11 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 			n.close()
 		}
 	}()
+	if n.certs != nil && v.TLS.ACME.used() {
+		if n.acme, err = newACMEService(v, n.certs, component(log, "acme")); err != nil {
+			return nil, err
+		}
+	}
 	if v.relays() {
 		if n.addrs, err = addrmap.Open(v.addressMap()); err != nil {
 			return nil, err
@@ -65,6 +71,11 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 	// The resolver comes first: it refuses addresses that are in use, and the relay's wildcard listeners use them all.
 	if m.resolves() {
 		if err = n.newResolver(); err != nil {
+			return nil, err
+		}
+	}
+	if n.acme != nil {
+		if err = n.acme.bind(v.challengeListeners()); err != nil {
 			return nil, err
 		}
 	}
@@ -122,7 +133,9 @@ func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	if n.addrs != nil {
 		steerTo = steering{n.addrs, n.relayHealthy}
 	}
-	return v.settings(discovery, steerTo)
+	settings := v.settings(discovery, steerTo)
+	settings.Public = n.acme.public(v)
+	return settings
 }
 
 // relayHealthy reports whether flows to relay addresses arrive. A relay on another host is taken to be well.
@@ -130,6 +143,9 @@ func (n *node) relayHealthy() bool { return n.relay == nil || n.relay.Healthy() 
 
 // close gives back what newNode opened. It is called once nothing runs any more.
 func (n *node) close() error {
+	if n.acme != nil {
+		n.acme.close()
+	}
 	if n.addrs == nil {
 		return nil
 	}
@@ -164,6 +180,10 @@ func (n *node) runServices(ctx context.Context) error {
 	}
 	if n.certs != nil {
 		g.Go(func() error { n.certs.rotateTickets(ctx); return nil })
+	}
+	if n.acme != nil {
+		g.Go(func() error { return named("acme", n.acme.run(ctx)) })
+	} else if n.certs != nil {
 		g.Go(func() error { n.watchCertificate(ctx); return nil })
 	}
 	return g.Wait()

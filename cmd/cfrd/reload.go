@@ -84,7 +84,10 @@ func (n *node) apply(v *values) error {
 		}
 		return named("resolver", err)
 	}
-	if n.certs != nil {
+	switch {
+	case n.acme != nil:
+		n.acme.update(v.identity())
+	case n.certs != nil:
 		n.certs.replace(v.certificate)
 	}
 	n.values = v
@@ -111,7 +114,7 @@ func (n *node) applyResolver(v *values) error {
 func restartKeys() []string {
 	return []string{
 		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.gso", "relay.limits", "limits", "cache",
-		"admin", "log",
+		"admin", "log", "tls.acme.directory", "tls.acme.email", "tls.acme.ca", "tls.acme.storage", "tls.acme.challenges",
 	}
 }
 
@@ -122,7 +125,7 @@ func needsRestart(old, changed *config) (ps problems) {
 			ps.add(key, "has changed, which needs a restart")
 		}
 	}
-	if (len(old.TLS.Certificate) > 0) != (len(changed.TLS.Certificate) > 0) {
+	if (old.TLS.Certificate != "") != (changed.TLS.Certificate != "") || old.TLS.ACME.used() != changed.TLS.ACME.used() {
 		ps.add("tls", "was added or removed, which needs a restart")
 	}
 	return ps

@@ -92,6 +92,9 @@ func (c *config) listeners() (ls []keyedAddr) {
 	add("dot", c.Listen.DoT, true, false)
 	add("doh", c.Listen.DoH, true, true)
 	add("doq", c.Listen.DoQ, false, true)
+	for _, a := range c.challengeListeners() {
+		ls = append(ls, keyedAddr{"tls.acme.challenges", a, true, false})
+	}
 	if c.Listen.Admin.IsValid() {
 		ls = append(ls, keyedAddr{"listen.admin", c.Listen.Admin, true, false})
 	}
@@ -120,6 +123,10 @@ func (v *validator) checkListen() {
 }
 
 func (v *validator) checkTLS() {
+	if v.TLS.ACME.used() {
+		v.checkACME()
+		return
+	}
 	if (v.TLS.Certificate == "") != (v.TLS.Key == "") {
 		missing := "tls.key"
 		if v.TLS.Certificate == "" {

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
@@ -59,6 +58,10 @@ func (l *loader) loadTLS(now time.Time) {
 	if !l.encrypted() {
 		return
 	}
+	if l.TLS.ACME.used() {
+		l.loadACME(now)
+		return
+	}
 	cert, err := loadCertificate(l.TLS.Certificate, l.TLS.Key, l.Name, now)
 	if err != nil {
 		key := "tls.certificate"
@@ -70,7 +73,7 @@ func (l *loader) loadTLS(now time.Time) {
 	}
 	l.certificate = cert
 	if warning := l.uncoveredWarning(cert.Leaf); warning != "" {
-		l.warnings = append(l.warnings, warning)
+		l.warnings = append(l.warnings, "tls.certificate: "+warning)
 	}
 }
 
