@@ -202,7 +202,7 @@ func designated(an Announcement, room int) []byte {
 	var list []byte
 	var options []byte
 	for _, r := range an.Resolvers {
-		in, err := safe(r, dhcpv4)
+		in, err := safe(r, DHCPv4)
 		if err != nil {
 			continue
 		}

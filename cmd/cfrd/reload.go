@@ -100,7 +100,7 @@ func (n *node) applyResolver(v *values) error {
 func restartKeys() []string {
 	return []string{
 		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.gso", "relay.limits", "limits", "cache",
-		"admin", "log",
+		"admin", "log", "dnr.announce",
 	}
 }
 
