@@ -29,11 +29,15 @@ func Servers() []Server {
 		{"kea-2.2", "Kea up to 2.2", "//", oldKea4, oldKea6, noRA("Kea sends no Router Advertisements."), nil},
 		{"dnsmasq", "dnsmasq", "#", dnsmasq4, dnsmasq6, noRA("dnsmasq cannot put the option into its own."), nil},
 		{"dhcpd", "ISC dhcpd 4.4", "#", dhcpd4, dhcpd6, noRA("dhcpd sends no Router Advertisements."), nil},
-		{"networkd", "systemd-networkd as DHCP server", "#", networkd4, networkd6,
-			noRA("[IPv6SendRA] has no such setting."), nil},
+		{
+			"networkd", "systemd-networkd as DHCP server", "#", networkd4, networkd6,
+			noRA("[IPv6SendRA] has no such setting."), nil,
+		},
 		{"odhcpd", "odhcpd of OpenWrt 24.10 and later", "#", nil, nil, nil, odhcpd},
-		{"routeros", "MikroTik RouterOS 7", "#", routeros4, routeros6,
-			noRA("RouterOS cannot put the option into its own."), nil},
+		{
+			"routeros", "MikroTik RouterOS 7", "#", routeros4, routeros6,
+			noRA("RouterOS cannot put the option into its own."), nil,
+		},
 		{"radvd", "radvd", "#", nil, nil, noRA("radvd has neither this option nor raw ones, in any release."), nil},
 		{"hex", "Plain hexadecimal", "#", hex4, hex6, hexRA, nil},
 	}

@@ -284,6 +284,9 @@ func (r *rewrite) replace(names []string, addr netip.Addr, ttl uint32) (netip.Ad
 
 // relayAddr asks the relay for an address that holds as long as the answer.
 func (r *rewrite) relayAddr(dst netip.Addr, v6 bool, ttl uint32) (netip.Addr, bool, error) {
+	if !r.Relay.Healthy() {
+		return netip.Addr{}, false, errRelayFailed
+	}
 	addr, ok, err := r.Relay.RelayAddr(dst, v6, time.Duration(r.cap(ttl))*time.Second)
 	if err != nil {
 		return netip.Addr{}, false, fmt.Errorf("%w: %w", errRelayFailed, err)

@@ -55,6 +55,7 @@ type fakeRelay struct {
 	noSeal bool // no way from IPv4 to IPv6
 	no6    bool // no IPv6 pool
 	err    error
+	down   bool            // not well, though it has addresses
 	asked  []time.Duration // the TTLs
 }
 
@@ -84,7 +85,7 @@ func (f *fakeRelay) Contains(addr netip.Addr) bool {
 	})
 }
 
-func (f *fakeRelay) Healthy() bool { return f.err == nil }
+func (f *fakeRelay) Healthy() bool { return !f.down }
 
 // world is what upstreams know: records in one string each. "+" before a record puts it in the Additional section of
 // every reply, "-" into the Authority section; "fail NAME TYPE" makes that question fail.

@@ -48,8 +48,9 @@ type listenConfig struct {
 }
 
 type tlsConfig struct {
-	Certificate string `mapstructure:"certificate"`
-	Key         string `mapstructure:"key"`
+	Certificate string     `mapstructure:"certificate"`
+	Key         string     `mapstructure:"key"`
+	ACME        acmeConfig `mapstructure:"acme"`
 }
 
 type ddrConfig struct {
@@ -57,6 +58,8 @@ type ddrConfig struct {
 	RelayKey       int           `mapstructure:"relay_key"`
 	TTL            time.Duration `mapstructure:"ttl"`
 	Addresses      []netip.Addr  `mapstructure:"addresses"`
+	InfoURL        string        `mapstructure:"info_url"`
+	PvD            bool          `mapstructure:"pvd"`
 }
 
 type dnrConfig struct {
@@ -154,7 +157,7 @@ type logConfig struct {
 // which testdata/cfrd.yaml repeats.
 func defaultConfig() *config {
 	return &config{
-		DDR:   ddrConfig{AdvertiseRelay: true},
+		DDR:   ddrConfig{AdvertiseRelay: true, PvD: true},
 		Relay: relayConfig{Routes: true, GSO: true},
 		Log:   logConfig{Level: zerolog.InfoLevel},
 	}
@@ -252,7 +255,7 @@ func decodeConfig(data []byte) (*config, problems) {
 
 // resolvePaths makes every path in the configuration absolute.
 func (c *config) resolvePaths(dir string) {
-	paths := []*string{&c.TLS.Certificate, &c.TLS.Key, &c.UpstreamCA, &c.Relay.Sealed.KeyFile, &c.Relay.Table.Store}
+	paths := []*string{&c.TLS.Certificate, &c.TLS.Key, &c.TLS.ACME.CA, &c.TLS.ACME.Storage, &c.UpstreamCA, &c.Relay.Sealed.KeyFile, &c.Relay.Table.Store}
 	for i := range c.Zones {
 		paths = append(paths, &c.Zones[i])
 	}

@@ -69,6 +69,7 @@ func newRootCommand() *cobra.Command {
 		newCheckCommand(),
 		newDNRCommand(),
 		newConfigCommand(),
+		newDDRCommand(),
 		newVersionCommand(),
 	)
 	root.AddCommand(newHelpTopics()...)

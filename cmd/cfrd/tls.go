@@ -33,7 +33,7 @@ type certificates struct {
 	keys    [][32]byte // newest first; owned by rotate
 
 	mu      sync.Mutex
-	trouble string // why the newest attempt at a replacement failed, or ""
+	trouble string // what was wrong with the newest attempt at a replacement, or ""
 }
 
 // newCertificates serves cert, which may be nil for the time being.
@@ -105,13 +105,18 @@ func (c *certificates) settled() {
 // refuse counts a replacement that came to nothing, and remembers why.
 func (c *certificates) refuse(why error) {
 	c.refused.Add(1)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.trouble = why.Error()
+	c.complain("the certificate was not replaced: " + why.Error())
 }
 
-// lastRefusal returns why the newest attempt at a replacement failed, or "".
-func (c *certificates) lastRefusal() string {
+// complain has warnings say what is wrong until the next replacement.
+func (c *certificates) complain(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trouble = what
+}
+
+// complaint returns what is wrong, or "".
+func (c *certificates) complaint() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.trouble
@@ -135,7 +140,7 @@ func (c *certificates) stats() (s certificateStats) {
 	if next := c.next.Load(); next != 0 {
 		s.next = time.Unix(next, 0)
 	}
-	s.applied, s.refused, s.failing = c.applied.Load(), c.refused.Load(), c.lastRefusal() != ""
+	s.applied, s.refused, s.failing = c.applied.Load(), c.refused.Load(), c.complaint() != ""
 	return s
 }
 
@@ -162,8 +167,8 @@ func (c *certificates) warnings(now time.Time) (lines []string) {
 	case now.Before(leaf.NotAfter) && leaf.NotAfter.Sub(now) < leaf.NotAfter.Sub(leaf.NotBefore)/lateShare:
 		lines = append(lines, fmt.Sprintf("warning: the certificate expires on %s: renew it", formatTime(leaf.NotAfter)))
 	}
-	if why := c.lastRefusal(); why != "" {
-		lines = append(lines, "warning: the certificate was not replaced: "+why)
+	if why := c.complaint(); why != "" {
+		lines = append(lines, "warning: "+why)
 	}
 	return lines
 }

@@ -105,7 +105,7 @@ func (c *config) uncoveredWarning(leaf *x509.Certificate) string {
 	if len(missing) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("tls.certificate: does not carry %s as IP address: "+
+	return fmt.Sprintf("the certificate does not carry %s as IP address: "+
 		"clients that ask there without encryption will not discover the encrypted transports", join(missing))
 }
 

@@ -124,7 +124,7 @@ func TestWatchRefuses(t *testing.T) {
 			if w.certs.leaf() != before {
 				t.Error("got another certificate; want the one before")
 			}
-			if got := w.certs.lastRefusal(); !strings.Contains(got, test.want) || strings.Contains(got, "\n") {
+			if got := w.certs.complaint(); !strings.Contains(got, test.want) || strings.Contains(got, "\n") {
 				t.Errorf("got reason %q; want a line with %q", got, test.want)
 			}
 			if lines := w.log.lines(); len(lines) != 1 || !strings.Contains(lines[0], test.want) {
@@ -139,7 +139,7 @@ func TestWatchRefuses(t *testing.T) {
 			if w.certs.leaf() == before {
 				t.Error("after repair: got the certificate from before; want the new one")
 			}
-			if got := w.certs.lastRefusal(); got != "" {
+			if got := w.certs.complaint(); got != "" {
 				t.Errorf("after repair: got reason %q; want none", got)
 			}
 		})
@@ -165,7 +165,7 @@ func TestWatchWaitsForTheSecondFile(t *testing.T) {
 		writeFile(t, filepath.Join(w.dir, file), mustRead(t, filepath.Join(next, file)))
 		w.lookAtCertificate(&w.w, time.Now())
 	}
-	if got := w.certs.lastRefusal(); got != "" {
+	if got := w.certs.complaint(); got != "" {
 		t.Errorf("got refused: %s; want to be waited for", got)
 	}
 	w.lookAtCertificate(&w.w, time.Now())
@@ -217,7 +217,7 @@ func TestWatchFollowsSwaps(t *testing.T) {
 			swap(t, w, next)
 			w.look()
 			if !w.certs.leaf().Equal(leaf) {
-				t.Errorf("got the certificate from before, refused: %q; want the new one", w.certs.lastRefusal())
+				t.Errorf("got the certificate from before, refused: %q; want the new one", w.certs.complaint())
 			}
 			if lines := w.log.lines(); len(lines) != 1 || !strings.Contains(lines[0], "certificate replaced") {
 				t.Errorf("got log %q; want one line about the new certificate", lines)
