@@ -112,7 +112,7 @@ func TestReferenceACME(t *testing.T) {
 // TestReferenceDefaults uncomments every default of the reference configuration, which must all be known keys with
 // values that are accepted.
 func TestReferenceDefaults(t *testing.T) {
-	commented := regexp.MustCompile(`(?m)^( *)# ( *[a-z_]+:.*)$`)
+	commented := regexp.MustCompile(`(?m)^( *)# ( *(?:- )?[a-z0-9_]+:.*)$`)
 	text := commented.ReplaceAllString(string(referenceConfig), "$1$2")
 	for _, line := range []string{"tcp_flows: 0", "udp_flows: 0"} {
 		text = strings.Replace(text, line, line[:len(line)-1]+"1", 1)
