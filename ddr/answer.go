@@ -16,8 +16,8 @@ const (
 // Answer returns the reply to q sent by client to the address local, or false if the name is not of discovery.
 // Everything under resolver.arpa is: what does not exist is NODATA. See RFC 9462, Section 6.4. The reply has AA set.
 //
-// The answer depends on local alone, never on anything that somebody between client and resolver could change. See
-// RFC 9462, Section 7.
+// The answer depends on local, and on client only for the relay, never on anything in the query that somebody between
+// client and resolver could change. See RFC 9462, Section 7.
 func (z *Zone) Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool) {
 	if q.Qclass != dns.ClassINET {
 		return nil, false
@@ -25,20 +25,22 @@ func (z *Zone) Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool)
 	local = local.Unmap().WithZone("")
 	switch name := dns.CanonicalName(q.Name); {
 	case dns.IsSubDomain(arpa, name):
-		return z.answerArpa(q, name, local), true
+		return z.answerArpa(q, name, client, local), true
 	case dns.IsSubDomain(discovery+z.name, name):
-		return z.answerDiscovery(q, name, local), true
+		return z.answerDiscovery(q, name, client, local), true
+	case name == z.name && q.Qtype == dns.TypeHTTPS && (z.cfg.OwnName || z.cfg.OwnHTTPS):
+		return z.answerHTTPS(q, local)
 	case name == z.name && (z.cfg.OwnName || q.Qtype == dns.TypeRESINFO):
 		return z.answerName(q, local), true
 	}
 	return nil, false
 }
 
-func (z *Zone) answerArpa(q dns.Question, name string, local netip.Addr) *dns.Msg {
+func (z *Zone) answerArpa(q dns.Question, name string, client, local netip.Addr) *dns.Msg {
 	switch {
 	case name == discovery+arpa && q.Qtype == dns.TypeSVCB:
 		if resolvers, err := z.Resolvers(local); err == nil {
-			return z.designation(q, resolvers, local)
+			return z.designation(q, resolvers, client, local)
 		}
 	case name != arpa:
 	case q.Qtype == dns.TypeRESINFO:
@@ -52,20 +54,35 @@ func (z *Zone) answerArpa(q dns.Question, name string, local netip.Addr) *dns.Ms
 	return z.nodata(q, arpa)
 }
 
-func (z *Zone) answerDiscovery(q dns.Question, name string, local netip.Addr) *dns.Msg {
+func (z *Zone) answerDiscovery(q dns.Question, name string, client, local netip.Addr) *dns.Msg {
 	apex := discovery + z.name
 	if z.cfg.OwnName {
 		apex = z.name
 	}
 	if name == discovery+z.name && q.Qtype == dns.TypeSVCB {
 		if resolvers, err := z.resolversByName(local); err == nil {
-			return z.designation(q, resolvers, local)
+			return z.designation(q, resolvers, client, local)
 		}
 	}
 	if name == apex && q.Qtype == dns.TypeSOA {
 		return z.reply(q, z.soa(apex))
 	}
 	return z.nodata(q, apex)
+}
+
+// answerHTTPS leaves the question to others if there is nothing to say and the name is theirs.
+func (z *Zone) answerHTTPS(q dns.Question, local netip.Addr) (*dns.Msg, bool) {
+	if resolvers, err := z.resolversByName(local); err == nil {
+		if rrs := z.https(q.Name, resolvers, z.lifetime()); len(rrs) > 0 {
+			m := z.reply(q, rrs...)
+			m.Extra = addressRecords(z.name, z.addresses(local), z.lifetime())
+			return m, true
+		}
+	}
+	if z.cfg.OwnName {
+		return z.nodata(q, z.name), true
+	}
+	return nil, false
 }
 
 func (z *Zone) answerName(q dns.Question, local netip.Addr) *dns.Msg {
@@ -94,14 +111,14 @@ func (z *Zone) answerInfo(q dns.Question, apex string) *dns.Msg {
 }
 
 // designation is the answer to a discovery query, with the addresses of every TargetName exactly once.
-func (z *Zone) designation(q dns.Question, resolvers []Resolver, local netip.Addr) *dns.Msg {
+func (z *Zone) designation(q dns.Question, resolvers []Resolver, client, local netip.Addr) *dns.Msg {
 	ttl := z.lifetime()
 	m := z.reply(q)
 	for _, r := range resolvers {
 		m.Answer = append(m.Answer, r.SVCB(q.Name, ttl))
 	}
 	m.Extra = addressRecords(z.name, z.addresses(local), ttl)
-	if z.relay != nil {
+	if z.relayFor(client) {
 		rr := dns.Copy(z.relay).(*dns.SVCB)
 		rr.Hdr = header(q.Name, dns.TypeSVCB, ttl)
 		m.Answer = append(m.Answer, rr)

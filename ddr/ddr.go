@@ -3,7 +3,8 @@
 // with RESINFO (RFC 9606).
 //
 // What it claims, of class IN: everything at and below resolver.arpa, everything at and below _dns.NAME, and RESINFO
-// at NAME. NAME itself is left to the operator's zones, unless Config.OwnName is set.
+// at NAME. NAME itself is left to the operator's zones, unless Config.OwnName is set; so is its HTTPS record, unless
+// Config.OwnHTTPS is.
 package ddr
 
 import (
@@ -22,9 +23,15 @@ import (
 type Config struct {
 	// Name is the authentication domain name of the resolver.
 	Name string
-	// OwnName makes the zone answer for Name itself: its A and AAAA, and NODATA for the other types. It is meant for
-	// a resolver whose name is in no zone; a zone file that has the name must not be shadowed.
+	// OwnName makes the zone answer for Name itself: its A, AAAA and HTTPS, and NODATA for the other types. It is
+	// meant for a resolver whose name is in no zone; a zone file that has the name must not be shadowed.
 	OwnName bool
+	// OwnHTTPS makes the zone answer for HTTPS at Name while DoH runs. It is meant for a zone file that has the name
+	// without such a record, and says nothing that OwnName does not.
+	OwnHTTPS bool
+	// PvD says that https://NAME/.well-known/pvd is served, which the HTTPS record then tells. See RFC 8801, Section
+	// 4.1.
+	PvD bool
 	// Addresses are the addresses of Name, for A and AAAA in the Additional section and at Name itself. If there
 	// are none, the address that a client asked stands in, which is right for listeners on unspecified addresses.
 	Addresses []netip.Addr

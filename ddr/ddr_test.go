@@ -345,10 +345,10 @@ func TestOwnName(t *testing.T) {
 		qtype uint16
 		want  reply
 	}{
-		"A":     {dns.TypeA, reply{Answer: []string{"dns.example. 300 IN A 192.0.2.53"}}},
-		"AAAA":  {dns.TypeAAAA, reply{Answer: []string{"dns.example. 300 IN AAAA 2001:db8::53"}}},
-		"HTTPS": {dns.TypeHTTPS, reply{Ns: soa("dns.example.")}},
-		"SOA":   {dns.TypeSOA, reply{Answer: soa("dns.example.")}},
+		"A":    {dns.TypeA, reply{Answer: []string{"dns.example. 300 IN A 192.0.2.53"}}},
+		"AAAA": {dns.TypeAAAA, reply{Answer: []string{"dns.example. 300 IN AAAA 2001:db8::53"}}},
+		"TXT":  {dns.TypeTXT, reply{Ns: soa("dns.example.")}},
+		"SOA":  {dns.TypeSOA, reply{Answer: soa("dns.example.")}},
 	} {
 		if diff := cmp.Diff(row.want, ask(t, z, "dns.example.", row.qtype, v4)); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", name, diff)

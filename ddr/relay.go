@@ -20,6 +20,10 @@ type RelayService struct {
 	Key       uint16       // SvcParamKey, private use; 0 means DefaultRelayKey
 	Value     []byte       // of Key; its first octet is a version. Nil means RelayValue(RelayTCP | RelayUDP).
 	Port      uint16       // 0: no port parameter
+	// Clients are told of the relay, because they may use it. Empty means everybody who asks.
+	Clients []netip.Prefix
+	// Ports are the TCP and UDP ports at which it takes flows, for the provisioning domain. Nil: they are not told.
+	Ports []uint16
 }
 
 // DefaultRelayKey is the first SvcParamKey for private use. See RFC 9460, Section 14.3.1.
@@ -44,6 +48,8 @@ const relayVersion = 1
 // RelayValue returns the value of the relay's key in version 1.
 func RelayValue(f RelayFlags) []byte { return []byte{relayVersion, byte(f)} }
 
+func defaultRelayValue() []byte { return RelayValue(RelayTCP | RelayUDP) }
+
 // ParseRelayValue is the inverse of RelayValue. It fails on versions that it does not know.
 func ParseRelayValue(v []byte) (RelayFlags, error) {
 	if len(v) < 2 || v[0] != relayVersion {
@@ -58,6 +64,15 @@ func (r Record) IsRelay(key uint16) bool {
 	return ok && r.Priority != 0 && r.ALPN() == nil && slices.Contains(r.Mandatory(), key)
 }
 
+// relayFor reports whether client is to be told of the relay.
+func (z *Zone) relayFor(client netip.Addr) bool {
+	if z.relay == nil {
+		return false
+	}
+	allowed, client := z.cfg.Relay.Clients, client.Unmap().WithZone("")
+	return len(allowed) == 0 || slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(client) })
+}
+
 func (z *Zone) setRelay() error {
 	if z.cfg.Relay == nil {
 		return nil
@@ -70,7 +85,7 @@ func (z *Zone) setRelay() error {
 		return fmt.Errorf("ddr: relay key %d is not for private use: want %d to %d", s.Key, KeyPrivateFirst, KeyPrivateLast)
 	}
 	if s.Value == nil {
-		s.Value = RelayValue(RelayTCP | RelayUDP)
+		s.Value = defaultRelayValue()
 	}
 	if len(s.Value) == 0 || len(s.Value) > 255 {
 		return fmt.Errorf("ddr: relay value has %d octets; want 1 to 255", len(s.Value))

@@ -13,7 +13,7 @@ import (
 // decoder reads one instance. It is strict and lenient at once: what RFC 9463 forbids becomes a finding with an error,
 // and reading goes on wherever the meaning is plain.
 type decoder struct {
-	form form
+	form Form
 	b    []byte // what is left
 	off  int    // of b
 	in   Inspection
@@ -109,9 +109,9 @@ func (d *decoder) endsBehindADN() bool {
 	switch {
 	case len(d.b) == 0:
 		return true
-	case d.form == ra && len(d.b) < 8:
+	case d.form == RA && len(d.b) < 8:
 		return d.padding()
-	case allZero(d.b) && (d.form == ra || len(d.b) <= 2):
+	case allZero(d.b) && (d.form == RA || len(d.b) <= 2):
 		d.fail(CodeZeroLengths, ErrNoAddress, d.off,
 			"%d zero octets follow the name: in ADN-only mode, Addr Length and what follows are absent", len(d.b))
 		return true
@@ -144,7 +144,7 @@ func (d *decoder) addresses() bool {
 
 // wideAddrLength skips the first octet of an Addr Length that was written with 2.
 func (d *decoder) wideAddrLength() {
-	if d.form != dhcpv4 || len(d.b) < 2 || d.b[0] != 0 {
+	if d.form != DHCPv4 || len(d.b) < 2 || d.b[0] != 0 {
 		return
 	}
 	if n := int(d.b[1]); n == 0 || n%4 != 0 || n > len(d.b)-2 {
@@ -167,7 +167,7 @@ func (d *decoder) judgeAddresses(at int) {
 		d.fail(CodeNoAddress, ErrNoAddress, at, "none of %d addresses can be used, though more than the name is there",
 			len(d.in.Addresses))
 	}
-	if d.form != dhcpv4 && len(d.in.Addresses) > maxAddresses {
+	if d.form != DHCPv4 && len(d.in.Addresses) > maxAddresses {
 		d.warn(CodeManyAddresses, at, "%d addresses: some clients keep Addr Length in 8 bits, which hold %d",
 			len(d.in.Addresses), maxAddresses)
 	}
@@ -176,7 +176,7 @@ func (d *decoder) judgeAddresses(at int) {
 // params reads service parameters, with their length in Router Advertisements and to the end elsewhere.
 func (d *decoder) params() bool {
 	n, at := len(d.b), d.off
-	if d.form == ra {
+	if d.form == RA {
 		var ok bool
 		if n, ok = d.number(2, "SvcParams Length"); !ok {
 			return false
@@ -220,7 +220,7 @@ func (d *decoder) malformedParams(wire []byte, at int, err error) bool {
 
 // padding reads the end of a Router Advertisement's option; the others have none.
 func (d *decoder) padding() bool {
-	if d.form != ra {
+	if d.form != RA {
 		return true
 	}
 	switch {
@@ -280,7 +280,8 @@ func parsePort(s string) uint16 {
 // advise adds what RFC 9463 lets pass, but some client refuses.
 func (d *decoder) advise() {
 	if err := ddr.CheckName(d.in.ADN); err != nil {
-		d.warn(CodeADNSyntax, 0, "%q is not made of letters, digits and hyphens, which is all that some clients take", d.in.ADN)
+		d.warn(CodeADNSyntax, 0, "%q is not made of letters, digits and hyphens, which is all that some clients take",
+			d.in.ADN)
 	}
 	if d.in.ADNOnly() {
 		d.adviseADNOnly()
@@ -293,7 +294,7 @@ func (d *decoder) advise() {
 }
 
 func (d *decoder) adviseADNOnly() {
-	if d.form == dhcpv4 {
+	if d.form == DHCPv4 {
 		d.warn(CodeADNOnly, 0, "only the name is there: some clients then ignore every instance of the option")
 		return
 	}

@@ -17,7 +17,7 @@ func EncodeDHCPv4(resolvers []ddr.Resolver) ([]byte, error) {
 	}
 	var b []byte
 	for _, r := range resolvers {
-		in, err := safe(r, dhcpv4)
+		in, err := safe(r, DHCPv4)
 		if err != nil {
 			return nil, err
 		}
@@ -31,13 +31,13 @@ func EncodeDHCPv4(resolvers []ddr.Resolver) ([]byte, error) {
 	return b, nil
 }
 
-// AppendDHCPv4 appends in, with its length, to the data of option 162. It is the inverse of DecodeDHCPv4 and fails where
-// that would.
+// AppendDHCPv4 appends in, with its length, to the data of option 162. It is the inverse of DecodeDHCPv4 and fails
+// where that would.
 func (in Instance) AppendDHCPv4(b []byte) ([]byte, error) {
 	start := len(b)
 	b = append(b, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, in.Priority)
-	b, err := in.appendBody(b, dhcpv4)
+	b, err := in.appendBody(b, DHCPv4)
 	if err != nil {
 		return b[:start], err
 	}
@@ -80,7 +80,7 @@ func InspectDHCPv4(data []byte) []Inspection {
 
 // inspectInstance4 reads the instance at off and returns how many octets it takes.
 func inspectInstance4(data []byte, off, ordinal int) (Inspection, int) {
-	d := decoder{form: dhcpv4, b: data[off:], off: off}
+	d := decoder{form: DHCPv4, b: data[off:], off: off}
 	d.where = fmt.Sprintf("instance %d, ", ordinal)
 	if len(data) == 0 {
 		d.fail(CodeEmpty, ErrEmpty, 0, "the option is empty")

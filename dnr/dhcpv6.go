@@ -8,11 +8,11 @@ import (
 	"github.com/cfrd-project/cfrd/ddr"
 )
 
-// EncodeDHCPv6 returns the data of one option 144, without code and length. Every resolver has an option of its own. Of
-// its addresses, the IPv6 ones are carried. The data is in the form that all known clients accept, or EncodeDHCPv6 fails
-// with ErrUnsafe, ErrPriority or ErrNoAddress.
+// EncodeDHCPv6 returns the data of one option 144, without code and length. Every resolver has an option of its own.
+// Of its addresses, the IPv6 ones are carried. The data is in the form that all known clients accept, or EncodeDHCPv6
+// fails with ErrUnsafe, ErrPriority or ErrNoAddress.
 func EncodeDHCPv6(r ddr.Resolver) ([]byte, error) {
-	in, err := safe(r, dhcpv6)
+	in, err := safe(r, DHCPv6)
 	if err != nil {
 		return nil, err
 	}
@@ -23,7 +23,7 @@ func EncodeDHCPv6(r ddr.Resolver) ([]byte, error) {
 func (in Instance) AppendDHCPv6(b []byte) ([]byte, error) {
 	start := len(b)
 	b = binary.BigEndian.AppendUint16(b, in.Priority)
-	b, err := in.appendBody(b, dhcpv6)
+	b, err := in.appendBody(b, DHCPv6)
 	if err != nil {
 		return b[:start], err
 	}
@@ -47,7 +47,7 @@ func DecodeDHCPv6(data []byte) (Instance, error) {
 
 // InspectDHCPv6 reads the data of one option 144 as far as it can be read.
 func InspectDHCPv6(data []byte) Inspection {
-	d := decoder{form: dhcpv6, b: slices.Clone(data)}
+	d := decoder{form: DHCPv6, b: slices.Clone(data)}
 	if d.priority() {
 		d.body()
 	}

@@ -2,8 +2,8 @@
 // of DHCPv4, DHCPv6 and Router Advertisements, and how to put them into the servers that networks run.
 //
 // A ddr.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
-// accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read at all,
-// and say what is wrong with it.
+// accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read, and
+// say what is wrong with it.
 package dnr
 
 import (
@@ -93,34 +93,37 @@ func (in Instance) Resolver() ddr.Resolver {
 	}
 }
 
-// form is one of the three options. They differ in the sizes of their fields. See RFC 9463, Sections 4.1, 5.1 and 6.1.
-type form uint8
+// Form is one of the three options, which differ in the sizes of their fields. See RFC 9463, Sections 4.1, 5.1 and 6.1.
+type Form uint8
 
+// The three options.
 const (
-	dhcpv4 form = iota
-	dhcpv6
-	ra
+	DHCPv4 Form = iota
+	DHCPv6
+	RA // of Router Advertisements
 )
 
+func (f Form) String() string { return [...]string{DHCPv4: "dhcpv4", DHCPv6: "dhcpv6", RA: "ra"}[f] }
+
 // lengthSize returns how many octets ADN Length and Addr Length take.
-func (f form) lengthSize() int {
-	if f == dhcpv4 {
+func (f Form) lengthSize() int {
+	if f == DHCPv4 {
 		return 1
 	}
 	return 2
 }
 
 // addrSize returns how many octets an address takes.
-func (f form) addrSize() int {
-	if f == dhcpv4 {
+func (f Form) addrSize() int {
+	if f == DHCPv4 {
 		return 4
 	}
 	return 16
 }
 
 // family names the addresses of the option.
-func (f form) family() string {
-	if f == dhcpv4 {
+func (f Form) family() string {
+	if f == DHCPv4 {
 		return "IPv4"
 	}
 	return "IPv6"

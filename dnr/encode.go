@@ -14,7 +14,7 @@ import (
 const maxAddresses = 15
 
 // appendBody appends everything from ADN Length on, but for the padding. It writes what it is told: see check.
-func (in Instance) appendBody(b []byte, f form) ([]byte, error) {
+func (in Instance) appendBody(b []byte, f Form) ([]byte, error) {
 	name, err := ddr.AppendName(nil, in.ADN)
 	if err != nil {
 		return b, fmt.Errorf("%w: %q", ErrADN, in.ADN)
@@ -29,7 +29,7 @@ func (in Instance) appendBody(b []byte, f form) ([]byte, error) {
 	}
 	b = appendLength(b, f, n)
 	for _, a := range in.Addresses {
-		if a.Is4() != (f == dhcpv4) || !a.IsValid() || a.Zone() != "" {
+		if a.Is4() != (f == DHCPv4) || !a.IsValid() || a.Zone() != "" {
 			return b, fmt.Errorf("%w: %s is not an %s address", ErrAddrLength, a, f.family())
 		}
 		b = append(b, a.AsSlice()...)
@@ -37,7 +37,7 @@ func (in Instance) appendBody(b []byte, f form) ([]byte, error) {
 	return in.appendParams(b, f)
 }
 
-func (in Instance) appendParams(b []byte, f form) ([]byte, error) {
+func (in Instance) appendParams(b []byte, f Form) ([]byte, error) {
 	n := 0
 	for _, p := range in.Params {
 		n += 4 + len(p.Value)
@@ -45,21 +45,21 @@ func (in Instance) appendParams(b []byte, f form) ([]byte, error) {
 	if n > 0xffff {
 		return b, fmt.Errorf("%w: %d octets of service parameters", ErrTooLong, n)
 	}
-	if f == ra {
+	if f == RA {
 		b = binary.BigEndian.AppendUint16(b, uint16(n))
 	}
 	return ddr.AppendParams(b, in.Params), nil
 }
 
-func appendLength(b []byte, f form, n int) []byte {
-	if f == dhcpv4 {
+func appendLength(b []byte, f Form, n int) []byte {
+	if f == DHCPv4 {
 		return append(b, byte(n)) // of a name or of addresses that were counted
 	}
 	return binary.BigEndian.AppendUint16(b, uint16(n))
 }
 
 // safe makes an instance of r that all known clients accept, and that all known servers can carry.
-func safe(r ddr.Resolver, f form) (Instance, error) {
+func safe(r ddr.Resolver, f Form) (Instance, error) {
 	if r.Priority == 0 {
 		return Instance{}, fmt.Errorf("%w: %s", ErrPriority, r.Name)
 	}
@@ -78,21 +78,21 @@ func safe(r ddr.Resolver, f form) (Instance, error) {
 func lower(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) + "." }
 
 // safeAddresses returns those addresses of r that f carries.
-func safeAddresses(r ddr.Resolver, f form) ([]netip.Addr, error) {
+func safeAddresses(r ddr.Resolver, f Form) ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, a := range r.Addresses {
 		a = a.Unmap().WithZone("")
 		if why := unusable(a); why != "" {
 			return nil, fmt.Errorf("%w: address %s of %s is %s", ErrUnsafe, a, r.Name, why)
 		}
-		if a.Is4() == (f == dhcpv4) && !slices.Contains(out, a) {
+		if a.Is4() == (f == DHCPv4) && !slices.Contains(out, a) {
 			out = append(out, a)
 		}
 	}
 	switch {
 	case len(out) == 0:
 		return nil, fmt.Errorf("%w: %s by %s has no %s address", ErrNoAddress, r.Name, strings.Join(r.ALPN, ","), f.family())
-	case f != dhcpv4 && len(out) > maxAddresses:
+	case f != DHCPv4 && len(out) > maxAddresses:
 		return nil, fmt.Errorf("%w: %s has %d IPv6 addresses; want at most %d", ErrUnsafe, r.Name, len(out), maxAddresses)
 	}
 	return out, nil

@@ -19,7 +19,7 @@ const maxRA = 255 * 8
 // The lifetime, in whole seconds up to Infinity, should be at least three times the interval between advertisements; 0
 // withdraws the resolver. See RFC 9463, Section 6.1.
 func EncodeRA(r ddr.Resolver, lifetime time.Duration) ([]byte, error) {
-	in, err := safe(r, ra)
+	in, err := safe(r, RA)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (in Instance) AppendRA(b []byte, lifetime time.Duration) ([]byte, error) {
 	b = append(b, OptionRA, 0)
 	b = binary.BigEndian.AppendUint16(b, in.Priority)
 	b = binary.BigEndian.AppendUint32(b, uint32(seconds))
-	b, err := in.appendBody(b, ra)
+	b, err := in.appendBody(b, RA)
 	if err != nil {
 		return b[:start], err
 	}
@@ -67,7 +67,7 @@ func DecodeRA(option []byte) (Instance, time.Duration, error) {
 
 // InspectRA reads one option 144 of a Router Advertisement, from its type to its padding, as far as it can be read.
 func InspectRA(option []byte) Inspection {
-	d := decoder{form: ra, b: slices.Clone(option)}
+	d := decoder{form: RA, b: slices.Clone(option)}
 	if d.header(len(option)) && d.priority() && d.lifetime() {
 		d.body()
 	}

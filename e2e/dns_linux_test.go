@@ -335,3 +335,29 @@ func TestDiscovery(t *testing.T) {
 		}
 	})
 }
+
+// TestWildcardListeners asks two addresses of one wildcard listener, over each transport: the answer comes from the
+// address that was asked, or dig and kdig would not take it.
+func TestWildcardListeners(t *testing.T) {
+	need(t, "dig", "kdig")
+	l := newLab(t)
+	ca := l.newAuthority()
+	l.serveZones(ca)
+	l.startCfrd(l.config(ca, settings{listen: `{
+  do53: ["0.0.0.0:53", "[::]:53"], dot: ["0.0.0.0:853", "[::]:853"], doq: ["0.0.0.0:853", "[::]:853"],
+  doh: ["0.0.0.0:8443", "[::]:8443"], admin: "127.0.0.1:9153"}`}))
+	for _, addr := range []string{resolver4, "10.0.0.1", resolver6, "2001:db8:1::1"} {
+		for _, c := range clients(addr, ca) {
+			t.Run(c.name+"-"+addr, func(t *testing.T) {
+				question := []string{"direct.example", "A"}
+				if strings.Contains(c.name, "https") {
+					question = append(question, "-p", "8443")
+				}
+				out := c.ask(l, question...)
+				if got := answers(out, "A"); !slices.Equal(got, []string{origin4}) {
+					t.Errorf("got %v; want %s\n%s", got, origin4, out)
+				}
+			})
+		}
+	}
+}

@@ -264,7 +264,7 @@ func TestKillAndRestart(t *testing.T) {
 		leases = append(leases, lease{q[0], q[1], l.relayAddr(q[0], q[1])})
 	}
 	d.kill()
-	d = l.startCfrd(l.read("cfrd.yaml"))
+	l.startCfrd(l.read("cfrd.yaml"))
 	for _, le := range leases {
 		if got, err := l.fetch(ca, le.host, le.addr); err != nil || got != page {
 			t.Errorf("%s through %s after the restart: got %q, %v; want the page", le.host, le.addr, got, err)

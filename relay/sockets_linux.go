@@ -53,23 +53,28 @@ func flowOptions(fd int) error {
 	return nil
 }
 
-// sharedPort reports whether a socket listens on a port at the wildcard address already. With SO_REUSEPORT a second
-// one could as well, of a relay that was left running, say, and each would get some of the connections.
-func sharedPort(v6 bool, port uint16) (bool, error) {
-	name, wildcard := "/proc/self/net/tcp", "00000000"
+// sharedPort reports whether a socket is at a port of the wildcard address already. With SO_REUSEPORT a second one
+// could as well, of a relay that was left running, say, and each would get some of the connections and datagrams.
+func sharedPort(p proto, v6 bool, port uint16) (bool, error) {
+	// The fields are: number, local address and port, remote address and port, state. Of TCP, 0A is TCP_LISTEN; of
+	// UDP, 07 is a socket that is not connected.
+	name, state := "/proc/self/net/tcp", "0A"
+	if p == udp {
+		name, state = "/proc/self/net/udp", "07"
+	}
+	wildcard := "00000000"
 	if v6 {
-		name, wildcard = "/proc/self/net/tcp6", strings.Repeat("0", 32)
+		name, wildcard = name+"6", strings.Repeat("0", 32)
 	}
 	f, err := os.Open(name)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	// The fields are: number, local address and port, remote address and port, state; 0A is TCP_LISTEN.
 	local := fmt.Sprintf("%s:%04X", wildcard, port)
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
-		if len(fields) > 3 && fields[1] == local && fields[3] == "0A" {
+		if len(fields) > 3 && fields[1] == local && fields[3] == state {
 			return true, nil
 		}
 	}

@@ -11,7 +11,7 @@ func listenerOptions(fd int, v6 bool) error { return nil }
 
 func dialerOptions(fd int, v6 bool) error { return nil }
 
-func sharedPort(v6 bool, port uint16) (bool, error) { return false, nil }
+func sharedPort(p proto, v6 bool, port uint16) (bool, error) { return false, nil }
 
 // splicer is empty here: bytes go through the process.
 type splicer struct{}

@@ -37,7 +37,7 @@ func (r *Relay) listenTCP(port uint16) error {
 }
 
 func (r *Relay) listenTCPOn(network, host string, port uint16) error {
-	if shared, err := sharedPort(network == "tcp6", port); err != nil || shared {
+	if shared, err := sharedPort(tcp, network == "tcp6", port); err != nil || shared {
 		return cmp.Or(err, fmt.Errorf("TCP port %d at the wildcard address: %w", port, syscall.EADDRINUSE))
 	}
 	// Connections inherit what is set on their listener, so that accepting one needs no further system calls.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,14 +52,32 @@ func newUDP(r *Relay, port uint16) (*udpPort, error) {
 	if len(r.udps) > 0 {
 		u.start = r.udps[0].start // evict compares flows of all ports
 	}
+	if err := u.unshared(); err != nil {
+		u.close()
+		return nil, err
+	}
 	u.gso.Store(!r.cfg.DisableGSO && kernelHasGSO())
 	for range runtime.GOMAXPROCS(0) {
 		if err := u.addWorker(); err != nil {
 			u.close()
-			return nil, fmt.Errorf("listen on UDP port %d: %w", port, err)
+			return nil, fmt.Errorf("UDP port %d at the wildcard address: %w", port, err)
 		}
 	}
 	return u, nil
+}
+
+// unshared returns an error if the port is in use at the wildcard address.
+func (u *udpPort) unshared() error {
+	v4, v6 := u.relay.families()
+	for _, is6 := range []bool{false, true} {
+		if is6 && !v6 || !is6 && !v4 {
+			continue
+		}
+		if shared, err := sharedPort(udp, is6, u.port); err != nil || shared {
+			return cmp.Or(err, fmt.Errorf("UDP port %d at the wildcard address: %w", u.port, unix.EADDRINUSE))
+		}
+	}
+	return nil
 }
 
 // kernelHasGSO reports whether the kernel knows UDP_SEGMENT, which Linux has since 4.18.
@@ -106,7 +125,7 @@ func (u *udpPort) run(ctx context.Context) error {
 		return nil
 	})
 	if err := g.Wait(); err != nil {
-		return fmt.Errorf("relay UDP port %d: %w", u.port, err)
+		return fmt.Errorf("relay: UDP port %d: %w", u.port, err)
 	}
 	return nil
 }

@@ -48,19 +48,37 @@ func relayAddr(r *Relay, n byte) netip.AddrPort {
 // listenBeside opens the port of r at a specific address, beside the relay's wildcard socket.
 func listenBeside(t testing.TB, r *Relay, n byte) *net.UDPConn {
 	t.Helper()
+	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, n}), r.cfg.Ports[0])
+	return soon(t, listenReusing(t, addr))
+}
+
+// listenReusing opens a port with SO_REUSEPORT.
+func listenReusing(t testing.TB, addr netip.AddrPort) *net.UDPConn {
+	t.Helper()
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		cerr := c.Control(func(fd uintptr) {
 			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 		})
 		return errors.Join(cerr, err)
 	}}
-	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, n}), r.cfg.Ports[0])
 	pc, err := lc.ListenPacket(t.Context(), "udp4", addr.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { pc.Close() })
-	return soon(t, pc.(*net.UDPConn))
+	return pc.(*net.UDPConn)
+}
+
+func TestUDPPortInUse(t *testing.T) {
+	port := freePort(t)
+	listenReusing(t, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+	r, err := newRelay(Config{Ports: []uint16{port}, Settings: testSettings()}, newFakeMap())
+	if err == nil {
+		r.Close()
+	}
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("got %v; want %v, for each would get some of the datagrams", err, syscall.EADDRINUSE)
+	}
 }
 
 // dialFrom connects a client at 127.0.0.n to addr.

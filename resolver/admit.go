@@ -2,20 +2,17 @@ package resolver
 
 import (
 	"context"
-	"encoding/binary"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/rs/zerolog"
 )
 
-const (
-	headerSize = 12
-	// maxMessage is the largest DNS message that a two-octet length can announce.
-	maxMessage = 1<<16 - 1
-)
+// maxMessage is the largest DNS message that a two-octet length can announce.
+const maxMessage = 1<<16 - 1
 
 // frontend is what all listeners of a Server share: the handler behind them and the limits before it.
 type frontend struct {
@@ -200,26 +197,11 @@ func bareAddrPort(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
-// appendServfail appends a SERVFAIL reply to the query msg, which answerNow has found to be well-formed, for when the
-// handler cannot be asked. See RFC 6891, Section 6.1.1, for its OPT record.
-func appendServfail(dst, msg []byte) []byte {
-	const (
-		flagQR, flagRA = 1 << 15, 1 << 7
-		keptFlags      = 0x7910 // OPCODE, RD and CD
-		rcodeServfail  = 2
-	)
-	end := headerSize
-	for end < len(msg) && msg[end] != 0 {
-		end += 1 + int(msg[end])
+// appendOverload appends what a client gets whose query cannot wait, because too many do.
+func appendOverload(dst []byte, q *query) []byte {
+	var r request
+	if !r.parse(q) {
+		return dst
 	}
-	end = min(end+5, len(msg)) // the root, QTYPE and QCLASS
-	flags := binary.BigEndian.Uint16(msg[2:])&keptFlags | flagQR | flagRA | rcodeServfail
-	dst = append(dst, msg[0], msg[1], byte(flags>>8), byte(flags), 0, 1, 0, 0, 0, 0, 0, 0)
-	additional := len(dst) - 1
-	dst = append(dst, msg[headerSize:end]...)
-	if binary.BigEndian.Uint16(msg[10:]) != 0 {
-		dst[additional] = 1
-		dst = append(dst, 0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0) // 1232 octets over UDP, version 0
-	}
-	return dst
+	return r.appendError(dst, dns.RcodeServerFailure, noEDE)
 }

@@ -1,12 +1,9 @@
 package resolver
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"testing"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 func TestConnLimitCounts(t *testing.T) {
@@ -56,43 +53,4 @@ func TestLimitsValidate(t *testing.T) {
 	if got := (Limits{Connections: 7}).withDefaults(); got.Connections != 7 || got.InFlight != 10000 {
 		t.Errorf("got %+v; want 7 connections and 10000 in flight", got)
 	}
-}
-
-func FuzzServfail(f *testing.F) {
-	q := new(dns.Msg).SetQuestion("now.example.", dns.TypeA)
-	plain, _ := q.Pack()
-	q.SetEdns0(1232, true)
-	withOPT, _ := q.Pack()
-	f.Add(plain)
-	f.Add(withOPT)
-	f.Add(append(plain[:headerSize:headerSize], 63, 1)) // a label that is cut
-	f.Fuzz(func(t *testing.T, msg []byte) {
-		if len(msg) < headerSize {
-			return
-		}
-		got := appendServfail(nil, msg)
-		var in, out dns.Msg
-		if in.Unpack(msg) != nil || len(in.Question) != 1 || msg[headerSize]&0xc0 != 0 || pointers(msg) {
-			return // never pending
-		}
-		if err := out.Unpack(got); err != nil {
-			t.Fatalf("got %x: %v", got, err)
-		}
-		if out.Id != in.Id || !out.Response || out.Rcode != dns.RcodeServerFailure || out.Question[0] != in.Question[0] {
-			t.Errorf("got %v; want SERVFAIL to %v", &out, &in)
-		}
-		if hasOPT := out.IsEdns0() != nil; hasOPT != (binary.BigEndian.Uint16(msg[10:]) != 0) {
-			t.Errorf("got an OPT record: %t", hasOPT)
-		}
-	})
-}
-
-// pointers reports whether the question is compressed, which a query has no use for.
-func pointers(msg []byte) bool {
-	for i := headerSize; i < len(msg) && msg[i] != 0; i += 1 + int(msg[i]) {
-		if msg[i]&0xc0 != 0 {
-			return true
-		}
-	}
-	return false
 }

@@ -24,7 +24,7 @@ func shareFirst(_, _ string, rc syscall.RawConn) error {
 const socketBuffer = 4 << 20
 
 // tuneUDP prepares pc for Do53: large buffers, the asked address with each datagram on a wildcard, and no path MTU
-// discovery, which lets an off-path attacker choose how answers are fragmented. See RFC 9715, Section 3.1.
+// discovery, with which an off-path attacker can have answers cut into fragments, and then forge the later ones.
 func tuneUDP(pc *net.UDPConn, addr netip.AddrPort) error {
 	for _, o := range [...]struct{ plain, force int }{
 		{unix.SO_RCVBUF, unix.SO_RCVBUFFORCE},

@@ -28,7 +28,8 @@ const (
 // doh answers DNS queries in HTTP requests of any version. See RFC 8484.
 type doh struct {
 	*frontend
-	path string
+	path  string
+	other http.Handler // for other paths, or nil
 
 	altSvc, contentType, allow, retryAfter, closing, noStore []string // header values, never changed
 
@@ -87,6 +88,11 @@ func (d *doh) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer d.work.Done()
 	if p.transport == DoH {
 		w.Header()["Alt-Svc"] = d.altSvc
+	}
+	if d.other != nil && r.URL.Path != d.path {
+		d.leaveBody(w.Header(), r)
+		d.other.ServeHTTP(w, r)
+		return
 	}
 	j := d.newJob(&query{client: p.client, local: p.local, transport: p.transport})
 	defer d.free(j)
@@ -186,7 +192,9 @@ func (d *doh) reply(w http.ResponseWriter, r *http.Request, j *job) {
 		h["Cache-Control"] = []string{"max-age=" + strconv.FormatUint(uint64(j.q.ttl), 10)}
 	}
 	h["Content-Length"] = []string{strconv.Itoa(len(j.reply))}
-	d.leaveBody(h, r)
+	if r.Method == http.MethodGet {
+		d.leaveBody(h, r)
+	}
 	_, _ = w.Write(j.reply) // an error means that the client has gone
 }
 
@@ -206,7 +214,7 @@ func (d *doh) refuse(w http.ResponseWriter, r *http.Request, status int) {
 // leaveBody keeps net/http from waiting for a body that we do not read, which it does in HTTP/1.1 before it sends the
 // reply, to use the connection again.
 func (d *doh) leaveBody(h http.Header, r *http.Request) {
-	if r.ProtoMajor == 1 && r.ContentLength != 0 && r.Method != http.MethodPost {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		h["Connection"] = d.closing
 	}
 }

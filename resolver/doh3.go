@@ -93,9 +93,17 @@ func (h *doh3Conn) acceptRequests(stop context.Context) (requests int) {
 		requests++
 		work.Go(func() {
 			defer func() { <-places }()
-			if str.SetReadDeadline(time.Now().Add(h.limits.ReadTimeout)) == nil {
-				h.hc.HandleRequestStream(str)
-			}
+			h.setDeadlines(str)
+			h.hc.HandleRequestStream(str)
 		})
 	}
+}
+
+// setDeadlines bounds the life of a request, which http3 does not: its headers and body have to arrive, and a client
+// that makes no room for the response has to do so, in time.
+func (h *doh3Conn) setDeadlines(str *quic.Stream) {
+	now := time.Now()
+	l := h.limits
+	_ = str.SetReadDeadline(now.Add(l.ReadTimeout)) // quic-go has no error to return
+	_ = str.SetWriteDeadline(now.Add(l.ReadTimeout + l.QueryTimeout + writeTimeout))
 }

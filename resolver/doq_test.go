@@ -26,7 +26,7 @@ func TestDoQProtocolErrors(t *testing.T) {
 		"trailing":      append(frame(query), 0),
 		"second-query":  append(frame(query), frame(query)...),
 		"empty-message": {0, 0},
-		"short-message": frame(query[:headerSize-1]),
+		"short-message": frame(query[:headerLen-1]),
 		"a-response":    frame(response),
 		"too-long":      append(frame(make([]byte, maxMessage)), make([]byte, 1000)...),
 	} {

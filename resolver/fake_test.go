@@ -46,14 +46,14 @@ func (f *fakeBackend) update(Settings) error         { return nil }
 func (f *fakeBackend) stats(*Stats)                  {}
 
 func firstLabel(msg []byte) string {
-	if len(msg) <= headerSize || len(msg) < headerSize+1+int(msg[headerSize]) {
+	if len(msg) <= headerLen || len(msg) < headerLen+1+int(msg[headerLen]) {
 		return ""
 	}
-	return string(msg[headerSize+1:][:msg[headerSize]])
+	return string(msg[headerLen+1:][:msg[headerLen]])
 }
 
 func (f *fakeBackend) answerNow(q *query, dst []byte) ([]byte, outcome) {
-	if len(q.msg) < headerSize || q.msg[2]&0x80 != 0 {
+	if len(q.msg) < headerLen || q.msg[2]&0x80 != 0 {
 		return dst, dropped
 	}
 	switch q.ttl = f.ttl.Load(); firstLabel(q.msg) {

@@ -107,13 +107,14 @@ func (h *resolverHandler) answerNow(q *query, dst []byte) ([]byte, outcome) {
 	h.queries[q.transport].Add(1)
 	q.ttl = 0
 	set := h.settings.Load()
-	if !set.clients.contains(q.client.Addr()) {
+	client := set.clients.contains(q.client.Addr())
+	if !client && (r.rcode != 0 || !set.public.claims(&r.key)) {
 		return h.fail(&r, dst, dns.RcodeRefused, edeProhibited), answered
 	}
 	if r.rcode != 0 {
 		return h.fail(&r, dst, r.rcode, r.ede), answered
 	}
-	if !r.recursion() {
+	if !client || !r.recursion() {
 		return dst, pending
 	}
 	now := h.cache.now()
@@ -135,6 +136,10 @@ func (h *resolverHandler) answer(ctx context.Context, q *query, dst []byte) []by
 			p = failure(&r.key, edeOf(err), 0, h.cache.now())
 		}
 		return h.reply(q, &r, p, dst, h.cache.now())
+	}
+	if !set.clients.contains(q.client.Addr()) {
+		// The public name has no answer after all, or is no longer public.
+		return h.fail(&r, dst, dns.RcodeRefused, edeProhibited)
 	}
 	if r.key.qtype() == dns.TypeANY {
 		now := h.cache.now()
@@ -173,7 +178,8 @@ func (h *resolverHandler) fail(r *request, dst []byte, rcode uint16, e ede) []by
 
 // local returns the answer of the first local source that has one for k, asked by the client of q.
 func (h *resolverHandler) local(set *settings, k *key, q *query) (*reply, bool) {
-	if len(set.local) == 0 {
+	sources := set.localFor(q.client.Addr())
+	if len(sources) == 0 {
 		return nil, false
 	}
 	name, _, err := dns.UnpackDomainName(k.bytes(), 0)
@@ -181,7 +187,7 @@ func (h *resolverHandler) local(set *settings, k *key, q *query) (*reply, bool) 
 		return nil, false
 	}
 	question := dns.Question{Name: name, Qtype: k.qtype(), Qclass: dns.ClassINET}
-	for _, l := range set.local {
+	for _, l := range sources {
 		m, ok := l.Answer(question, q.client.Addr().WithZone(""), q.local.Addr().WithZone(""))
 		if ok {
 			p, err := h.pack(k, m, question)

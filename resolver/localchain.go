@@ -12,7 +12,7 @@ import (
 // resolvers expect the whole chain. See RFC 1034, Section 5.2.2. It is steered like any answer of an upstream, by all
 // names of the chain. Without recursion p is all there is.
 func (h *resolverHandler) complete(ctx context.Context, set *settings, r *request, q *query, p *reply) (*reply, error) {
-	if !r.recursion() {
+	if !r.recursion() || !set.clients.contains(q.client.Addr()) {
 		return p, nil
 	}
 	now := h.cache.now()

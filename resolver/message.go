@@ -55,6 +55,9 @@ const (
 // bytes returns the question.
 func (k *key) bytes() []byte { return k.question[:k.n] }
 
+// name returns QNAME in wire form.
+func (k *key) name() []byte { return k.question[:k.n-4] }
+
 // qtype returns the type that is asked for.
 func (k *key) qtype() uint16 { return binary.BigEndian.Uint16(k.question[k.n-4:]) }
 

@@ -33,7 +33,7 @@ const (
 	unverifiedPerSecond = 500
 )
 
-// listenQUIC takes pc over. conf gets what all transports have in common.
+// listen takes l.pc over, and adds to conf what all transports have in common.
 func (l *quicListener) listen(tlsConf *tls.Config, conf *quic.Config) error {
 	conf.HandshakeIdleTimeout = l.limits.ReadTimeout
 	conf.MaxIdleTimeout = l.limits.IdleTimeout

@@ -6,6 +6,7 @@ package resolver
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -22,7 +23,10 @@ type Config struct {
 	TLS *tls.Config
 	// DoHPath is the path at which DoH is served. Empty means DefaultDoHPath.
 	DoHPath string
-	Limits  Limits
+	// HTTP answers requests to the DoH listeners for other paths than DoHPath, within the same limits. It must not
+	// wait for anything. Its requests have http.LocalAddrContextKey in every version of HTTP. Nil answers 404.
+	HTTP   http.Handler
+	Limits Limits
 	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.
 	CacheBytes int64
 	Settings   Settings
@@ -42,6 +46,8 @@ type Settings struct {
 	Clients []netip.Prefix
 	// Local answer without an upstream; the first to claim a question wins.
 	Local []Local
+	// Public is one name that everybody may ask about, also who is not among Clients, or nil.
+	Public *Public
 	// Upstreams are tried in order of health, then of this list.
 	Upstreams []Upstream
 	// Steering rewrites addresses to those of a relay. Nil switches it off.
@@ -56,6 +62,15 @@ type Local interface {
 	// A name that is ours but has no such type is an empty answer with an SOA, not false. An answer that ends with a
 	// CNAME, and nothing in the Authority section, is completed by the resolver.
 	Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool)
+}
+
+// Public is a name that is answered for the whole Internet, such as the one at which an authority for certificates
+// looks for its challenge.
+type Public struct {
+	// Name is matched exactly; names below it are not public.
+	Name string
+	// Local comes before Settings.Local. Of who is not a client nothing else is ever asked on behalf of.
+	Local Local
 }
 
 // Upstream is a resolver that answers what we do not know.

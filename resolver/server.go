@@ -121,6 +121,7 @@ func (s *Server) bindDoH(cfg *Config) error {
 		}
 		bound := boundTo(ln.Addr())
 		d := newDoH(s.frontend, path, bound.Port())
+		d.other = cfg.HTTP
 		s.addrs.DoH = append(s.addrs.DoH, bound)
 		s.add("DoH", bound, newDoHTCP(d, ln, cfg.TLS))
 		h3, err := newDoH3(d, pc, cfg.TLS)

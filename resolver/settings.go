@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,6 +13,7 @@ type settings struct {
 	gen       uint32
 	clients   prefixSet
 	local     []Local
+	public    public
 	upstreams pool
 	steering  *steering // or nil
 }
@@ -34,6 +36,12 @@ func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, 
 	if old != nil {
 		s.gen = old.gen + 1
 	}
+	if s.public, err = newPublic(set.Public); err != nil {
+		return nil, err
+	}
+	if set.Public != nil {
+		s.local = append([]Local{set.Public.Local}, s.local...)
+	}
 	if s.steering, err = h.newSteering(set.Steering, old); err != nil {
 		return nil, fmt.Errorf("steering: %w", err)
 	}
@@ -50,6 +58,34 @@ func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, 
 		s.upstreams = append(s.upstreams, u)
 	}
 	return s, nil
+}
+
+// public is a Public, ready for use.
+type public struct {
+	name  []byte // in wire form and lower case; nil if there is none
+	local Local
+}
+
+func newPublic(p *Public) (public, error) {
+	if p == nil {
+		return public{}, nil
+	}
+	k, err := newKey(p.Name, 0, 0)
+	if err != nil || p.Local == nil {
+		return public{}, fmt.Errorf("public name %q cannot be answered", p.Name)
+	}
+	return public{k.name(), p.Local}, nil
+}
+
+// claims reports whether a question of anybody is answered.
+func (p public) claims(k *key) bool { return p.name != nil && k.n > 4 && bytes.Equal(k.name(), p.name) }
+
+// localFor returns the sources that answer client.
+func (s *settings) localFor(client netip.Addr) []Local {
+	if s.clients.contains(client) || s.public.local == nil {
+		return s.local
+	}
+	return []Local{s.public.local}
 }
 
 // newSteering validates s, which may be nil, and carries over from old, which may be nil too, what was learnt.

@@ -113,7 +113,7 @@ func (st *stream) serve(stop, kill context.Context) {
 	if err != nil {
 		cancel() // nobody is there to read the answers
 	}
-	// A client that has sent a FIN after its last query still gets all answers. See RFC 7766, Section 6.2.4.
+	// A client that has sent a FIN after its last query still gets all answers.
 	st.work.Wait()
 }
 
@@ -263,8 +263,10 @@ func (st *stream) later(ctx context.Context) error {
 	}
 	if !st.takeSlot() {
 		<-st.waiting
-		reply := appendServfail([]byte{0, 0}, st.q.msg)
-		endMessage(reply, 0)
+		reply := appendOverload([]byte{0, 0}, &st.q)
+		if !endMessage(reply, 0) {
+			return errUnanswerable
+		}
 		return st.write(reply)
 	}
 	j := st.newJob(&st.q)

@@ -309,7 +309,7 @@ func FuzzStreamSegments(f *testing.F) {
 	})
 }
 
-// A client that has sent a FIN still gets all its answers. See RFC 7766, Section 6.2.4.
+// A client that has sent a FIN still gets all its answers.
 func TestHalfClose(t *testing.T) {
 	type halfCloser interface {
 		net.Conn

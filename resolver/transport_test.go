@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 func TestSameQuestionSameAnswer(t *testing.T) {
@@ -236,8 +238,9 @@ func checkShed(t *testing.T, tr transport, ask asker) {
 	got, err := ask(t.Context(), msg)
 	switch tr.is {
 	case TCP, DoT:
-		if err != nil || len(got) < headerSize || got[3]&0xf != 2 {
-			t.Errorf("got %x, %v; want SERVFAIL", got, err)
+		var m dns.Msg
+		if err = errors.Join(err, m.Unpack(got)); err != nil || m.Rcode != dns.RcodeServerFailure || len(m.Question) != 1 {
+			t.Errorf("got %v, %v; want SERVFAIL", &m, err)
 		}
 	default:
 		if err == nil {
@@ -304,4 +307,21 @@ func refusedTCP(t *testing.T, addr netip.AddrPort) {
 	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("got %v; want a reset", err)
 	}
+}
+
+// A connection on which nothing is under way does not hold up the end.
+func TestDrainIdle(t *testing.T) {
+	overAll(t, func(t *testing.T, tr transport) {
+		s := startServer(t, func(c *Config) {
+			c.Limits = Limits{DrainTimeout: time.Hour, IdleTimeout: time.Hour}
+		})
+		if _, err := tr.dial(t, s)(t.Context(), wireQuery(t, "now.example", 1)); err != nil {
+			t.Fatal(err)
+		}
+		s.stop()
+		if err := s.wait(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		checkNothingLeft(t, s)
+	})
 }

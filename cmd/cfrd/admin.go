@@ -80,7 +80,7 @@ func (n *node) handler() http.Handler {
 			plain(w, http.StatusServiceUnavailable, reasons...)
 			return
 		}
-		plain(w, http.StatusOK, "ready")
+		plain(w, http.StatusOK, append([]string{"ready"}, n.certs.warnings(time.Now())...)...)
 	})
 	if n.values.Admin.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -115,10 +115,8 @@ func (n *node) notReady() (reasons []string) {
 	if !n.relayHealthy() {
 		reasons = append(reasons, "the relay takes no new flows")
 	}
-	if leaf := n.certs.leaf(); leaf != nil {
-		if now := time.Now(); now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
-			reasons = append(reasons, "the certificate is not valid now")
-		}
+	if why := n.certs.invalid(time.Now()); why != "" {
+		reasons = append(reasons, why)
 	}
 	return reasons
 }

@@ -47,8 +47,9 @@ type listenConfig struct {
 }
 
 type tlsConfig struct {
-	Certificate string `mapstructure:"certificate"`
-	Key         string `mapstructure:"key"`
+	Certificate string     `mapstructure:"certificate"`
+	Key         string     `mapstructure:"key"`
+	ACME        acmeConfig `mapstructure:"acme"`
 }
 
 type ddrConfig struct {
@@ -56,6 +57,8 @@ type ddrConfig struct {
 	RelayKey       int           `mapstructure:"relay_key"`
 	TTL            time.Duration `mapstructure:"ttl"`
 	Addresses      []netip.Addr  `mapstructure:"addresses"`
+	InfoURL        string        `mapstructure:"info_url"`
+	PvD            bool          `mapstructure:"pvd"`
 }
 
 type steerConfig struct {
@@ -81,6 +84,7 @@ type relayConfig struct {
 	Clients      []netip.Prefix    `mapstructure:"clients"`
 	AllowSpecial []netip.Prefix    `mapstructure:"allow_special"`
 	Routes       bool              `mapstructure:"routes"`
+	GSO          bool              `mapstructure:"gso"`
 	Limits       relayLimitsConfig `mapstructure:"limits"`
 }
 
@@ -137,8 +141,8 @@ type logConfig struct {
 // which testdata/cfrd.yaml repeats.
 func defaultConfig() *config {
 	return &config{
-		DDR:   ddrConfig{AdvertiseRelay: true},
-		Relay: relayConfig{Routes: true},
+		DDR:   ddrConfig{AdvertiseRelay: true, PvD: true},
+		Relay: relayConfig{Routes: true, GSO: true},
 		Log:   logConfig{Level: zerolog.InfoLevel},
 	}
 }
@@ -235,7 +239,7 @@ func decodeConfig(data []byte) (*config, problems) {
 
 // resolvePaths makes every path in the configuration absolute.
 func (c *config) resolvePaths(dir string) {
-	paths := []*string{&c.TLS.Certificate, &c.TLS.Key, &c.UpstreamCA, &c.Relay.Sealed.KeyFile, &c.Relay.Table.Store}
+	paths := []*string{&c.TLS.Certificate, &c.TLS.Key, &c.TLS.ACME.CA, &c.TLS.ACME.Storage, &c.UpstreamCA, &c.Relay.Sealed.KeyFile, &c.Relay.Table.Store}
 	for i := range c.Zones {
 		paths = append(paths, &c.Zones[i])
 	}

@@ -56,7 +56,7 @@ func TestReferenceConfig(t *testing.T) {
 			{Addr: netip.MustParseAddrPort("192.0.2.1:53")},
 			{Protocol: resolver.UpstreamTLS, Addr: netip.MustParseAddrPort("192.0.2.2:853"), Name: "dns.example"},
 		},
-		DDR: ddrConfig{AdvertiseRelay: true},
+		DDR: ddrConfig{AdvertiseRelay: true, PvD: true},
 		Steer: steerConfig{Rules: []ruleConfig{
 			{Suffixes: []string{"bank.example"}, Action: actionPass},
 			{Suffixes: []string{"cdn.example"}},
@@ -68,7 +68,7 @@ func TestReferenceConfig(t *testing.T) {
 			Sealed: sealedConfig{Prefix: netip.MustParsePrefix("2001:db8:cf::/64"), KeyFile: "/etc/cfrd/seal.key"},
 			Table:  tableConfig{Prefixes: prefixes("10.99.0.0/16"), Store: "/etc/cfrd/leases.db"},
 			Egress: prefixes("192.0.2.64/28", "2001:db8:e::/64"),
-			Routes: true,
+			Routes: true, GSO: true,
 		},
 		Log: logConfig{Level: zerolog.InfoLevel},
 	}
@@ -87,6 +87,25 @@ func configComparers() cmp.Options {
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 		cmpopts.EquateEmpty(),
+	}
+}
+
+// TestReferenceACME uncomments the alternative to the files of the reference configuration.
+func TestReferenceACME(t *testing.T) {
+	text := strings.Replace(string(referenceConfig), "  certificate: cert.pem\n  key: key.pem\n", "", 1)
+	got := parse(t, strings.ReplaceAll(text, "#: ", "")).TLS.ACME
+	want := acmeConfig{
+		Directory:  "https://acme-v02.api.letsencrypt.org/directory",
+		Email:      "noc@isp.example",
+		CA:         "/etc/cfrd/acme-ca.pem",
+		Storage:    "/etc/cfrd/acme",
+		Profile:    "shortlived",
+		Challenges: []challengeType{"tls-alpn-01"},
+		Addresses:  []netip.Addr{netip.MustParseAddr("2001:db8::53")},
+		Agree:      true,
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("tls.acme (-want +got):\n%s", diff)
 	}
 }
 

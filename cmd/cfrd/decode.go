@@ -66,6 +66,8 @@ func decodeValue(from, to reflect.Value) (any, error) {
 		return parseAs(from, oneOf(map[string]resolver.FailMode{
 			"pass": resolver.FailPass, "fail": resolver.FailServfail,
 		}))
+	case challengeType:
+		return parseAs(from, parseChallenge)
 	case ruleAction:
 		return parseAs(from, oneOf(map[string]ruleAction{"steer": actionSteer, "pass": actionPass}))
 	case logFormat:

@@ -23,7 +23,7 @@ func TestLoadErrors(t *testing.T) {
 		},
 		"certificate-is-no-pem": {
 			func(t *testing.T, l *lab) { writeFile(t, filepath.Join(l.dir, "cert.pem"), "no certificate") },
-			"tls.certificate: tls: failed to find any PEM data",
+			"cert.pem: failed to find any PEM data",
 		},
 		"no-zone": {
 			func(_ *testing.T, l *lab) { l.config["zones"] = "[isp.zone, none.zone]" },

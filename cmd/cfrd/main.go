@@ -16,6 +16,8 @@ import (
 )
 
 func main() {
+	// quic-go would write it to the global log, in a form of its own; `cfrd help deploy` says what it says.
+	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal drains. From then on signals have their default effect, so that the second one ends at once.
 	context.AfterFunc(ctx, stop)
@@ -65,7 +67,9 @@ func newRootCommand() *cobra.Command {
 		newDemoCommand(),
 		newServeCommand(),
 		newCheckCommand(),
+		newDNRCommand(),
 		newConfigCommand(),
+		newDDRCommand(),
 		newVersionCommand(),
 	)
 	root.AddCommand(newHelpTopics()...)

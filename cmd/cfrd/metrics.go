@@ -45,7 +45,7 @@ type snapshot struct {
 	dns                        resolver.Stats
 	relay                      relay.Stats
 	used4, size4, used6, size6 uint64
-	expiry                     time.Time
+	certificate                certificateStats
 	reloads                    [2]uint64 // refused, applied
 	ready                      bool
 }
@@ -61,9 +61,7 @@ func (n *node) snapshot() *snapshot {
 	if n.addrs != nil {
 		s.used4, s.size4, s.used6, s.size6 = n.addrs.Usage()
 	}
-	if leaf := n.certs.leaf(); leaf != nil {
-		s.expiry = leaf.NotAfter
-	}
+	s.certificate = n.certs.stats()
 	return s
 }
 
@@ -105,8 +103,7 @@ func (n *node) families() []family {
 		}, "result"),
 	}
 	if n.certs != nil {
-		fs = append(fs, gauge("certificate_expiry_timestamp_seconds", "When the certificate being served expires.",
-			func(s *snapshot, emit emitter) { emit(float64(s.expiry.Unix())) }))
+		fs = append(fs, certificateFamilies()...)
 	}
 	if n.dns != nil {
 		fs = append(fs, resolverFamilies()...)
@@ -118,6 +115,28 @@ func (n *node) families() []family {
 		fs = append(fs, addressFamilies()...)
 	}
 	return fs
+}
+
+// certificateFamilies leaves out the times that there are not.
+func certificateFamilies() []family {
+	emitTime := func(t time.Time, emit emitter) {
+		if !t.IsZero() {
+			emit(float64(t.Unix()))
+		}
+	}
+	return []family{
+		gauge("certificate_expiry_timestamp_seconds", "When the certificate being served expires.",
+			func(s *snapshot, emit emitter) { emitTime(s.certificate.expiry, emit) }),
+		gauge("certificate_renewal_timestamp_seconds", "When the certificate will be renewed, or the next attempt made.",
+			func(s *snapshot, emit emitter) { emitTime(s.certificate.next, emit) }),
+		counter("certificate_updates_total", "Attempts to replace the certificate, by result.",
+			func(s *snapshot, emit emitter) {
+				emit(float64(s.certificate.refused), "refused")
+				emit(float64(s.certificate.applied), "applied")
+			}, "result"),
+		gauge("certificate_update_failing", "Whether the newest attempt to replace the certificate failed.",
+			func(s *snapshot, emit emitter) { emit(truth(s.certificate.failing)) }),
+	}
 }
 
 func resolverFamilies() []family {

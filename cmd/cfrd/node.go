@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -24,10 +25,13 @@ type node struct {
 	mode  mode
 	log   zerolog.Logger
 	certs *certificates    // or nil
+	acme  *acmeService     // or nil
 	addrs *addrmap.Map     // or nil
 	dns   *resolver.Server // or nil
-	relay *relay.Relay     // or nil
-	admin *adminServer     // or nil
+	// discovery is what dns answers discovery from; nil without dns. Replaced by applyResolver.
+	discovery atomic.Pointer[ddr.Zone]
+	relay     *relay.Relay // or nil
+	admin     *adminServer // or nil
 
 	phase            atomic.Int32  // of phaseStarting to phaseDraining
 	refused, applied atomic.Uint64 // reloads
@@ -45,12 +49,20 @@ const (
 
 // newNode opens the address map and binds every listener. Nothing is served before run.
 func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
-	n := &node{mode: m, log: log, values: v, certs: newCertificates(v.certificate)}
+	n := &node{mode: m, log: log, values: v}
+	if m.resolves() && v.encrypted() {
+		n.certs = newCertificates(v.certificate)
+	}
 	defer func() {
 		if err != nil {
 			n.close()
 		}
 	}()
+	if n.certs != nil && v.TLS.ACME.used() {
+		if n.acme, err = newACMEService(v, n.certs, component(log, "acme")); err != nil {
+			return nil, err
+		}
+	}
 	if v.relays() {
 		if n.addrs, err = addrmap.Open(v.addressMap()); err != nil {
 			return nil, err
@@ -59,6 +71,11 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 	// The resolver comes first: it refuses addresses that are in use, and the relay's wildcard listeners use them all.
 	if m.resolves() {
 		if err = n.newResolver(); err != nil {
+			return nil, err
+		}
+	}
+	if n.acme != nil {
+		if err = n.acme.bind(v.challengeListeners()); err != nil {
 			return nil, err
 		}
 	}
@@ -79,12 +96,13 @@ func (n *node) relays() bool { return n.mode.relays() && n.values.relays() }
 
 func (n *node) relayConfig() relay.Config {
 	return relay.Config{
-		Map:      n.addrs,
-		Ports:    n.values.Relay.Ports,
-		Routes:   n.values.Relay.Routes,
-		Limits:   n.values.relayLimits(),
-		Settings: n.values.relaySettings(),
-		Log:      component(n.log, "relay"),
+		Map:        n.addrs,
+		Ports:      n.values.Relay.Ports,
+		Routes:     n.values.Relay.Routes,
+		DisableGSO: !n.values.Relay.GSO,
+		Limits:     n.values.relayLimits(),
+		Settings:   n.values.relaySettings(),
+		Log:        component(n.log, "relay"),
 	}
 }
 
@@ -94,6 +112,7 @@ func (n *node) newResolver() error {
 	cfg := resolver.Config{
 		Listen:     v.listen(),
 		Limits:     v.limits(),
+		HTTP:       http.HandlerFunc(n.servePvD),
 		CacheBytes: int64(v.Cache.Size),
 		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
 		Log:        component(n.log, "resolver"),
@@ -108,17 +127,15 @@ func (n *node) newResolver() error {
 	return n.applyResolver(v)
 }
 
-// settings returns the resolver's settings under v, with discovery of what this node really runs.
-func (n *node) settings(v *values) (resolver.Settings, error) {
-	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
-	if err != nil {
-		return resolver.Settings{}, err
-	}
+// settings returns the resolver's settings under v.
+func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	var steerTo resolver.Relay
 	if n.addrs != nil {
 		steerTo = steering{n.addrs, n.relayHealthy}
 	}
-	return v.settings(discovery, steerTo), nil
+	settings := v.settings(discovery, steerTo)
+	settings.Public = n.acme.public(v)
+	return settings
 }
 
 // relayHealthy reports whether flows to relay addresses arrive. A relay on another host is taken to be well.
@@ -126,6 +143,9 @@ func (n *node) relayHealthy() bool { return n.relay == nil || n.relay.Healthy() 
 
 // close gives back what newNode opened. It is called once nothing runs any more.
 func (n *node) close() error {
+	if n.acme != nil {
+		n.acme.close()
+	}
 	if n.addrs == nil {
 		return nil
 	}
@@ -160,6 +180,11 @@ func (n *node) runServices(ctx context.Context) error {
 	}
 	if n.certs != nil {
 		g.Go(func() error { n.certs.rotateTickets(ctx); return nil })
+	}
+	if n.acme != nil {
+		g.Go(func() error { return named("acme", n.acme.run(ctx)) })
+	} else if n.certs != nil {
+		g.Go(func() error { n.watchCertificate(ctx); return nil })
 	}
 	return g.Wait()
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cfrd-project/cfrd/ddr"
 )
 
 // reloadOn re-reads the configuration at path each time that a signal arrives, until ctx is done. One that is
@@ -52,7 +54,11 @@ func (n *node) reload(path string) error {
 		return problems{{"relay.sealed.key_file", "holds another key, which needs a restart"}}
 	}
 	logWarnings(n.log, v.warnings)
-	return n.apply(v)
+	if err := n.apply(v); err != nil {
+		return err
+	}
+	n.logUndiscovered()
+	return nil
 }
 
 // current returns the values under which the node runs.
@@ -78,8 +84,11 @@ func (n *node) apply(v *values) error {
 		}
 		return named("resolver", err)
 	}
-	if n.certs != nil {
-		n.certs.current.Store(v.certificate)
+	switch {
+	case n.acme != nil:
+		n.acme.update(v.identity())
+	case n.certs != nil:
+		n.certs.replace(v.certificate)
 	}
 	n.values = v
 	return nil
@@ -89,18 +98,23 @@ func (n *node) applyResolver(v *values) error {
 	if n.dns == nil {
 		return nil
 	}
-	settings, err := n.settings(v)
+	// Of what this node really runs.
+	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
 	if err != nil {
 		return err
 	}
-	return n.dns.Update(settings)
+	if err := n.dns.Update(n.settings(v, discovery)); err != nil {
+		return err
+	}
+	n.discovery.Store(discovery)
+	return nil
 }
 
 // restartKeys are the keys, or sections, that are fixed for the life of the process.
 func restartKeys() []string {
 	return []string{
-		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.limits", "limits", "cache",
-		"admin", "log",
+		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.gso", "relay.limits", "limits", "cache",
+		"admin", "log", "tls.acme.directory", "tls.acme.email", "tls.acme.ca", "tls.acme.storage", "tls.acme.challenges",
 	}
 }
 
@@ -111,7 +125,7 @@ func needsRestart(old, changed *config) (ps problems) {
 			ps.add(key, "has changed, which needs a restart")
 		}
 	}
-	if (len(old.TLS.Certificate) > 0) != (len(changed.TLS.Certificate) > 0) {
+	if (old.TLS.Certificate != "") != (changed.TLS.Certificate != "") || old.TLS.ACME.used() != changed.TLS.ACME.used() {
 		ps.add("tls", "was added or removed, which needs a restart")
 	}
 	return ps

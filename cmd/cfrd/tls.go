@@ -5,9 +5,9 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
-	"net/netip"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,29 +22,51 @@ const ticketKeys = 3
 // certificates serves the one certificate of the resolver, which can be replaced at any time, and the session
 // tickets of all listeners.
 type certificates struct {
-	current atomic.Pointer[tls.Certificate]
+	// set once by newCertificates
+	challenge func(*tls.ClientHelloInfo) *tls.Config // answers the handshakes of an ACME authority, or nil
+
+	current          atomic.Pointer[tls.Certificate] // nil until an ACME authority has given the first one
+	applied, refused atomic.Uint64                   // replacements
+	next             atomic.Int64                    // when the next one will be asked for, in Unix time, or 0
+
 	tickets tls.Config // only for its ticket keys
 	keys    [][32]byte // newest first; owned by rotate
+
+	mu      sync.Mutex
+	trouble string // what was wrong with the newest attempt at a replacement, or ""
 }
 
-// newCertificates returns nil if cert is nil.
+// newCertificates serves cert, which may be nil for the time being.
 func newCertificates(cert *tls.Certificate) *certificates {
-	if cert == nil {
-		return nil
-	}
 	c := &certificates{}
 	c.current.Store(cert)
 	c.rotate()
 	return c
 }
 
-// config returns what encrypted listeners clone. The ticket functions survive cloning, so that every listener takes
-// the tickets of every other, and follows the rotation.
+// errNoCertificate ends handshakes while there is nothing to show.
+var errNoCertificate = errors.New("there is no certificate yet")
+
+// config returns what encrypted listeners clone. The functions survive cloning, so that every listener serves the
+// certificate of the moment, takes the tickets of every other, and follows the rotation of their keys. A replacement is
+// seen by handshakes to come; connections that are open do not notice.
 func (c *certificates) config() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		// Without regard to SNI, which discovery by address does not send. See RFC 9462, Section 6.3.
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if cert := c.current.Load(); cert != nil {
+				return cert, nil
+			}
+			return nil, errNoCertificate
+		},
+		// Each listener sets its own NextProtos, so that a protocol of the authority's needs a configuration of its own.
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if c.challenge == nil {
+				return nil, nil
+			}
+			return c.challenge(hello), nil
+		},
 		WrapSession: func(cs tls.ConnectionState, s *tls.SessionState) ([]byte, error) {
 			return c.tickets.EncryptTicket(cs, s)
 		},
@@ -59,8 +81,99 @@ func (c *certificates) leaf() *x509.Certificate {
 	if c == nil {
 		return nil
 	}
-	return c.current.Load().Leaf
+	if cert := c.current.Load(); cert != nil {
+		return cert.Leaf
+	}
+	return nil
 }
+
+// replace serves cert from now on.
+func (c *certificates) replace(cert *tls.Certificate) {
+	if old := c.current.Swap(cert); old == nil || !old.Leaf.Equal(cert.Leaf) {
+		c.applied.Add(1)
+	}
+	c.settled()
+}
+
+// settled forgets what was wrong: the newest attempt found nothing to complain of.
+func (c *certificates) settled() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trouble = ""
+}
+
+// refuse counts a replacement that came to nothing, and remembers why.
+func (c *certificates) refuse(why error) {
+	c.refused.Add(1)
+	c.complain("the certificate was not replaced: " + why.Error())
+}
+
+// complain has warnings say what is wrong until the next replacement.
+func (c *certificates) complain(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trouble = what
+}
+
+// complaint returns what is wrong, or "".
+func (c *certificates) complaint() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trouble
+}
+
+// certificateStats is what metrics tell of a certificate.
+type certificateStats struct {
+	expiry           time.Time // zero if there is none
+	applied, refused uint64    // replacements
+	failing          bool      // the newest attempt at one came to nothing
+	next             time.Time // when the next one will be asked for; zero if it comes from files
+}
+
+func (c *certificates) stats() (s certificateStats) {
+	if c == nil {
+		return s
+	}
+	if leaf := c.leaf(); leaf != nil {
+		s.expiry = leaf.NotAfter
+	}
+	if next := c.next.Load(); next != 0 {
+		s.next = time.Unix(next, 0)
+	}
+	s.applied, s.refused, s.failing = c.applied.Load(), c.refused.Load(), c.complaint() != ""
+	return s
+}
+
+// invalid reports why handshakes fail with every client, or "".
+func (c *certificates) invalid(now time.Time) string {
+	if leaf := c.leaf(); leaf != nil && (now.After(leaf.NotAfter) || now.Before(leaf.NotBefore)) {
+		return "the certificate is not valid now"
+	}
+	return ""
+}
+
+// lateShare of its life is what a certificate has left when its replacement is late. Authorities and their clients
+// renew when a third is left.
+const lateShare = 4
+
+// warnings returns what an operator should look into while clients are still served, one a line.
+func (c *certificates) warnings(now time.Time) (lines []string) {
+	if c == nil {
+		return nil
+	}
+	switch leaf := c.leaf(); {
+	case leaf == nil:
+		lines = append(lines, "warning: there is no certificate yet, so that encrypted transports do not work")
+	case now.Before(leaf.NotAfter) && leaf.NotAfter.Sub(now) < leaf.NotAfter.Sub(leaf.NotBefore)/lateShare:
+		lines = append(lines, fmt.Sprintf("warning: the certificate expires on %s: renew it", formatTime(leaf.NotAfter)))
+	}
+	if why := c.complaint(); why != "" {
+		lines = append(lines, "warning: "+why)
+	}
+	return lines
+}
+
+func formatTime(t time.Time) string { return t.UTC().Format(time.DateTime) }
 
 // rotate makes a new ticket key and forgets the oldest.
 func (c *certificates) rotate() {
@@ -82,54 +195,4 @@ func (c *certificates) rotateTickets(ctx context.Context) {
 			c.rotate()
 		}
 	}
-}
-
-// loadCertificate reads a certificate and its key and makes sure that clients of name will accept them now.
-func loadCertificate(certFile, keyFile, name string, now time.Time) (*tls.Certificate, error) {
-	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkLeaf(cert.Leaf, name, now); err != nil {
-		return nil, fmt.Errorf("%s: %w", certFile, err)
-	}
-	return &cert, nil
-}
-
-// checkLeaf checks the time and the name of a certificate.
-func checkLeaf(leaf *x509.Certificate, name string, now time.Time) error {
-	switch {
-	case now.After(leaf.NotAfter):
-		return fmt.Errorf("expired on %s: renew it", leaf.NotAfter.Format(time.DateTime))
-	case now.Before(leaf.NotBefore):
-		return fmt.Errorf("is not valid before %s: is the clock right?", leaf.NotBefore.Format(time.DateTime))
-	}
-	if err := leaf.VerifyHostname(strings.TrimSuffix(name, ".")); err != nil {
-		carried := strings.Join(append(leaf.DNSNames, addressNames(leaf)...), ", ")
-		if carried == "" {
-			carried = "no subject alternative name"
-		}
-		return fmt.Errorf("is not for %s, the resolver's name, but for %s", name, carried)
-	}
-	return nil
-}
-
-func addressNames(leaf *x509.Certificate) []string {
-	list := make([]string, len(leaf.IPAddresses))
-	for i, ip := range leaf.IPAddresses {
-		list[i] = ip.String()
-	}
-	return list
-}
-
-// uncovered returns those of addrs that leaf does not carry as iPAddress SAN and that discovery needs it to carry:
-// at private addresses clients may also use it opportunistically. See RFC 9462, Section 4.3.
-func uncovered(leaf *x509.Certificate, addrs []netip.Addr) (missing []netip.Addr) {
-	for _, a := range addrs {
-		opportunistic := a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast()
-		if !opportunistic && leaf.VerifyHostname("["+a.String()+"]") != nil {
-			missing = append(missing, a)
-		}
-	}
-	return missing
 }

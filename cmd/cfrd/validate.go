@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
 )
@@ -91,6 +92,9 @@ func (c *config) listeners() (ls []keyedAddr) {
 	add("dot", c.Listen.DoT, true, false)
 	add("doh", c.Listen.DoH, true, true)
 	add("doq", c.Listen.DoQ, false, true)
+	for _, a := range c.challengeListeners() {
+		ls = append(ls, keyedAddr{"tls.acme.challenges", a, true, false})
+	}
 	if c.Listen.Admin.IsValid() {
 		ls = append(ls, keyedAddr{"listen.admin", c.Listen.Admin, true, false})
 	}
@@ -119,6 +123,10 @@ func (v *validator) checkListen() {
 }
 
 func (v *validator) checkTLS() {
+	if v.TLS.ACME.used() {
+		v.checkACME()
+		return
+	}
 	if (v.TLS.Certificate == "") != (v.TLS.Key == "") {
 		missing := "tls.key"
 		if v.TLS.Certificate == "" {
@@ -174,6 +182,9 @@ func (c *config) listenersOf(p resolver.UpstreamProtocol) []netip.AddrPort {
 func (v *validator) checkDDR() {
 	if k := v.DDR.RelayKey; k != 0 && (k < 65280 || k > 65534) {
 		v.bad("ddr.relay_key", "must be a SvcParamKey for private use, 65280 to 65534, not %d", k)
+	}
+	if err := ddr.CheckInfoURL(v.DDR.InfoURL); v.DDR.InfoURL != "" && err != nil {
+		v.bad("ddr.info_url", "must begin with https:// and have at most %d octets, not %q", ddr.MaxInfoURL, v.DDR.InfoURL)
 	}
 }
 

@@ -60,6 +60,10 @@ func (l *loader) loadTLS(now time.Time) {
 	if !l.encrypted() {
 		return
 	}
+	if l.TLS.ACME.used() {
+		l.loadACME(now)
+		return
+	}
 	cert, err := loadCertificate(l.TLS.Certificate, l.TLS.Key, l.Name, now)
 	if err != nil {
 		key := "tls.certificate"
@@ -70,9 +74,8 @@ func (l *loader) loadTLS(now time.Time) {
 		return
 	}
 	l.certificate = cert
-	if missing := uncovered(cert.Leaf, l.do53Addresses()); len(missing) > 0 {
-		l.warnings = append(l.warnings, fmt.Sprintf("tls.certificate: does not carry %s as IP address: "+
-			"clients that ask there without encryption will not discover the encrypted transports", join(missing)))
+	if warning := l.uncoveredWarning(cert.Leaf); warning != "" {
+		l.warnings = append(l.warnings, "tls.certificate: "+warning)
 	}
 }
 
@@ -273,16 +276,20 @@ func (v *values) settings(discovery *ddr.Zone, steerTo resolver.Relay) resolver.
 
 // discovery returns what is advertised: the encrypted listeners that run, and the relay if one runs beside them.
 func (v *values) discovery(running resolver.Listen, certs *certificates, relays bool) ddr.Config {
+	ownName, ownHTTPS := v.owned()
 	cfg := ddr.Config{
 		Name:        v.Name,
+		OwnName:     ownName,
+		OwnHTTPS:    ownHTTPS,
+		PvD:         v.DDR.PvD,
 		Addresses:   v.addresses(),
 		Services:    services(running),
 		Certificate: certs.leaf,
 		TTL:         v.DDR.TTL,
-		Info:        &ddr.Info{ExtErr: extendedErrors()},
+		Info:        &ddr.Info{ExtErr: extendedErrors(), URL: v.DDR.InfoURL},
 	}
 	if relays && v.DDR.AdvertiseRelay {
-		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey)}
+		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey), Clients: v.Relay.Clients, Ports: v.Relay.Ports}
 	}
 	return cfg
 }

@@ -38,7 +38,7 @@ func (b *bench) dns(ctx context.Context) error {
 	}{
 		{"cached answer, UDP", "udp", "5601", "5501", []string{"-c", "16", "-q", "200"}},
 		{"cached answer, DoT", "dot", "5602", "5502", []string{"-c", "16", "-q", "200"}},
-		{"cached answer, DoH over HTTP/2", "doh", "5603", "5503", []string{"-c", "16", "-q", "200", "-O", "doh-uri=https://127.0.0.1/dns-query"}},
+		{"cached answer, DoH over HTTP/2", "doh", "5603", "5503", []string{"-c", "64", "-q", "64", "-O", "doh-uri=https://127.0.0.1/dns-query"}},
 	} {
 		load := func(port string, seconds int) func(context.Context) (float64, error) {
 			return func(ctx context.Context) (float64, error) {
