@@ -110,6 +110,7 @@ func TestRecords(t *testing.T) {
 
 func TestRelayForItsClients(t *testing.T) {
 	cfg := config()
+	cfg.PvD = true
 	cfg.Relay = &RelayService{Clients: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}
 	z := zone(t, cfg)
 	for client, want := range map[string]int{"10.0.0.9": 4, "::ffff:10.0.0.9": 4, "10.0.1.9": 3, "2001:db8::1": 3} {
@@ -120,8 +121,8 @@ func TestRelayForItsClients(t *testing.T) {
 				t.Errorf("%s at %s: got %d records; want %d", client, name, len(m.Answer), want)
 			}
 		}
-		if got := z.PvD(addr, v4).Relay != nil; got != (want == 4) {
-			t.Errorf("%s: got a relay in the provisioning domain: %t; want %t", client, got, want == 4)
+		if p, _ := z.PvD(addr, v4); (p.Relay != nil) != (want == 4) {
+			t.Errorf("%s: got relay %v in the provisioning domain; want one: %t", client, p.Relay, want == 4)
 		}
 	}
 }

@@ -18,10 +18,10 @@ func (z *Zone) setInfo() error {
 		z.info = append(z.info, "exterr="+ranges(info.ExtErr))
 	}
 	if info.URL != "" {
-		if err := checkInfoURL(info.URL); err != nil {
+		if err := CheckInfoURL(info.URL); err != nil {
 			return err
 		}
-		z.info = append(z.info, "infourl="+info.URL)
+		z.info = append(z.info, infoURL+info.URL)
 	}
 	for _, s := range z.info {
 		if len(s) > 255 {
@@ -31,9 +31,19 @@ func (z *Zone) setInfo() error {
 	return nil
 }
 
-func checkInfoURL(s string) error {
-	if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" {
+const infoURL = "infourl="
+
+// MaxInfoURL is how many octets of an information URL fit into a character-string.
+const MaxInfoURL = 255 - len(infoURL)
+
+// CheckInfoURL reports why s cannot be Info.URL, or nil if it can. See RFC 9606, Section 5.
+func CheckInfoURL(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Scheme != "https" || u.Host == "":
 		return fmt.Errorf("ddr: information URL %q does not begin with https://", s)
+	case len(s) > MaxInfoURL:
+		return fmt.Errorf("ddr: information URL has %d octets; want at most %d", len(s), MaxInfoURL)
 	}
 	return nil
 }
@@ -76,7 +86,7 @@ func ParseInfo(txt []string) (Info, error) {
 		case "exterr":
 			info.ExtErr, err = parseRanges(value)
 		case "infourl":
-			info.URL, err = value, checkInfoURL(value)
+			info.URL, err = value, CheckInfoURL(value)
 		}
 		if err != nil {
 			return Info{}, err

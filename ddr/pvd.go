@@ -57,10 +57,13 @@ type PvDRelay struct {
 	Ports     []uint16 `json:"ports,omitempty"` // of both
 }
 
-// PvD returns what client is told that asks at the address local. What it says of the resolver depends on the
-// certificate of this moment.
-func (z *Zone) PvD(client, local netip.Addr) PvD {
-	p := PvD{
+// PvD returns what client is told that asks at the address local, or false if Config.PvD is off. What it says of the
+// resolver depends on the certificate of this moment.
+func (z *Zone) PvD(client, local netip.Addr) (p PvD, ok bool) {
+	if !z.cfg.PvD {
+		return PvD{}, false
+	}
+	p = PvD{
 		Identifier: z.name,
 		Expires:    z.cfg.Clock().Add(PvDLife).UTC().Truncate(time.Second),
 		Prefixes:   []netip.Prefix{},
@@ -75,7 +78,7 @@ func (z *Zone) PvD(client, local netip.Addr) PvD {
 	if z.relayFor(client) {
 		p.Relay = z.pvdRelay()
 	}
-	return p
+	return p, true
 }
 
 // pvdRelay returns nil if the relay has a value that is not ours to explain.

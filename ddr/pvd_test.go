@@ -39,8 +39,12 @@ func TestPvD(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config()
+			cfg.PvD = true
 			row.change(&cfg)
-			p := zone(t, cfg).PvD(private4, mapped4)
+			p, ok := zone(t, cfg).PvD(private4, mapped4)
+			if !ok {
+				t.Fatal("got none")
+			}
 			got, err := json.Marshal(p)
 			if err != nil {
 				t.Fatal(err)
@@ -56,6 +60,12 @@ func TestPvD(t *testing.T) {
 				t.Errorf("parsed again: -want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestNoPvD(t *testing.T) {
+	if p, ok := zone(t, config()).PvD(private4, v4); ok {
+		t.Errorf("got %+v; want none, because it is off", p)
 	}
 }
 

@@ -280,7 +280,8 @@ func parsePort(s string) uint16 {
 // advise adds what RFC 9463 lets pass, but some client refuses.
 func (d *decoder) advise() {
 	if err := ddr.CheckName(d.in.ADN); err != nil {
-		d.warn(CodeADNSyntax, 0, "%q is not made of letters, digits and hyphens, which is all that some clients take", d.in.ADN)
+		d.warn(CodeADNSyntax, 0, "%q is not made of letters, digits and hyphens, which is all that some clients take",
+			d.in.ADN)
 	}
 	if d.in.ADNOnly() {
 		d.adviseADNOnly()

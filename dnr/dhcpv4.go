@@ -31,8 +31,8 @@ func EncodeDHCPv4(resolvers []ddr.Resolver) ([]byte, error) {
 	return b, nil
 }
 
-// AppendDHCPv4 appends in, with its length, to the data of option 162. It is the inverse of DecodeDHCPv4 and fails where
-// that would.
+// AppendDHCPv4 appends in, with its length, to the data of option 162. It is the inverse of DecodeDHCPv4 and fails
+// where that would.
 func (in Instance) AppendDHCPv4(b []byte) ([]byte, error) {
 	start := len(b)
 	b = append(b, 0, 0)

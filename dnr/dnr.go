@@ -2,8 +2,8 @@
 // of DHCPv4, DHCPv6 and Router Advertisements, and how to put them into the servers that networks run.
 //
 // A ddr.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
-// accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read at all,
-// and say what is wrong with it.
+// accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read, and
+// say what is wrong with it.
 package dnr
 
 import (

@@ -47,8 +47,10 @@ func TestInspectRA(t *testing.T) {
 			"90 05" + head + "0000 0008" + dot + "0000000000", ErrNoAddress, "error:no-address", true,
 		},
 		"padding-not-zero": {"90 07" + head + addr + "0008" + dot + "0000000001", ErrPadding, "error:padding", true},
-		"padding-of-8":     {"90 08" + head + addr + "0008" + dot + "0000000000 0000000000000000", ErrPadding, "error:padding", true},
-		"params-overrun":   {"90 07" + head + addr + "000e" + dot + "0000000000", ErrSvcParams, "error:svcparams", false},
+		"padding-of-8": {
+			"90 08" + head + addr + "0008" + dot + "0000000000 0000000000000000", ErrPadding, "error:padding", true,
+		},
+		"params-overrun": {"90 07" + head + addr + "000e" + dot + "0000000000", ErrSvcParams, "error:svcparams", false},
 		"params-length-within-padding": {
 			"90 07" + head + addr + "0009" + dot + "0000000000", ErrSvcParams, "error:svcparams", false,
 		},
@@ -131,18 +133,21 @@ func TestInspectNames(t *testing.T) {
 		adn      string
 		findings string
 	}{
-		"plain":       {adnHex, "dns.example.", "warning:adn-only"},
-		"upper-case":  {"03444e53076578616d706c6500", "DNS.example.", "warning:adn-only"},
-		"root":        {"00", "", "error:adn"},
-		"no-root":     {"03646e73", "", "error:adn"},
-		"compressed":  {"03646e73c000", "", "error:adn"},
-		"two-names":   {adnHex + adnHex, "", "error:adn"},
-		"one-label":   {"03646e7300", "dns.", "warning:adn-syntax warning:adn-only"},
-		"underscore":  {"045f646e73076578616d706c6500", "_dns.example.", "warning:adn-syntax warning:adn-only"},
-		"dot-in-it":   {"03612e62076578616d706c6500", `a\.b.example.`, "warning:adn-syntax warning:adn-only"},
-		"zero-octet":  {"0100076578616d706c6500", `\000.example.`, "warning:adn-syntax warning:adn-only"},
-		"too-long":    {strings.Repeat("3f"+strings.Repeat("61", 63), 4) + "00", "", "error:adn"},
-		"longest":     {strings.Repeat("3f"+strings.Repeat("61", 63), 3) + "3d" + strings.Repeat("61", 61) + "00", strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("a", 61) + ".", "warning:adn-only"},
+		"plain":      {adnHex, "dns.example.", "warning:adn-only"},
+		"upper-case": {"03444e53076578616d706c6500", "DNS.example.", "warning:adn-only"},
+		"root":       {"00", "", "error:adn"},
+		"no-root":    {"03646e73", "", "error:adn"},
+		"compressed": {"03646e73c000", "", "error:adn"},
+		"two-names":  {adnHex + adnHex, "", "error:adn"},
+		"one-label":  {"03646e7300", "dns.", "warning:adn-syntax warning:adn-only"},
+		"underscore": {"045f646e73076578616d706c6500", "_dns.example.", "warning:adn-syntax warning:adn-only"},
+		"dot-in-it":  {"03612e62076578616d706c6500", `a\.b.example.`, "warning:adn-syntax warning:adn-only"},
+		"zero-octet": {"0100076578616d706c6500", `\000.example.`, "warning:adn-syntax warning:adn-only"},
+		"too-long":   {strings.Repeat("3f"+strings.Repeat("61", 63), 4) + "00", "", "error:adn"},
+		"longest": {
+			strings.Repeat("3f"+strings.Repeat("61", 63), 3) + "3d" + strings.Repeat("61", 61) + "00",
+			strings.Repeat(strings.Repeat("a", 63)+".", 3) + strings.Repeat("a", 61) + ".", "warning:adn-only",
+		},
 		"label-of-64": {"40" + strings.Repeat("61", 64) + "00", "", "error:adn"},
 	} {
 		t.Run(name, func(t *testing.T) {

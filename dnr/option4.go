@@ -8,8 +8,8 @@ const (
 	optionEnd      = 255
 )
 
-// AppendOption4 appends an option of DHCPv4 to b: as one of code, length and data, or, if data has more than 255 octets,
-// as several of them that receivers put together again. See RFC 3396, Section 5.
+// AppendOption4 appends an option of DHCPv4 to b: as one of code, length and data, or, if data has more than 255
+// octets, as several of them that receivers put together again. See RFC 3396, Section 5.
 func AppendOption4(b []byte, code byte, data []byte) []byte {
 	for {
 		n := min(len(data), 255)

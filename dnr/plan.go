@@ -55,8 +55,8 @@ func (p *Plan) add(f Form, r ddr.Resolver) {
 	p.v6 = append(p.v6, r)
 }
 
-// fit returns as many of the resolvers as limit octets of option 162 hold, and what is dropped for that. DoQ goes first,
-// because no client is known that takes it from a network; then one instance takes all transports that one can.
+// fit returns as many of the resolvers as limit octets of option 162 hold, and what is dropped for that. DoQ goes
+// first, because no client is known that takes it from a network; then one instance takes all transports that one can.
 func fit(resolvers []ddr.Resolver, limit int) (keep, dropped []ddr.Resolver) {
 	if length4(resolvers) <= limit {
 		return resolvers, nil

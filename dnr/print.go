@@ -29,10 +29,15 @@ func Servers() []Server {
 		{"kea-2.2", "Kea up to 2.2", "//", oldKea4, oldKea6, noRA("Kea sends no Router Advertisements."), nil},
 		{"dnsmasq", "dnsmasq", "#", dnsmasq4, dnsmasq6, noRA("dnsmasq cannot put the option into its own."), nil},
 		{"dhcpd", "ISC dhcpd 4.4", "#", dhcpd4, dhcpd6, noRA("dhcpd sends no Router Advertisements."), nil},
-		{"networkd", "systemd-networkd as DHCP server", "#", networkd4, networkd6,
-			noRA("[IPv6SendRA] has no such setting."), nil},
+		{
+			"networkd", "systemd-networkd as DHCP server", "#", networkd4, networkd6,
+			noRA("[IPv6SendRA] has no such setting."), nil,
+		},
 		{"odhcpd", "odhcpd of OpenWrt 24.10 and later", "#", nil, nil, nil, odhcpd},
-		{"routeros", "MikroTik RouterOS 7", "#", routeros4, routeros6, noRA("RouterOS cannot put the option into its own."), nil},
+		{
+			"routeros", "MikroTik RouterOS 7", "#", routeros4, routeros6,
+			noRA("RouterOS cannot put the option into its own."), nil,
+		},
 		{"radvd", "radvd", "#", nil, nil, noRA("radvd has neither this option nor raw ones, in any release."), nil},
 		{"hex", "Plain hexadecimal", "#", hex4, hex6, hexRA, nil},
 	}
@@ -65,18 +70,22 @@ type page struct {
 
 func (p *page) line(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
 
-// say writes a comment, in lines of at most 100 columns.
+// say writes a comment, in lines of at most 100 columns. They are not broken at no-break spaces, which come out as
+// spaces.
 func (p *page) say(format string, args ...any) {
 	line := p.mark
-	for word := range strings.FieldsSeq(fmt.Sprintf(format, args...)) {
+	for word := range strings.SplitSeq(fmt.Sprintf(format, args...), " ") {
 		if len(line)+1+len(word) > 100 && line != p.mark {
 			p.line("%s", line)
 			line = p.mark
 		}
-		line += " " + word
+		line += " " + strings.ReplaceAll(word, "\u00a0", " ")
 	}
 	p.line("%s", line)
 }
+
+// announce is a command that must not be broken across lines.
+const announce = "`cfrd\u00a0dnr\u00a0announce\u00a0--interface\u00a0IF`"
 
 // none writes that there is nothing to hand out by f, and reports whether that is so.
 func (p *page) none(f Form) bool {
@@ -106,8 +115,8 @@ func noRA(why string) func(*page) {
 		if p.none(RA) {
 			return
 		}
-		p.say("%s: %s Run `cfrd dnr announce --interface IF` on the link: it sends them with the option and a router "+
-			"lifetime of 0, beside those of the routers.", title(RA), why)
+		p.say("%s: %s Run %s on the link: it sends them with the option and a router lifetime of 0, beside those of the "+
+			"routers.", title(RA), why, announce)
 	}
 }
 

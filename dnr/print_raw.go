@@ -74,8 +74,7 @@ func networkd6(p *page) {
 	if p.none(DHCPv6) {
 		return
 	}
-	p.say("%s: systemd-networkd is no DHCPv6 server. `cfrd dnr announce --interface IF` answers Information-Requests.",
-		title(DHCPv6))
+	p.say("%s: systemd-networkd is no DHCPv6 server. %s answers Information-Requests.", title(DHCPv6), announce)
 }
 
 func routeros4(p *page) {
@@ -83,7 +82,7 @@ func routeros4(p *page) {
 		return
 	}
 	p.say("%s: then give the option to each network, whose list of options this replaces: "+
-		"/ip dhcp-server network set [find] dhcp-option=cfrd-dnr", title(DHCPv4))
+		"/ip\u00a0dhcp-server\u00a0network\u00a0set\u00a0[find]\u00a0dhcp-option=cfrd-dnr", title(DHCPv4))
 	if data := p.data4(); data != nil {
 		p.line("/ip dhcp-server option add name=cfrd-dnr code=%d value=0x%x", OptionDHCPv4, data)
 	}
@@ -94,7 +93,7 @@ func routeros6(p *page) {
 		return
 	}
 	p.say("%s: then give the option to each server, whose list of options this replaces: "+
-		"/ipv6 dhcp-server set [find] dhcp-option=cfrd-dnr", title(DHCPv6))
+		"/ipv6\u00a0dhcp-server\u00a0set\u00a0[find]\u00a0dhcp-option=cfrd-dnr", title(DHCPv6))
 	p.line("/ipv6 dhcp-server option add name=cfrd-dnr code=%d value=0x%x", OptionDHCPv6, p.data6())
 }
 

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -71,7 +72,7 @@ type capture interface {
 // the test listens itself.
 func (l *lab) startCapture() capture {
 	l.t.Helper()
-	if ids, err := os.ReadFile("/proc/self/uid_map"); err == nil && len(strings.Fields(string(ids))) == 3 && strings.Fields(string(ids))[2] == "1" {
+	if oneUser() {
 		return l.startListener()
 	}
 	need(l.t, "tcpdump")
@@ -123,36 +124,60 @@ func (c *tcpdump) count(match func(packet) bool) (n int) {
 
 // listener is a capture by a packet socket of ours.
 type listener struct {
-	fd   int
-	done chan struct{}
-
 	mu      sync.Mutex
 	packets []packet
 }
 
 func (l *lab) startListener() *listener {
 	l.t.Helper()
-	c := &listener{done: make(chan struct{})}
-	err := l.internet.do(func() (err error) {
-		all := int(binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL}))
-		c.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
-		return err
-	})
-	if err != nil {
-		l.t.Fatalf("packet socket: %v", err)
-	}
-	if err := unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}); err != nil {
-		l.t.Fatal(err)
-	}
-	stop := make(chan struct{})
-	go c.record(stop)
-	l.t.Cleanup(func() { close(stop); <-c.done; unix.Close(c.fd) })
+	c := &listener{}
+	l.internet.tap("", c.add)
 	return c
 }
 
-// record collects packets until stop is closed.
-func (c *listener) record(stop <-chan struct{}) {
-	defer close(c.done)
+func (c *listener) add(frame []byte) {
+	if p, ok := parsePacket(frame); ok {
+		c.mu.Lock()
+		c.packets = append(c.packets, p)
+		c.mu.Unlock()
+	}
+}
+
+// tap calls each with every frame that a link of ns carries, or all its links do if dev is "", until t ends.
+func (ns namespace) tap(dev string, each func(frame []byte)) {
+	ns.t.Helper()
+	var fd int
+	err := ns.do(func() (err error) {
+		all := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL})
+		addr := &unix.SockaddrLinklayer{Protocol: all}
+		if dev != "" {
+			link, err := net.InterfaceByName(dev)
+			if err != nil {
+				return err
+			}
+			addr.Ifindex = link.Index
+		}
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		return unix.Bind(fd, addr)
+	})
+	if err != nil {
+		ns.t.Fatalf("packet socket: %v", err)
+	}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}); err != nil {
+		ns.t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		receive(fd, stop, each)
+	}()
+	ns.t.Cleanup(func() { close(stop); <-done; unix.Close(fd) })
+}
+
+// receive calls each with every frame until stop is closed.
+func receive(fd int, stop <-chan struct{}, each func(frame []byte)) {
 	buf := make([]byte, 65536)
 	for {
 		select {
@@ -160,14 +185,8 @@ func (c *listener) record(stop <-chan struct{}) {
 			return
 		default:
 		}
-		n, _, err := unix.Recvfrom(c.fd, buf, 0)
-		if err != nil {
-			continue // the time-out
-		}
-		if p, ok := parsePacket(buf[:n]); ok {
-			c.mu.Lock()
-			c.packets = append(c.packets, p)
-			c.mu.Unlock()
+		if n, _, err := unix.Recvfrom(fd, buf, 0); err == nil { // else it is the time-out
+			each(buf[:n])
 		}
 	}
 }

@@ -10,8 +10,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export E2E_REQUIRED=${E2E_REQUIRED:-1}
 
-packages=(bind9-dnsutils ca-certificates chromium curl dnsperf haproxy iproute2 knot-dnsutils ldnsutils libnss3-tools
-	nginx-light nsd openssl procps socat tcpdump unbound)
+packages=(bind9-dnsutils bind9-utils ca-certificates chromium curl dnsmasq-base dnsperf haproxy iproute2 isc-dhcp-client
+	isc-dhcp-server kea-dhcp4-server kea-dhcp6-server knot-dnsutils ldnsutils libnss3-tools nginx-light nsd openssl procps
+	socat tcpdump tshark udhcpc unbound)
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -22,7 +23,7 @@ install_packages() {
 	done
 	[ ${#missing[@]} -eq 0 ] && return
 	say "installing ${missing[*]}"
-	local apt=(apt-get)
+	local as=()
 	if [ "$(id -u)" -ne 0 ]; then
 		if ! sudo -n true 2>/dev/null; then
 			echo "These packages are missing, and installing them needs root:" >&2
@@ -30,17 +31,17 @@ install_packages() {
 			[ "$E2E_REQUIRED" = 1 ] && exit 1
 			return
 		fi
-		apt=(sudo -n apt-get)
+		as=(sudo -n)
 	fi
 	# The daemons are started by the tests, never by the installation.
 	local policy=/usr/sbin/policy-rc.d
-	if [ "$(id -u)" -eq 0 ] && [ ! -e "$policy" ]; then
-		printf '#!/bin/sh\nexit 101\n' >"$policy"
-		chmod +x "$policy"
-		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+	if [ ! -e "$policy" ]; then
+		# shellcheck disable=SC2064
+		trap "${as[*]} rm -f $policy" EXIT
+		printf '#!/bin/sh\nexit 101\n' | "${as[@]}" install -m 755 /dev/stdin "$policy"
 	fi
-	"${apt[@]}" update -qq
-	DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+	"${as[@]}" apt-get update -qq
+	"${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 gates() {
@@ -80,6 +81,8 @@ in_namespaces() {
 
 # e2e builds first, because a user namespace has no network to download modules with.
 e2e() {
+	say "e2e: programs of Debian trixie"
+	./e2e/trixie.sh || [ "$E2E_REQUIRED" != 1 ]
 	say "e2e: the built binary among real programs"
 	local bin
 	bin=$(mktemp -d)

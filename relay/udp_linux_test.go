@@ -168,9 +168,10 @@ func TestUDPBothWays(t *testing.T) {
 			t.Errorf("client got %d bytes; want %d", len(got), size)
 		}
 	}
-	if s := r.Stats(); s.Flows[udp] != 1 || s.BytesOut[udp] != s.BytesBack[udp] {
-		t.Errorf("got %+v; want one flow and as many bytes back as out", s)
-	}
+	waitFor(t, "one flow and as many bytes back as out", func() bool { // counted after they are sent
+		s := r.Stats()
+		return s.Flows[udp] == 1 && s.BytesOut[udp] == s.BytesBack[udp]
+	})
 }
 
 func TestUDPSources(t *testing.T) {
@@ -242,9 +243,7 @@ func TestUDPAmplification(t *testing.T) {
 		}
 	}
 	waitFor(t, "57 datagrams dropped", func() bool { return r.Stats().Unconfirmed == 57 })
-	if got := r.Stats().BytesBack[udp]; got != 300 {
-		t.Errorf("got %d bytes back; want 300", got)
-	}
+	waitFor(t, "300 bytes back", func() bool { return r.Stats().BytesBack[udp] == 300 })
 }
 
 func TestUDPConfirmedIsFree(t *testing.T) {

@@ -95,7 +95,7 @@ func (c *cache) lookup(k *key, v view, gen uint32, now int64) *reply {
 	}
 	r := e.raw
 	if v != viewRaw {
-		if e.steeredGen != gen || e.steeredUntil <= now || v == viewDown && e.steered != nil {
+		if e.steeredGen != gen || e.steeredUntil <= now || v == viewDown && e.steered != nil && e.steered.steered {
 			return nil
 		}
 		if e.steered != nil {

@@ -61,7 +61,8 @@ func TestCacheKeys(t *testing.T) {
 func TestCacheViews(t *testing.T) {
 	c := newCache(1 << 20)
 	k := keyOf(t, "www.example.", dns.TypeA, 0)
-	raw, steered := filler(k, 0), filler(k, 1)
+	raw, steered, passed := filler(k, 0), filler(k, 1), filler(k, 2)
+	steered.steered = true
 	check := func(step string, v view, gen uint32, now int64, want *reply) {
 		t.Helper()
 		if got := c.lookup(k, v, gen, now); got != want {
@@ -82,6 +83,9 @@ func TestCacheViews(t *testing.T) {
 	check("steered, relay down", viewDown, 1, 19, nil)
 	check("steered answer over", viewSteered, 1, 20, nil)
 	check("raw is left", viewRaw, 1, 20, raw)
+
+	c.insertSteered(k, 1, raw, passed, 20)
+	check("passed, relay down", viewDown, 1, 19, passed)
 
 	check("new settings", viewSteered, 2, 19, nil)
 	check("new settings, raw", viewRaw, 2, 19, nil)

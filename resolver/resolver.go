@@ -114,11 +114,11 @@ type Policy interface {
 type Relay interface {
 	// RelayAddr returns the address of the relay, in IPv6 if v6 and else in IPv4, that stands for dst for at least
 	// ttl. ok is false, without an error, if this family cannot express dst at all. An error means that the relay
-	// cannot take dst now: no address is left, or it is not well.
+	// cannot take dst now: no address is left, say.
 	RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (addr netip.Addr, ok bool, err error)
 	// Contains reports whether addr is a relay address itself, which is never steered again.
 	Contains(addr netip.Addr) bool
-	// Healthy reports whether the relay takes flows.
+	// Healthy reports whether the relay takes flows. RelayAddr is not asked while it does not.
 	Healthy() bool
 }
 

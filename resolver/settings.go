@@ -148,11 +148,8 @@ func (s *settings) view(client netip.Addr, r *request) view {
 	if st == nil || r.key.flags == keyDO|keyCD || st.clients != nil && !st.clients.contains(client) {
 		return viewRaw
 	}
-	switch {
-	case st.Relay.Healthy():
+	if st.Relay.Healthy() {
 		return viewSteered
-	case st.OnFailure == FailServfail:
-		return viewDown
 	}
-	return viewRaw
+	return viewDown
 }

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -85,19 +86,20 @@ func TestWhoIsSteered(t *testing.T) {
 	for name, row := range map[string]struct {
 		clients []netip.Prefix
 		do, cd  bool
-		relay   error
+		down    bool
 		fail    FailMode
 		want    string // "" is SERVFAIL
+		ttl     uint32 // 60 if it is 0
 	}{
 		"everybody":              {want: "198.51.100.1"},
 		"this-client":            {clients: mine, want: "198.51.100.1"},
-		"other-clients":          {clients: other, want: "192.0.2.1"},
+		"other-clients":          {clients: other, want: "192.0.2.1", ttl: 300},
 		"do":                     {do: true, want: "198.51.100.1"},
 		"cd":                     {cd: true, want: "198.51.100.1"},
-		"do-and-cd":              {do: true, cd: true, want: "192.0.2.1"},
-		"relay-down-pass":        {relay: errTest, want: "192.0.2.1"},
-		"relay-down-fail":        {relay: errTest, fail: FailServfail, want: ""},
-		"relay-down-fail-others": {clients: other, relay: errTest, fail: FailServfail, want: "192.0.2.1"},
+		"do-and-cd":              {do: true, cd: true, want: "192.0.2.1", ttl: 300},
+		"relay-down-pass":        {down: true, want: "192.0.2.1", ttl: unsureTTL},
+		"relay-down-fail":        {down: true, fail: FailServfail, want: ""},
+		"relay-down-fail-others": {clients: other, down: true, fail: FailServfail, want: "192.0.2.1", ttl: 300},
 	} {
 		t.Run(name, func(t *testing.T) {
 			relay := new(fakeRelay)
@@ -107,13 +109,13 @@ func TestWhoIsSteered(t *testing.T) {
 			m := newQuery("www.cdn.example.", dns.TypeA).SetEdns0(1232, row.do)
 			m.CheckingDisabled = row.cd
 			ask(t, h, m, UDP) // with the relay well: what is cached must not be given out when it is not
-			relay.err = row.relay
+			relay.down = row.down
 			for range 2 {
 				r, _ := ask(t, h, m, UDP)
 				switch {
 				case row.want != "":
-					if got := addressOf(t, r); got != row.want {
-						t.Errorf("got %s; want %s", got, row.want)
+					if got, ttl := addressOf(t, r), r.Answer[0].Header().Ttl; got != row.want || ttl != cmp.Or(row.ttl, 60) {
+						t.Errorf("got %s for %d s; want %s for %d s", got, ttl, row.want, cmp.Or(row.ttl, 60))
 					}
 				case r.Rcode != dns.RcodeServerFailure || edeIn(r) != int(dns.ExtendedErrorCodeNotReady):
 					t.Errorf("got\n%v\nwant SERVFAIL with an error", r)

@@ -153,8 +153,11 @@ func runCheck(ctx context.Context, o checkOptions) *report {
 	}
 	records := c.designated(reply)
 	c.hygiene(ctx)
-	c.byName(ctx, records)
+	name := c.knownName(records)
+	c.byName(ctx, name)
 	c.transports(ctx, records)
+	c.resinfo(ctx, name, records)
+	c.https(ctx, name, records)
 	c.steering(ctx)
 	return c.report
 }

@@ -55,7 +55,8 @@ func TestCheckFindsNothing(t *testing.T) {
 	want := []string{
 		"do53-udp", "do53-tcp", "ddr", "svcb", "svcb", "svcb", "svcb", "relay-record", "resolver-arpa", "ddr-by-name",
 		"dot", "dot-certificate", "dot-sni", "doh", "doh-certificate", "doh-post", "doh-sni",
-		"doh3", "doh3-certificate", "doh3-post", "doh3-sni", "doq", "doq-certificate", "doq-sni", "steered",
+		"doh3", "doh3-certificate", "doh3-post", "doh3-sni", "doq", "doq-certificate", "doq-sni",
+		"resinfo", "resinfo", "https-record", "https-record", "steered",
 	}
 	var got []string
 	for _, s := range r.Steps {
@@ -190,8 +191,8 @@ func TestCheckFinds(t *testing.T) {
 		"nxdomain-at-resolver-arpa": {
 			func(f *fakeResolver) { f.override = rcode("resolver.arpa.", dns.RcodeNameError) }, nil, []string{"resolver-arpa"},
 		},
-		"address-at-resolver-arpa": {
-			func(f *fakeResolver) { f.override = answers(t, "resolver.arpa. 60 A 192.0.2.1") }, nil, []string{"resolver-arpa"},
+		"data-at-resolver-arpa": {
+			func(f *fakeResolver) { f.override = answers(t, "resolver.arpa. 60 TXT x") }, nil, []string{"resolver-arpa"},
 		},
 		"not-a-client": {
 			func(f *fakeResolver) { f.override = rcode(discoveryName, dns.RcodeRefused) }, nil, []string{"do53-udp", "do53-tcp"},

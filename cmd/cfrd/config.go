@@ -28,6 +28,7 @@ type config struct {
 	Zones      []string            `mapstructure:"zones"`
 	Forward    []string            `mapstructure:"forward"`
 	DDR        ddrConfig           `mapstructure:"ddr"`
+	DNR        dnrConfig           `mapstructure:"dnr"`
 	Steer      steerConfig         `mapstructure:"steer"`
 	Relay      relayConfig         `mapstructure:"relay"`
 	Limits     limitsConfig        `mapstructure:"limits"`
@@ -57,6 +58,23 @@ type ddrConfig struct {
 	RelayKey       int           `mapstructure:"relay_key"`
 	TTL            time.Duration `mapstructure:"ttl"`
 	Addresses      []netip.Addr  `mapstructure:"addresses"`
+	InfoURL        string        `mapstructure:"info_url"`
+	PvD            bool          `mapstructure:"pvd"`
+}
+
+type dnrConfig struct {
+	Announce []announceConfig `mapstructure:"announce"`
+}
+
+type announceConfig struct {
+	Interface   string        `mapstructure:"interface"`
+	RA          bool          `mapstructure:"ra"`
+	DHCPv6      bool          `mapstructure:"dhcpv6"`
+	DHCPv4      bool          `mapstructure:"dhcpv4"`
+	MaxInterval time.Duration `mapstructure:"max_interval"`
+	Managed     bool          `mapstructure:"managed"`
+	Other       bool          `mapstructure:"other"`
+	PvD         bool          `mapstructure:"pvd"`
 }
 
 type steerConfig struct {
@@ -139,7 +157,7 @@ type logConfig struct {
 // which testdata/cfrd.yaml repeats.
 func defaultConfig() *config {
 	return &config{
-		DDR:   ddrConfig{AdvertiseRelay: true},
+		DDR:   ddrConfig{AdvertiseRelay: true, PvD: true},
 		Relay: relayConfig{Routes: true, GSO: true},
 		Log:   logConfig{Level: zerolog.InfoLevel},
 	}

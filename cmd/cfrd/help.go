@@ -22,11 +22,16 @@ func newHelpTopics() []*cobra.Command {
 	}
 	cmds := make([]*cobra.Command, len(topics))
 	for i, t := range topics {
-		text, err := helpTexts.ReadFile("help/" + t.name + ".txt")
-		if err != nil {
-			panic("cfrd: help text of " + t.name + " is not embedded")
-		}
-		cmds[i] = &cobra.Command{Use: t.name, Short: t.short, Long: string(text)}
+		cmds[i] = &cobra.Command{Use: t.name, Short: t.short, Long: helpText(t.name)}
 	}
 	return cmds
+}
+
+// helpText returns the text of a topic, or of a command whose help is as long as one.
+func helpText(name string) string {
+	text, err := helpTexts.ReadFile("help/" + name + ".txt")
+	if err != nil {
+		panic("cfrd: help text of " + name + " is not embedded")
+	}
+	return string(text)
 }

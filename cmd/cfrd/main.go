@@ -67,7 +67,9 @@ func newRootCommand() *cobra.Command {
 		newDemoCommand(),
 		newServeCommand(),
 		newCheckCommand(),
+		newDNRCommand(),
 		newConfigCommand(),
+		newDDRCommand(),
 		newVersionCommand(),
 	)
 	root.AddCommand(newHelpTopics()...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -27,8 +28,12 @@ type node struct {
 	acme  *acmeService     // or nil
 	addrs *addrmap.Map     // or nil
 	dns   *resolver.Server // or nil
-	relay *relay.Relay     // or nil
-	admin *adminServer     // or nil
+	// discovery is what dns answers discovery from; nil without dns. Replaced by applyResolver.
+	discovery atomic.Pointer[ddr.Zone]
+	relay     *relay.Relay // or nil
+	admin     *adminServer // or nil
+
+	announcers []announcer // one for each link
 
 	phase            atomic.Int32  // of phaseStarting to phaseDraining
 	refused, applied atomic.Uint64 // reloads
@@ -81,6 +86,11 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 			return nil, err
 		}
 	}
+	if m.resolves() {
+		if err = n.newAnnouncers(); err != nil {
+			return nil, err
+		}
+	}
 	// The relay comes last: the routes that it puts in place are removed by its Run.
 	if n.relays() {
 		n.relay, err = relay.New(n.relayConfig())
@@ -109,6 +119,7 @@ func (n *node) newResolver() error {
 	cfg := resolver.Config{
 		Listen:     v.listen(),
 		Limits:     v.limits(),
+		HTTP:       http.HandlerFunc(n.servePvD),
 		CacheBytes: int64(v.Cache.Size),
 		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
 		Log:        component(n.log, "resolver"),
@@ -123,19 +134,15 @@ func (n *node) newResolver() error {
 	return n.applyResolver(v)
 }
 
-// settings returns the resolver's settings under v, with discovery of what this node really runs.
-func (n *node) settings(v *values) (resolver.Settings, error) {
-	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
-	if err != nil {
-		return resolver.Settings{}, err
-	}
+// settings returns the resolver's settings under v.
+func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	var steerTo resolver.Relay
 	if n.addrs != nil {
 		steerTo = steering{n.addrs, n.relayHealthy}
 	}
 	settings := v.settings(discovery, steerTo)
 	settings.Public = n.acme.public(v)
-	return settings, nil
+	return settings
 }
 
 // relayHealthy reports whether flows to relay addresses arrive. A relay on another host is taken to be well.
@@ -169,9 +176,12 @@ func (n *node) run(ctx context.Context) error {
 	return errors.Join(err, n.close())
 }
 
-// runServices runs what clients talk to.
+// runServices runs what clients talk to. Hosts that were told where to find it are told of the end before it comes.
 func (n *node) runServices(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	announced := ctx
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { defer stop(); return n.runAnnouncers(announced) })
 	if n.dns != nil {
 		g.Go(func() error { return named("resolver", n.dns.Run(ctx)) })
 	}

@@ -121,10 +121,8 @@ func (c dnsClient) send(ctx context.Context, t resolver.Transport, q []byte) ([]
 		return c.tcp(ctx, q)
 	case resolver.DoT:
 		return c.dot(ctx, q)
-	case resolver.DoH:
-		return c.doh(ctx, q)
-	case resolver.DoH3:
-		return c.doh3(ctx, q)
+	case resolver.DoH, resolver.DoH3:
+		return c.doh(ctx, t, q)
 	case resolver.DoQ:
 		return c.doq(ctx, q)
 	}
@@ -292,8 +290,18 @@ func (c dnsClient) tlsConfig(alpn string) *tls.Config {
 	}
 }
 
-// doh asks over HTTP/2, or over HTTP/1.1 if that is the protocol id.
-func (c dnsClient) doh(ctx context.Context, q []byte) ([]byte, error) {
+// doh asks over HTTP/3, over HTTP/2, or over HTTP/1.1 if that is the protocol id.
+func (c dnsClient) doh(ctx context.Context, t resolver.Transport, q []byte) ([]byte, error) {
+	rt, hangUp := c.roundTripper(t)
+	defer hangUp()
+	return c.roundTripHTTP(ctx, rt, q)
+}
+
+// roundTripper returns what requests go over. hangUp ends its connections.
+func (c dnsClient) roundTripper(t resolver.Transport) (_ http.RoundTripper, hangUp func()) {
+	if t == resolver.DoH3 {
+		return c.roundTripper3()
+	}
 	alpn := c.alpn
 	if alpn == "" {
 		alpn = "h2"
@@ -304,24 +312,21 @@ func (c dnsClient) doh(ctx context.Context, q []byte) ([]byte, error) {
 			return c.dialTLS(ctx, alpn)
 		},
 	}
-	defer rt.CloseIdleConnections()
-	return c.roundTripHTTP(ctx, rt, q)
+	return rt, rt.CloseIdleConnections
 }
 
-func (c dnsClient) doh3(ctx context.Context, q []byte) ([]byte, error) {
-	hangUp := func() {}
-	defer func() { hangUp() }()
+func (c dnsClient) roundTripper3() (_ http.RoundTripper, hangUp func()) {
+	end := func() {}
 	rt := &http3.Transport{
-		Dial: func(ctx context.Context, _ string, _ *tls.Config, cfg *quic.Config) (conn *quic.Conn, err error) {
-			conn, end, err := c.dialQUIC(ctx, "h3", cfg)
+		Dial: func(ctx context.Context, _ string, _ *tls.Config, cfg *quic.Config) (*quic.Conn, error) {
+			conn, hangUp, err := c.dialQUIC(ctx, "h3", cfg)
 			if err == nil {
-				hangUp = end
+				end = hangUp
 			}
 			return conn, err
 		},
 	}
-	defer rt.Close()
-	return c.roundTripHTTP(ctx, rt, q)
+	return rt, func() { rt.Close(); end() }
 }
 
 const mediaType = "application/dns-message"

@@ -98,11 +98,16 @@ type fakeResolver struct {
 	// overrideEncrypted does so on the encrypted transports only.
 	overrideEncrypted func(q dns.Question) *dns.Msg
 	relay             *ddr.RelayService
-	onePort           bool // for HTTP/2 and HTTP/3
+	// pvd is served, if it is not nil.
+	pvd     http.HandlerFunc
+	onePort bool // for HTTP/2 and HTTP/3
 	// services are advertised; start fills them in.
 	services []ddr.Service
 	zone     *ddr.Zone
 	ready    chan struct{} // closed when all of the above is set
+
+	mu    sync.Mutex
+	asked []dns.Question
 }
 
 // newFake returns a resolver in which nothing is wrong. It listens once start was called.
@@ -135,7 +140,7 @@ func (f *fakeResolver) start(t *testing.T) {
 	}
 	f.zone, err = ddr.New(ddr.Config{
 		Name: fakeName, OwnName: true, Addresses: []netip.Addr{f.addr}, Services: f.services, Relay: f.relay,
-		Certificate: func() *x509.Certificate { return leaf },
+		Certificate: func() *x509.Certificate { return leaf }, Info: &ddr.Info{ExtErr: []uint16{22}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -229,8 +234,12 @@ func (f *fakeResolver) startDoH(t *testing.T) {
 	f.advertise(ddr.DoH3, pc.LocalAddr())
 }
 
-// ServeHTTP is DoH.
+// ServeHTTP is DoH, and the provisioning domain.
 func (f *fakeResolver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if f.pvd != nil && r.URL.Path == ddr.PvDPath {
+		f.pvd(w, r)
+		return
+	}
 	wire, err := base64.RawURLEncoding.DecodeString(r.URL.Query().Get("dns"))
 	if r.Method == http.MethodPost {
 		wire, err = io.ReadAll(r.Body)
@@ -288,6 +297,9 @@ func (f *fakeResolver) serveDoQ(ctx context.Context, conn *quic.Conn) {
 // answer replies to q.
 func (f *fakeResolver) answer(q *dns.Msg, encrypted bool) *dns.Msg {
 	<-f.ready
+	f.mu.Lock()
+	f.asked = append(f.asked, q.Question...)
+	f.mu.Unlock()
 	reply := f.body(q.Question[0], encrypted)
 	reply.Id, reply.Response, reply.Question = q.Id, true, q.Question
 	return reply

@@ -14,6 +14,7 @@ import (
 type message struct {
 	rcode     int
 	truncated bool
+	aa        bool
 	answer    []record
 	extra     []record
 }
@@ -32,7 +33,7 @@ func parseMessage(b []byte) (message, error) {
 	if len(b) < 12 {
 		return message{}, errMessage
 	}
-	m := message{rcode: int(b[3] & 0xf), truncated: b[2]&2 != 0}
+	m := message{rcode: int(b[3] & 0xf), truncated: b[2]&2 != 0, aa: b[2]&4 != 0}
 	off := 12
 	for range binary.BigEndian.Uint16(b[4:]) {
 		_, end, err := dns.UnpackDomainName(b, off)

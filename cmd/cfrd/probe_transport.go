@@ -86,9 +86,7 @@ func (c checker) transport(ctx context.Context, d designation, alpn string, want
 		c.skip(alpn, d.Target, "not a transport of DNS that is known here")
 		return
 	}
-	client := dnsClient{
-		addr: c.endpoint(ctx, d, t), host: c.addr.Addr().WithZone("").String(), path: d.DoHPath, alpn: alpn,
-	}
+	client := c.unnamed(ctx, d, t, alpn)
 	name := stepName(t, alpn)
 	first := c.exchange(ctx, name, t, client, want)
 	if first == nil {
@@ -105,6 +103,13 @@ func (c checker) transport(ctx context.Context, d designation, alpn string, want
 	second := c.exchange(ctx, name+"-sni", t, client, want)
 	if second != nil && !second[0].Equal(first[0]) {
 		c.certificate(name+"-sni-certificate", client.addr, second)
+	}
+}
+
+// unnamed returns a client that knows the resolver by its address only.
+func (c checker) unnamed(ctx context.Context, d designation, t resolver.Transport, alpn string) dnsClient {
+	return dnsClient{
+		addr: c.endpoint(ctx, d, t), host: c.addr.Addr().WithZone("").String(), path: d.DoHPath, alpn: alpn,
 	}
 }
 

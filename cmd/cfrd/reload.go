@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cfrd-project/cfrd/ddr"
 )
 
 // reloadOn re-reads the configuration at path each time that a signal arrives, until ctx is done. One that is
@@ -52,7 +54,11 @@ func (n *node) reload(path string) error {
 		return problems{{"relay.sealed.key_file", "holds another key, which needs a restart"}}
 	}
 	logWarnings(n.log, v.warnings)
-	return n.apply(v)
+	if err := n.apply(v); err != nil {
+		return err
+	}
+	n.logUndiscovered(v)
+	return nil
 }
 
 // current returns the values under which the node runs.
@@ -92,11 +98,16 @@ func (n *node) applyResolver(v *values) error {
 	if n.dns == nil {
 		return nil
 	}
-	settings, err := n.settings(v)
+	// Of what this node really runs.
+	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
 	if err != nil {
 		return err
 	}
-	return n.dns.Update(settings)
+	if err := n.dns.Update(n.settings(v, discovery)); err != nil {
+		return err
+	}
+	n.discovery.Store(discovery)
+	return nil
 }
 
 // restartKeys are the keys, or sections, that are fixed for the life of the process.
@@ -104,6 +115,7 @@ func restartKeys() []string {
 	return []string{
 		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.gso", "relay.limits", "limits", "cache",
 		"admin", "log", "tls.acme.directory", "tls.acme.email", "tls.acme.ca", "tls.acme.storage", "tls.acme.challenges",
+		"dnr.announce",
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
 )
@@ -28,6 +29,7 @@ func (v *validator) validate() {
 		v.checkTLS()
 		v.checkUpstreams()
 		v.checkDDR()
+		v.checkAnnounce()
 		v.checkSteer()
 	}
 	v.checkAddressMap()
@@ -181,6 +183,9 @@ func (c *config) listenersOf(p resolver.UpstreamProtocol) []netip.AddrPort {
 func (v *validator) checkDDR() {
 	if k := v.DDR.RelayKey; k != 0 && (k < 65280 || k > 65534) {
 		v.bad("ddr.relay_key", "must be a SvcParamKey for private use, 65280 to 65534, not %d", k)
+	}
+	if err := ddr.CheckInfoURL(v.DDR.InfoURL); v.DDR.InfoURL != "" && err != nil {
+		v.bad("ddr.info_url", "must begin with https:// and have at most %d octets, not %q", ddr.MaxInfoURL, v.DDR.InfoURL)
 	}
 }
 

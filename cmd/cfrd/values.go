@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/miekg/dns"
-
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
@@ -276,16 +274,20 @@ func (v *values) settings(discovery *ddr.Zone, steerTo resolver.Relay) resolver.
 
 // discovery returns what is advertised: the encrypted listeners that run, and the relay if one runs beside them.
 func (v *values) discovery(running resolver.Listen, certs *certificates, relays bool) ddr.Config {
+	ownName, ownHTTPS := v.owned()
 	cfg := ddr.Config{
 		Name:        v.Name,
+		OwnName:     ownName,
+		OwnHTTPS:    ownHTTPS,
+		PvD:         v.DDR.PvD,
 		Addresses:   v.addresses(),
 		Services:    services(running),
 		Certificate: certs.leaf,
 		TTL:         v.DDR.TTL,
-		Info:        &ddr.Info{ExtErr: extendedErrors()},
+		Info:        &ddr.Info{ExtErr: resolver.ExtendedErrors(), URL: v.DDR.InfoURL},
 	}
 	if relays && v.DDR.AdvertiseRelay {
-		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey)}
+		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey), Clients: v.Relay.Clients, Ports: v.Relay.Ports}
 	}
 	return cfg
 }
@@ -303,18 +305,4 @@ func services(l resolver.Listen) (list []ddr.Service) {
 	add(ddr.DoH, l.DoH)
 	add(ddr.DoT, l.DoT)
 	return list
-}
-
-// extendedErrors returns the Extended DNS Errors that the resolver says of itself; upstreams may say others. See
-// RFC 9606, Section 5.
-func extendedErrors() []uint16 {
-	return []uint16{
-		dns.ExtendedErrorCodeNotReady,
-		dns.ExtendedErrorCodeProhibited,
-		dns.ExtendedErrorCodeNotAuthoritative,
-		dns.ExtendedErrorCodeNoReachableAuthority,
-		dns.ExtendedErrorCodeNetworkError,
-		dns.ExtendedErrorCodeInvalidData,
-		dns.ExtendedErrorCodeInvalidQueryType,
-	}
 }

@@ -1,0 +1,14 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func newDNRCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dnr",
+		Short: "Hand the resolver out by DHCP and Router Advertisements (RFC 9463)",
+		Long:  helpText("dnr"),
+		Args:  cobra.NoArgs,
+	}
+	cmd.AddCommand(newDNRPrintCommand(), newDNRAnnounceCommand())
+	return cmd
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+
+	"github.com/cfrd-project/cfrd/ddr"
+)
+
+// pvdCaching lets clients keep what they got for much less than it is valid, so that nobody gets it late from a cache
+// on the way; of which there should be none, because it depends on the client whether a relay is mentioned.
+const pvdCaching = "private, max-age=3600"
+
+// servePvD answers what comes to the DoH listeners and is not DoH: the additional information of the provisioning
+// domain with the resolver's name, and else nothing. See RFC 8801, Section 4.1.
+//
+// It answers everybody, as a web server would. What it tells is what the operator publishes in the DNS.
+func (n *node) servePvD(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != ddr.PvDPath {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	pvd, ok := n.discovery.Load().PvD(requestAddrs(r))
+	switch {
+	case !ok:
+		w.WriteHeader(http.StatusNotFound)
+		return
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	body, err := json.Marshal(pvd)
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", ddr.PvDMediaType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", pvdCaching)
+	_, _ = w.Write(body) // an error means that the client has gone
+}
+
+// requestAddrs returns where a request came from and which of our addresses it came to; zero values if unknown.
+func requestAddrs(r *http.Request) (client, local netip.Addr) {
+	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		client = ap.Addr()
+	}
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		if ap, err := netip.ParseAddrPort(a.String()); err == nil {
+			local = ap.Addr()
+		}
+	}
+	return client, local
+}

@@ -1,0 +1,135 @@
+package dnr
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+func thisSystem() system {
+	return system{
+		look: look, watch: watch, openND: openND, openDHCPv6: openDHCPv6, openDHCPv4: openDHCPv4, random: jitter,
+	}
+}
+
+// look returns the state of the interface called name. That there is none is no error.
+func look(name string) (linkState, error) {
+	l := linkState{name: name}
+	link, err := netlink.LinkByName(name)
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
+		return l, nil
+	}
+	if err != nil {
+		return l, fmt.Errorf("look for interface: %w", err)
+	}
+	attrs := link.Attrs()
+	if attrs.Name != name {
+		return l, nil // an alternative name, to which sockets cannot be bound
+	}
+	l.index, l.mtu, l.mac = attrs.Index, attrs.MTU, attrs.HardwareAddr
+	l.up, l.carrier = attrs.RawFlags&unix.IFF_UP != 0, attrs.RawFlags&unix.IFF_RUNNING != 0
+	addrs, err := addresses(link)
+	if err != nil {
+		return l, fmt.Errorf("look for addresses: %w", err)
+	}
+	for _, a := range addrs {
+		l.addAddress(a)
+	}
+	return l, nil
+}
+
+// addresses asks again if the addresses change while they are listed.
+func addresses(link netlink.Link) (addrs []netlink.Addr, err error) {
+	for range 5 {
+		if addrs, err = netlink.AddrList(link, netlink.FAMILY_ALL); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return addrs, err
+		}
+	}
+	return addrs, nil // whatever changed will wake us up again
+}
+
+// addAddress adds an address that can be used. See RFC 4862, Section 5.4.
+func (l *linkState) addAddress(a netlink.Addr) {
+	const unfit = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED | unix.IFA_F_TEMPORARY
+	addr, ok := netip.AddrFromSlice(a.IP)
+	if !ok || a.Flags&unfit != 0 && a.Flags&unix.IFA_F_OPTIMISTIC == 0 {
+		return
+	}
+	addr = addr.Unmap()
+	ones, _ := a.Mask.Size()
+	switch {
+	case !addr.IsLinkLocalUnicast():
+		l.addresses = append(l.addresses, netip.PrefixFrom(addr, ones))
+	case addr.Is6() && !l.linkLocal.IsValid():
+		l.linkLocal = addr
+	}
+}
+
+// settle is how long changes of interfaces and addresses are collected, because they come in bursts.
+const settle = 50 * time.Millisecond
+
+// watch tells changed the state of the interface called name at the beginning and after each change of anything that
+// has to do with interfaces, until ctx is done.
+func watch(ctx context.Context, name string, changed func(linkState)) error {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	events, failed := make(chan struct{}, 1), make(chan error, 1)
+	go func() { failed <- readEvents(s, events) }()
+	defer func() { s.Close(); <-failed }()
+	for {
+		l, err := look(name)
+		if err != nil {
+			return err
+		}
+		changed(l)
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			failed <- err // for the deferred function
+			return fmt.Errorf("netlink: %w", err)
+		case <-events:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(settle):
+		}
+	}
+}
+
+// readEvents puts something into events, which has a capacity of 1, whenever something happens, until s is closed.
+func readEvents(s *nl.NetlinkSocket, events chan<- struct{}) error {
+	for {
+		// What was lost for lack of memory is something that happened, too.
+		if _, _, err := s.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		select {
+		case events <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// listenOn opens a socket that takes part in the traffic of one interface only.
+func listenOn(device, network, address string) (net.PacketConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if ctrl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), device) }); ctrl != nil {
+			return ctrl
+		}
+		return err
+	}}
+	return lc.ListenPacket(context.Background(), network, address)
+}
