@@ -15,7 +15,9 @@ import (
 )
 
 func thisSystem() system {
-	return system{look: look, watch: watch, openND: openND, openDHCPv6: openDHCPv6, openDHCPv4: openDHCPv4}
+	return system{
+		look: look, watch: watch, openND: openND, openDHCPv6: openDHCPv6, openDHCPv4: openDHCPv4, random: jitter,
+	}
 }
 
 // look returns the state of the interface called name. That there is none is no error.

@@ -25,7 +25,7 @@ func newAdvertiser(a *Announcer) *advertiser {
 	return &advertiser{
 		Announcer: a,
 		log:       log,
-		schedule:  schedule{shortest: minInterval(a.cfg.MaxInterval), longest: a.cfg.MaxInterval, random: a.random},
+		schedule:  schedule{shortest: minInterval(a.cfg.MaxInterval), longest: a.cfg.MaxInterval, random: a.sys.random},
 		others:    others{log: log, told: make(map[string]bool)},
 	}
 }

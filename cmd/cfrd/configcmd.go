@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 )
 
@@ -113,6 +114,13 @@ func checkConfig(path string, m mode) (warnings []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = loadValues(cfg, m, time.Now())
-	return cfg.warnings, err
+	v, err := loadValues(cfg, m, time.Now())
+	if err != nil || v.certificate == nil {
+		return cfg.warnings, err
+	}
+	discovery, err := ddr.New(v.discovery(v.listen(), newCertificates(v.certificate), v.relays()))
+	if err != nil {
+		return cfg.warnings, err
+	}
+	return append(cfg.warnings, v.undiscovered(discovery, v.certificate.Leaf)...), nil
 }
