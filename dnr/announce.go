@@ -72,10 +72,9 @@ type AnnounceStats struct {
 // exist, to be up and to have an address, as often as that takes.
 type Announcer struct {
 	// set once by NewAnnouncer
-	cfg    AnnounceConfig
-	sys    system
-	random func(time.Duration) time.Duration
-	parts  []*part
+	cfg   AnnounceConfig
+	sys   system
+	parts []*part
 
 	link  atomic.Pointer[linkState]
 	stats struct{ solicitations, advertisements, dhcpv6, dhcpv4, invalid, limited atomic.Uint64 }
@@ -105,8 +104,7 @@ func newAnnouncer(cfg AnnounceConfig, sys system) (*Announcer, error) {
 		return nil, fmt.Errorf("dnr: Router Advertisements at least every %s; want %s to %s", cfg.MaxInterval,
 			shortestMaxInterval, longestMaxInterval)
 	}
-	a := &Announcer{cfg: cfg, sys: sys, random: jitter}
-	a.link.Store(&linkState{name: cfg.Interface})
+	a := &Announcer{cfg: cfg, sys: sys}
 	a.addParts()
 	if err := a.try(); err != nil {
 		return nil, fmt.Errorf("announce on %s: %w", cfg.Interface, err)
@@ -114,6 +112,7 @@ func newAnnouncer(cfg AnnounceConfig, sys system) (*Announcer, error) {
 	return a, nil
 }
 
+// jitter returns a random duration up to d.
 func jitter(d time.Duration) time.Duration { return rand.N(d + 1) }
 
 func (a *Announcer) addParts() {
@@ -150,6 +149,7 @@ func (a *Announcer) try() error {
 	if err != nil {
 		return err
 	}
+	a.link.Store(&l)
 	for _, p := range a.parts {
 		conn, err := p.open(l)
 		switch {
@@ -231,6 +231,9 @@ type system struct {
 	watch func(ctx context.Context, name string, changed func(linkState)) error
 
 	openND, openDHCPv6, openDHCPv4 openFunc
+
+	// random returns a duration between 0 and d.
+	random func(d time.Duration) time.Duration
 }
 
 // openFunc opens a socket of one part on a link.
@@ -252,6 +255,7 @@ type packetConn interface {
 type packet struct {
 	peer netip.AddrPort // who sent it, or is to get it; without zone
 	to   netip.Addr     // where a received one was sent to
+	from netip.Addr     // source of a Router Advertisement to be sent
 	hops int            // hop limit of a received one; 0 if unknown
 	data []byte
 }
@@ -262,6 +266,7 @@ type linkState struct {
 	index     int
 	up        bool // by its administrator
 	carrier   bool
+	forwards  bool // IPv6, as routers do
 	mtu       int
 	mac       net.HardwareAddr
 	linkLocal netip.Addr     // that passed Duplicate Address Detection; zero if there is none

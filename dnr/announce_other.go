@@ -16,6 +16,6 @@ func thisSystem() system {
 	return system{
 		look:   func(string) (linkState, error) { return linkState{}, err },
 		watch:  func(context.Context, string, func(linkState)) error { return err },
-		openND: open, openDHCPv6: open, openDHCPv4: open,
+		openND: open, openDHCPv6: open, openDHCPv4: open, random: jitter,
 	}
 }

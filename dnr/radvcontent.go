@@ -26,11 +26,9 @@ func (c *raContent) update(an Announcement, lifetime time.Duration) (changed boo
 	if reflect.DeepEqual(next, c.said) {
 		return false, err
 	}
-	for _, r := range c.said.Resolvers {
-		c.gone = append(c.gone, r)
-	}
-	// A lifetime of 0 ends the use of the name as a whole. See RFC 9463, Section 6.1.
-	c.gone = slices.DeleteFunc(c.gone, func(r ddr.Resolver) bool {
+	// A lifetime of 0 ends the use of the name as a whole, so that one way of several to reach it cannot be taken back.
+	// See RFC 9463, Section 6.1.
+	c.gone = slices.DeleteFunc(append(c.gone, c.said.Resolvers...), func(r ddr.Resolver) bool {
 		return slices.ContainsFunc(next.Resolvers, func(n ddr.Resolver) bool { return n.Name == r.Name })
 	})
 	c.goneServers = slices.DeleteFunc(append(c.goneServers, c.said.Servers...), func(a netip.Addr) bool {

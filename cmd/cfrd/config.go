@@ -28,6 +28,7 @@ type config struct {
 	Zones      []string            `mapstructure:"zones"`
 	Forward    []string            `mapstructure:"forward"`
 	DDR        ddrConfig           `mapstructure:"ddr"`
+	DNR        dnrConfig           `mapstructure:"dnr"`
 	Steer      steerConfig         `mapstructure:"steer"`
 	Relay      relayConfig         `mapstructure:"relay"`
 	Limits     limitsConfig        `mapstructure:"limits"`
@@ -59,6 +60,21 @@ type ddrConfig struct {
 	Addresses      []netip.Addr  `mapstructure:"addresses"`
 	InfoURL        string        `mapstructure:"info_url"`
 	PvD            bool          `mapstructure:"pvd"`
+}
+
+type dnrConfig struct {
+	Announce []announceConfig `mapstructure:"announce"`
+}
+
+type announceConfig struct {
+	Interface   string        `mapstructure:"interface"`
+	RA          bool          `mapstructure:"ra"`
+	DHCPv6      bool          `mapstructure:"dhcpv6"`
+	DHCPv4      bool          `mapstructure:"dhcpv4"`
+	MaxInterval time.Duration `mapstructure:"max_interval"`
+	Managed     bool          `mapstructure:"managed"`
+	Other       bool          `mapstructure:"other"`
+	PvD         bool          `mapstructure:"pvd"`
 }
 
 type steerConfig struct {

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/cfrd-project/cfrd/dnr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -48,6 +49,7 @@ type snapshot struct {
 	certificate                certificateStats
 	reloads                    [2]uint64 // refused, applied
 	ready                      bool
+	announce                   []dnr.AnnounceStats // in the order of the node's announcers
 }
 
 func (n *node) snapshot() *snapshot {
@@ -62,6 +64,9 @@ func (n *node) snapshot() *snapshot {
 		s.used4, s.size4, s.used6, s.size6 = n.addrs.Usage()
 	}
 	s.certificate = n.certs.stats()
+	for _, a := range n.announcers {
+		s.announce = append(s.announce, a.Stats())
+	}
 	return s
 }
 
@@ -107,6 +112,9 @@ func (n *node) families() []family {
 	}
 	if n.dns != nil {
 		fs = append(fs, resolverFamilies()...)
+	}
+	if len(n.announcers) > 0 {
+		fs = append(fs, announceFamilies(n.announcers)...)
 	}
 	if n.relays() {
 		fs = append(fs, relayFamilies()...)

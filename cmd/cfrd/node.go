@@ -33,6 +33,8 @@ type node struct {
 	relay     *relay.Relay // or nil
 	admin     *adminServer // or nil
 
+	announcers []announcer // one for each link
+
 	phase            atomic.Int32  // of phaseStarting to phaseDraining
 	refused, applied atomic.Uint64 // reloads
 
@@ -81,6 +83,11 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 	}
 	if a := v.Listen.Admin; a.IsValid() {
 		if n.admin, err = newAdminServer(a, n.handler(), component(log, "admin")); err != nil {
+			return nil, err
+		}
+	}
+	if m.resolves() {
+		if err = n.newAnnouncers(); err != nil {
 			return nil, err
 		}
 	}
@@ -169,9 +176,12 @@ func (n *node) run(ctx context.Context) error {
 	return errors.Join(err, n.close())
 }
 
-// runServices runs what clients talk to.
+// runServices runs what clients talk to. Hosts that were told where to find it are told of the end before it comes.
 func (n *node) runServices(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	announced := ctx
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { defer stop(); return n.runAnnouncers(announced) })
 	if n.dns != nil {
 		g.Go(func() error { return named("resolver", n.dns.Run(ctx)) })
 	}

@@ -57,7 +57,7 @@ func (n *node) reload(path string) error {
 	if err := n.apply(v); err != nil {
 		return err
 	}
-	n.logUndiscovered()
+	n.logUndiscovered(v)
 	return nil
 }
 
@@ -115,6 +115,7 @@ func restartKeys() []string {
 	return []string{
 		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.gso", "relay.limits", "limits", "cache",
 		"admin", "log", "tls.acme.directory", "tls.acme.email", "tls.acme.ca", "tls.acme.storage", "tls.acme.challenges",
+		"dnr.announce",
 	}
 }
 

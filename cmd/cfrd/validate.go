@@ -29,6 +29,7 @@ func (v *validator) validate() {
 		v.checkTLS()
 		v.checkUpstreams()
 		v.checkDDR()
+		v.checkAnnounce()
 		v.checkSteer()
 	}
 	v.checkAddressMap()
