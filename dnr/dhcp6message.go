@@ -49,7 +49,7 @@ type dhcp6Option struct {
 }
 
 // parseDHCPv6 reads a message, whose options share memory with b. Messages between relays and servers have another
-// form, and are refused.
+// form, and are refused. Of one that is malformed, it returns what is before that.
 func parseDHCPv6(b []byte) (dhcp6Message, error) {
 	if len(b) < 4 {
 		return dhcp6Message{}, fmt.Errorf("%w: %d octets", errDHCPShort, len(b))
@@ -60,7 +60,7 @@ func parseDHCPv6(b []byte) (dhcp6Message, error) {
 	}
 	for b = b[4:]; len(b) > 0; {
 		if len(b) < 4 || len(b)-4 < int(binary.BigEndian.Uint16(b[2:])) {
-			return dhcp6Message{}, fmt.Errorf("%w: option with %d octets left", errDHCPShort, len(b))
+			return m, fmt.Errorf("%w: option with %d octets left", errDHCPShort, len(b))
 		}
 		end := 4 + int(binary.BigEndian.Uint16(b[2:]))
 		m.options = append(m.options, dhcp6Option{binary.BigEndian.Uint16(b), b[4:end:end]})

@@ -23,7 +23,7 @@ func openND(l linkState) (packetConn, error) {
 	})
 	switch {
 	case isPermission(err):
-		return nil, fmt.Errorf("Router Advertisements need CAP_NET_RAW: %w", err)
+		return nil, fmt.Errorf("sending Router Advertisements needs CAP_NET_RAW: %w", err)
 	case err != nil:
 		return nil, err
 	}

@@ -95,10 +95,11 @@ func parseAdvertisement(b []byte) (routerAdvertisement, error) {
 	}, nil
 }
 
+// parseNDOptions returns the options, up to one that is malformed.
 func parseNDOptions(b []byte) (options []ndOption, err error) {
 	for len(b) > 0 {
 		if len(b) < 8 || b[1] == 0 || int(b[1])*8 > len(b) {
-			return nil, fmt.Errorf("%w: %d octets are left", errNDOption, len(b))
+			return options, fmt.Errorf("%w: %d octets are left", errNDOption, len(b))
 		}
 		n := int(b[1]) * 8
 		options = append(options, ndOption(b[:n:n]))

@@ -67,7 +67,8 @@ func (l *lab) waitCertificate(what string, want func(*x509.Certificate) bool) (l
 	return leaf
 }
 
-func any1(*x509.Certificate) bool { return true }
+// whichever likes every certificate.
+func whichever(*x509.Certificate) bool { return true }
 
 // wantSubjects fails t unless leaf is for the resolver's name and addrs, no more and no less.
 func wantSubjects(t testing.TB, leaf *x509.Certificate, addrs ...string) {
@@ -109,7 +110,7 @@ func TestACMEChallenges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := l.in(t)
 			d := l.startCfrd(l.acmeConfig(ca, name, test.lines...))
-			leaf := l.waitCertificate("a certificate", any1)
+			leaf := l.waitCertificate("a certificate", whichever)
 			wantSubjects(t, leaf, test.addrs...)
 			if _, err := leaf.Verify(x509.VerifyOptions{Roots: authority.roots(), Intermediates: l.chain(), DNSName: adn}); err != nil {
 				t.Errorf("the chain: %v", err)
@@ -202,7 +203,7 @@ func TestACMERenewal(t *testing.T) {
 	l.startPublicDNS()
 	authority := l.startPebble(ca)
 	d := l.startCfrd(l.acmeConfig(ca, "acme", bothAddresses))
-	first := l.waitCertificate("a certificate", any1)
+	first := l.waitCertificate("a certificate", whichever)
 
 	authority.renewNow(first)
 	d.reload() // asks the authority again
@@ -262,7 +263,7 @@ func TestACMEFailingAuthority(t *testing.T) {
 
 	authority.restart()
 	d.reload()
-	first := l.waitCertificate("a certificate once the authority is back", any1)
+	first := l.waitCertificate("a certificate once the authority is back", whichever)
 	d.wantReady()
 
 	authority.kill()

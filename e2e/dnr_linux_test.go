@@ -26,7 +26,7 @@ type dhcpServer struct {
 	more    []string
 	needs   []string
 	// serve checks the configuration with the server's own checker and starts it with it on the provider's host.
-	serve func(l *lab, printed string)
+	serve func(l *lab, printed string) *process
 }
 
 // manyAddresses makes option 162 longer than Kea sends as text, and than one option holds.
@@ -221,7 +221,7 @@ func wantDesignated(t testing.TB, family string, option []byte) {
 }
 
 // serveDnsmasq hands out addresses, or answers to Information-Requests with RAs that tell clients to ask.
-func (l *lab) serveDnsmasq(printed string) {
+func (l *lab) serveDnsmasq(printed string) *process {
 	l.t.Helper()
 	need(l.t, "dnsmasq")
 	conf := l.write("dnsmasq.conf", fmt.Sprintf(`
@@ -239,28 +239,35 @@ dhcp-option=option:dns-server,%s
 dhcp-option=option6:dns-server,[%s]
 %s`, resolver4, resolver6, printed))
 	l.provider.must("dnsmasq", "--test", "-C", conf)
-	l.provider.start("dnsmasq", "-d", "-C", conf)
+	return l.provider.start("dnsmasq", "-d", "-C", conf)
 }
 
-func (l *lab) serveDhcpd4(printed string) {
-	l.serveDhcpd("-4", printed, "subnet 10.0.0.0 netmask 255.255.255.0 { range 10.0.0.10 10.0.0.30; }\n")
+func (l *lab) serveDhcpd4(printed string) *process {
+	return l.serveDhcpd("-4", printed, "subnet 10.0.0.0 netmask 255.255.255.0 { range 10.0.0.10 10.0.0.30; }\n")
 }
 
-func (l *lab) serveDhcpd6(printed string) {
-	l.serveDhcpd("-6", printed, "subnet6 2001:db8:1::/64 { range6 2001:db8:1::1000 2001:db8:1::1fff; }\n")
+func (l *lab) serveDhcpd6(printed string) *process {
+	return l.serveDhcpd("-6", printed, "subnet6 2001:db8:1::/64 { range6 2001:db8:1::1000 2001:db8:1::1fff; }\n")
 }
 
-func (l *lab) serveDhcpd(family, printed, subnet string) {
+func (l *lab) serveDhcpd(family, printed, subnet string) *process {
+	l.t.Helper()
 	conf := l.write("dhcpd.conf", "authoritative;\n"+printed+subnet)
 	l.provider.must("dhcpd", family, "-t", "-cf", conf)
-	l.provider.start("dhcpd", family, "-f", "-d", "-cf", conf, "-lf", l.write("dhcpd.leases", ""),
+	return l.provider.start("dhcpd", family, "-f", "-d", "-cf", conf, "-lf", l.write("dhcpd.leases", ""),
 		"-pf", filepath.Join(l.dir, "dhcpd.pid"), "access")
 }
 
-func (l *lab) serveKea4(printed string) { l.newMachine(l.provider).serveKea(l, "Dhcp4", printed) }
-func (l *lab) serveKea6(printed string) { l.newMachine(l.provider).serveKea(l, "Dhcp6", printed) }
+func (l *lab) serveKea4(printed string) *process {
+	return l.newMachine(l.provider).serveKea(l, "Dhcp4", printed)
+}
 
-func (m *machine) serveKea(l *lab, server, printed string) {
+func (l *lab) serveKea6(printed string) *process {
+	return l.newMachine(l.provider).serveKea(l, "Dhcp6", printed)
+}
+
+// serveKea runs the Kea of Debian trixie.
+func (m *machine) serveKea(l *lab, server, printed string) *process {
 	l.t.Helper()
 	program := "/usr/sbin/kea-" + strings.ToLower(server)
 	for name, content := range map[string]string{"etc/printed.conf": printed, "etc/whole.conf": keaConfig(l, server, printed)} {
@@ -269,14 +276,14 @@ func (m *machine) serveKea(l *lab, server, printed string) {
 			l.t.Fatalf("%s -t: %v\n%s%s", program, err, out, content)
 		}
 	}
-	m.start(program, "-c", "/etc/whole.conf")
+	return m.start(program, "-c", "/etc/whole.conf")
 }
 
-func (l *lab) serveOldKea4(printed string) { l.serveOldKea("Dhcp4", printed) }
-func (l *lab) serveOldKea6(printed string) { l.serveOldKea("Dhcp6", printed) }
+func (l *lab) serveOldKea4(printed string) *process { return l.serveOldKea("Dhcp4", printed) }
+func (l *lab) serveOldKea6(printed string) *process { return l.serveOldKea("Dhcp6", printed) }
 
 // serveOldKea runs the Kea of this machine, if it is old enough.
-func (l *lab) serveOldKea(server, printed string) {
+func (l *lab) serveOldKea(server, printed string) *process {
 	l.t.Helper()
 	program := "kea-" + strings.ToLower(server)
 	if v := l.provider.must(program, "-v"); v >= "2.3" {
@@ -286,7 +293,7 @@ func (l *lab) serveOldKea(server, printed string) {
 	for name, content := range map[string]string{"printed.conf": printed, "whole.conf": keaConfig(l, server, printed)} {
 		l.provider.must("env", append(env, "-t", l.write(name, content))...)
 	}
-	l.provider.start("env", append(env, "-c", filepath.Join(l.dir, "whole.conf"))...)
+	return l.provider.start("env", append(env, "-c", filepath.Join(l.dir, "whole.conf"))...)
 }
 
 // keaConfig returns a configuration that has in it what was printed, and serves the customers' link.
@@ -320,7 +327,7 @@ func keaConfig(l *lab, server, printed string) string {
 }
 
 // serveNetworkd makes systemd-networkd the DHCP server. It has no checker, but says which lines it does not take.
-func (l *lab) serveNetworkd(printed string) {
+func (l *lab) serveNetworkd(printed string) *process {
 	l.t.Helper()
 	m := l.newMachine(l.provider)
 	m.write("etc/systemd/network/access.network", `
@@ -343,9 +350,10 @@ PersistLeases=no
 		}
 		return nil
 	})
-	if out := p.output.String(); strings.Contains(out, "access.network:") {
+	if out := p.output.String(); regexp.MustCompile(`access\.network:\d+:`).MatchString(out) {
 		l.t.Errorf("networkd said:\n%s\nwant no word about its file", out)
 	}
+	return p
 }
 
 // recording is what went over one link, as a capture file.

@@ -56,7 +56,7 @@ mount --rbind /dev $root/dev
 mount --rbind /proc $root/proc
 mount --bind /sys $root/sys
 mount -o remount,bind,ro $root/sys
-exec env -i container=other KEA_PIDFILE_DIR=/run KEA_LOCKFILE_DIR=/run "$(command -v chroot)" $root "$@"
+exec env -i container=other SYSTEMD_LOG_LEVEL=debug KEA_PIDFILE_DIR=/run KEA_LOCKFILE_DIR=/run "$(command -v chroot)" $root "$@"
 `)
 	return m
 }

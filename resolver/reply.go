@@ -39,6 +39,14 @@ const (
 	edeInvalidType          = ede(dns.ExtendedErrorCodeInvalidQueryType)
 )
 
+// ExtendedErrors returns the info-codes that a Server says of itself; upstreams may say others. See RFC 9606, Section 5.
+func ExtendedErrors() []uint16 {
+	return []uint16{
+		uint16(edeNotReady), uint16(edeProhibited), uint16(edeNotAuthoritative), uint16(edeNoReachable),
+		uint16(edeNetwork), uint16(edeInvalidData), uint16(edeInvalidType),
+	}
+}
+
 // reply is the answer to one question, made ready to be sent many times. It is never changed once it is shared.
 type reply struct {
 	// msg has the ID 0, the question in lower case, no flags but AA and AD, and no OPT record. Its compression is

@@ -29,7 +29,7 @@ type verdict uint8
 const (
 	untouched verdict = iota // nothing: out is the reply itself
 	steered                  // it has relay addresses, or lacks addresses that no relay address stands for
-	shortened                // only TTLs are lower, so that it is asked for again while clients still use it
+	shortened                // only TTLs are lower, so that it is asked for again, or additional addresses are left out
 	passed                   // as shortened, because the relay could not take a destination
 )
 
@@ -131,6 +131,7 @@ type rewrite struct {
 
 	echKnown, ech bool
 	unsure        bool           // a lookup failed
+	trimmed       bool           // addresses that nobody asked for were left out
 	changed       map[rrKey]bool // RRsets in which an address or hint was replaced or removed
 	capped        map[rrKey]bool // RRsets whose TTL must not be higher than MaxTTL
 	seen          map[relayed]bool
@@ -186,7 +187,7 @@ func (r *rewrite) run() (verdict, error) {
 	case len(r.changed) > 0:
 		r.m.header[3] &^= flagAD
 		return steered, nil
-	case len(r.capped) > 0 || r.unsure:
+	case len(r.capped) > 0 || r.unsure || r.trimmed:
 		return shortened, nil
 	}
 	return untouched, nil
@@ -230,7 +231,12 @@ func (r *rewrite) record(section int, rec *rr) (keep bool, err error) {
 // address rewrites an A or AAAA record.
 func (r *rewrite) address(section int, rec *rr) (keep bool, err error) {
 	old, _ := netip.AddrFromSlice(rec.data)
-	addr, keep, err := r.replace(r.path(section, rec.name), old, rec.ttl)
+	names := r.path(section, rec.name)
+	if r.undecided(names, old.Unmap()) {
+		r.trimmed = true
+		return false, nil
+	}
+	addr, keep, err := r.replace(names, old, rec.ttl)
 	if err != nil {
 		return false, err
 	}

@@ -371,6 +371,17 @@ func TestSteer(t *testing.T) {
 			},
 			want: []string{"steered", "www.example. 300 CNAME shop.example.", "shop.example. 60 A 198.51.100.1"},
 		}, {
+			name: "ech-of-the-name-behind-attrleaf", rules: "ech", question: "_4443._https.www.example. HTTPS",
+			world: world{"_4443._https.www.example. 30 HTTPS 1 . ipv4hint=192.0.2.1", "www.example. 300 HTTPS 1 . ech=AAEC"},
+			want:  []string{"steered", "_4443._https.www.example. 30 HTTPS 1 . ipv4hint=198.51.100.1"},
+		}, {
+			name: "ech-of-other-names-is-not-looked-up", rules: "!bank.example cdn.example ech", question: "example. MX",
+			world: world{
+				"example. 300 MX 10 mail.example.", "+mail.example. 300 A 192.0.2.1", "+mail.bank.example. 300 A 192.0.2.2",
+				"fail mail.example. HTTPS",
+			},
+			want: []string{"shortened", "example. 300 MX 10 mail.example.", "+mail.bank.example. 300 A 192.0.2.2"},
+		}, {
 			name: "ech-alias-loop-ends", rules: "ech", question: "www.example. A",
 			world: world{"www.example. 300 A 192.0.2.1", "www.example. 300 HTTPS 0 b.example.", "b.example. 300 HTTPS 0 www.example."},
 			want:  []string{"untouched", "www.example. 300 A 192.0.2.1"},

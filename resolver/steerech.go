@@ -1,19 +1,33 @@
 package resolver
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
 )
 
-// hasECH reports whether an HTTPS record of QNAME carries ech. A reply that has such records tells by itself.
+// hasECH reports whether an HTTPS record of QNAME, or of the name behind its Attrleaf labels, carries ech. A reply that
+// has such records tells by itself.
 func (r *rewrite) hasECH() bool {
 	if !r.echKnown {
 		r.echKnown = true
-		r.ech = r.m.carriesECH() || !r.m.hasService() && r.lookupECH()
+		tells := r.m.hasService() && !strings.HasPrefix(r.qname, "_")
+		r.ech = r.m.carriesECH() || !tells && r.lookupECH()
 	}
 	return r.ech
+}
+
+// undecided reports whether addr is steered if the first of names has ech, which is not found out for names that are
+// not of the question: those of mail servers, say, in an Additional section that clients can do without.
+func (r *rewrite) undecided(names []string, addr netip.Addr) bool {
+	if names[0] == r.qname || r.Relay.Contains(addr) {
+		return false
+	}
+	asked := false
+	steer, _ := r.Policy.Steer(names, addr, func() bool { asked = true; return true })
+	return asked && steer
 }
 
 // carriesECH reports whether a service record in m carries ech.

@@ -21,6 +21,8 @@ const (
 	// hold up all of them.
 	busyConn = 64
 	maxConns = 4
+	// maxPending leaves enough of the IDs free that one is soon found.
+	maxPending = 1 << 15
 	// idleConn is how long a connection is kept for a next query. See RFC 7766, Section 6.2.3.
 	idleConn = 30 * time.Second
 	// With queries under way and nothing read for stallConn, no further one goes to the connection; for deadConn,
@@ -37,6 +39,7 @@ const (
 var (
 	errUpstreamIdle = errors.New("resolver: idle connection to upstream closed")
 	errStalled      = errors.New("resolver: connection to upstream gave nothing back")
+	errCrowded      = errors.New("resolver: too many queries wait for an upstream")
 	errStream       = errors.New("resolver: upstream sent what was not asked for")
 )
 
@@ -113,10 +116,9 @@ func (u *streamUpstream) exchange(ctx context.Context, query []byte) ([]byte, er
 	if u.padded {
 		query = padQuery(query)
 	}
-	c := u.pick()
-	reply, err := u.exchangeOver(ctx, c, query)
+	c, reply, err := u.try(ctx, query)
 	if err != nil && ctx.Err() == nil && u.wasUsed(c) {
-		return u.exchangeOver(ctx, u.pick(), query)
+		_, reply, err = u.try(ctx, query)
 	}
 	return reply, err
 }
@@ -128,10 +130,8 @@ func (u *streamUpstream) wasUsed(c *streamConn) bool {
 	return c.answered
 }
 
-// pick returns the connection for the next query.
-func (u *streamUpstream) pick() *streamConn {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+// pickLocked returns the connection for the next query.
+func (u *streamUpstream) pickLocked() *streamConn {
 	var best *streamConn
 	for _, c := range u.conns {
 		if !c.stalled() && (best == nil || len(c.pending) < len(best.pending)) {
@@ -153,34 +153,35 @@ func (u *streamUpstream) pick() *streamConn {
 // stalled reports whether c has left queries without a reply for too long to be given more.
 func (c *streamConn) stalled() bool { return len(c.pending) > 0 && time.Since(c.since) > stallConn }
 
-// exchangeOver asks over c.
-func (u *streamUpstream) exchangeOver(ctx context.Context, c *streamConn, query []byte) ([]byte, error) {
+// try asks once, over the connection that it returns.
+func (u *streamUpstream) try(ctx context.Context, query []byte) (c *streamConn, reply []byte, err error) {
 	q := &streamQuery{query: query, reply: make(chan []byte, 1)}
-	if err := u.enqueue(c, q); err != nil {
-		return nil, err
+	if c, err = u.enqueue(q); err != nil {
+		return c, nil, err
 	}
 	select {
-	case reply := <-q.reply:
-		return reply, nil
+	case reply = <-q.reply:
+		return c, reply, nil
 	case <-ctx.Done():
 		u.abandon(c, q)
-		return nil, context.Cause(ctx)
+		return c, nil, context.Cause(ctx)
 	case <-c.closed:
 	}
 	select {
-	case reply := <-q.reply: // it came before the end
-		return reply, nil
+	case reply = <-q.reply: // it came before the end
+		return c, reply, nil
 	default:
-		return nil, c.err
+		return c, nil, c.err
 	}
 }
 
-// enqueue gives q an ID that no other query on c has, and has it written.
-func (u *streamUpstream) enqueue(c *streamConn, q *streamQuery) error {
+// enqueue gives q an ID that no other query on its connection has, and has it written.
+func (u *streamUpstream) enqueue(q *streamQuery) (*streamConn, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if c.err != nil {
-		return c.err
+	c := u.pickLocked()
+	if len(c.pending) >= maxPending {
+		return c, errCrowded
 	}
 	id := randomID()
 	for c.pending[id] != nil {
@@ -198,7 +199,7 @@ func (u *streamUpstream) enqueue(c *streamConn, q *streamQuery) error {
 	case c.wake <- struct{}{}:
 	default:
 	}
-	return nil
+	return c, nil
 }
 
 // abandon forgets q, which nobody waits for any more.

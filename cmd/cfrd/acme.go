@@ -42,9 +42,10 @@ type renewer struct {
 	want identity
 
 	// owned by run
-	failures int
-	retryAt  time.Time
-	advised  advice
+	failures  int
+	retryAt   time.Time
+	succeeded time.Time // the newest attempt that did; zero before
+	advised   advice
 }
 
 // advice is when the authority wants a certificate to be renewed.
@@ -126,12 +127,16 @@ func (r *renewer) renewAt(want identity) time.Time {
 		return time.Time{}
 	}
 	life := leaf.NotAfter.Sub(leaf.NotBefore)
-	if r.advised.serial != leaf.SerialNumber.String() || !r.advised.info.HasWindow() {
-		return leaf.NotBefore.Add(life * 2 / 3)
+	at := leaf.NotBefore.Add(life * 2 / 3)
+	if r.advised.serial == leaf.SerialNumber.String() && r.advised.info.HasWindow() {
+		at = r.advised.info.SelectedTime
 	}
-	at, last := r.advised.info.SelectedTime, leaf.NotAfter.Add(-life/10)
-	if at.After(last) {
-		return last
+	if last := leaf.NotAfter.Add(-life / 10); at.After(last) {
+		at = last
+	}
+	// Whatever a wrong clock or a strange authority has us believe, orders do not follow on one another.
+	if soonest := r.succeeded.Add(min(life/3, lastRetry)); !r.succeeded.IsZero() && at.Before(soonest) {
+		at = soonest
 	}
 	return at
 }
@@ -191,7 +196,7 @@ func (r *renewer) attempt(ctx context.Context, want identity) bool {
 			Msg("no new certificate; what is served stays")
 		return false
 	}
-	r.failures, r.retryAt = 0, time.Time{}
+	r.failures, r.retryAt, r.succeeded = 0, time.Time{}, time.Now()
 	r.certs.replace(cert)
 	r.log.Info().Strs("for", want.subjects()).Time("expires", cert.Leaf.NotAfter).Msg("new certificate")
 	if err != nil {
@@ -216,15 +221,11 @@ func (r *renewer) renew(ctx context.Context, want identity) (*tls.Certificate, e
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	// Several processes may share a store, of which one is to order.
-	const lock = "cfrd-order"
-	if err := r.store.Lock(ctx, lock); err != nil {
-		return nil, err
+	unlock, err := r.store.lock(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("lock the store: %w", err)
 	}
-	defer func() {
-		if err := r.store.Unlock(context.WithoutCancel(ctx), lock); err != nil {
-			r.log.Debug().Err(err).Msg("unlocking the store")
-		}
-	}()
+	defer unlock()
 	if cert := r.ordered(want); cert != nil {
 		return cert, nil
 	}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"net"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,4 +21,13 @@ func shareAddress(ln *net.TCPListener) error {
 		return err
 	}
 	return serr
+}
+
+// tryLock locks f for this process, unless another one has.
+func tryLock(f *os.File) (bool, error) {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
+	"time"
 
 	"github.com/caddyserver/certmagic"
 )
@@ -17,7 +19,7 @@ import (
 // acmeStore keeps what must survive a restart: the account's key, and the certificate with its key. It lies below the
 // authority's name, so that the account of one is not shown to another.
 type acmeStore struct {
-	certmagic.Storage
+	*certmagic.FileStorage
 	issuer string
 }
 
@@ -64,6 +66,36 @@ func (s acmeStore) accountKey(ctx context.Context) (crypto.Signer, error) {
 		return nil, err
 	}
 	return key, s.Store(ctx, name, text)
+}
+
+// lock keeps other processes from ordering, until unlock is called or the process ends. It waits until ctx is done.
+// (That of certmagic outlives a process that is killed, and complains by itself.)
+func (s acmeStore) lock(ctx context.Context) (unlock func(), err error) {
+	dir := s.Path
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		locked, err := tryLock(f)
+		if locked {
+			return func() { f.Close() }, nil
+		}
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-tick.C:
+		}
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
 }
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

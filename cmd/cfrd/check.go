@@ -30,6 +30,7 @@ type checkOptions struct {
 	maxTTL    time.Duration  // of steered addresses
 	relayPort uint16
 	timeout   time.Duration // of each exchange
+	bind      bindFunc      // see dnsClient
 }
 
 func newCheckCommand() *cobra.Command {

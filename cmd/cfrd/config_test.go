@@ -236,10 +236,16 @@ relay:
 }
 
 func TestWarnings(t *testing.T) {
-	text := strings.Replace(string(referenceConfig), "clients: [10.0.0.0/8,", "clients: [0.0.0.0/0,", 1)
-	cfg := parse(t, text)
-	if len(cfg.warnings) != 1 || !strings.Contains(cfg.warnings[0], "clients: 0.0.0.0/0") {
-		t.Errorf("got warnings %q; want one about clients", cfg.warnings)
+	for name, row := range map[string]struct{ old, new, want string }{
+		"open":     {"clients: [10.0.0.0/8,", "clients: [0.0.0.0/0,", "clients: 0.0.0.0/0"},
+		"wildcard": {`do53: ["10.0.0.53:53",`, `do53: ["0.0.0.0:53",`, "listen.do53[0]: 0.0.0.0:53"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := parse(t, strings.Replace(string(referenceConfig), row.old, row.new, 1))
+			if len(cfg.warnings) != 1 || !strings.Contains(cfg.warnings[0], row.want) {
+				t.Errorf("got warnings %q; want one about %s", cfg.warnings, row.want)
+			}
+		})
 	}
 }
 

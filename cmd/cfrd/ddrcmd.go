@@ -32,8 +32,8 @@ func newDDRPrintCommand() *cobra.Command {
 		Long: "print writes lines for the zone file that holds the resolver's name: its addresses, the SVCB records at\n" +
 			"_dns.NAME by which clients that know the name discover the encrypted transports (RFC 9461, RFC 9462), the\n" +
 			"HTTPS record beside them, and RESINFO (RFC 9606). cfrd answers its own clients with the same records, so\n" +
-			"that its own zones need none of them. Servers that do not know SVCB and HTTPS (BIND before 9.18, NSD before 4.3.6)\n" +
-			"need --generic, the form of RFC 3597, which every server takes.",
+			"that its own zones need none of them. Servers that do not know SVCB and HTTPS need --generic, the form of\n" +
+			"RFC 3597, which every server takes.",
 		Example: "  cfrd ddr print --config /etc/cfrd/cfrd.yaml\n  cfrd ddr print --generic > dns.isp.example.inc",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,8 +66,8 @@ func printZone(w io.Writer, cfg *config, generic bool) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "; Discovery of %s, printed by cfrd ddr print: print it again when listen, ddr or relay changes.\n", v.Name)
-	fmt.Fprintln(w, "; Leave out what the zone has already, such as the addresses.")
+	fmt.Fprintf(w, "; Discovery of %s, printed by cfrd ddr print. Print it again when listen, ddr or relay changes.\n"+
+		"; Leave out what the zone has already, such as the addresses.\n", v.Name)
 	tw := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
 	for _, rr := range rrs {
 		line, err := zoneLine(rr, generic)
@@ -80,8 +80,8 @@ func printZone(w io.Writer, cfg *config, generic bool) error {
 }
 
 // zoneLine returns rr as a line of a zone file, with tabs between the columns. Numbers stand for the keys and types
-// that came after SVCB itself, because servers learn the names of those much later. See RFC 9460, Section 2.1; RFC 3597,
-// Section 5.
+// that came after SVCB itself, because servers learn the names of those much later. See RFC 9460, Section 2.1, and
+// RFC 3597, Section 5.
 func zoneLine(rr dns.RR, generic bool) (string, error) {
 	rfc3597 := new(dns.RFC3597)
 	if err := rfc3597.ToRFC3597(rr); err != nil {

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"crypto/x509"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr"
 )
 
 // owned reports whether discovery answers for the resolver's name itself, or for its HTTPS record only. The operator's
@@ -23,22 +27,26 @@ func (v *values) owned() (name, https bool) {
 	}
 }
 
-// logUndiscovered says where clients ask without learning of the encrypted transports, and why. Addresses that the
-// certificate lacks were named when it was loaded.
-func (n *node) logUndiscovered() {
-	discovery := n.discovery.Load()
-	if discovery == nil || n.certs == nil {
-		return
+// undiscovered says where clients ask without learning of the encrypted transports, and why. Addresses that the
+// certificate lacks are left to uncoveredWarning, and a missing certificate to certificates.warnings.
+func (v *values) undiscovered(discovery *ddr.Zone, leaf *x509.Certificate) (lines []string) {
+	if leaf == nil {
+		return nil
 	}
-	var known []netip.Addr
-	addrs := n.current().do53Addresses()
-	if leaf := n.certs.leaf(); leaf != nil {
-		known = uncovered(leaf, addrs)
-	}
+	addrs := v.do53Addresses()
+	known := uncovered(leaf, addrs)
 	for _, a := range addrs {
 		if _, err := discovery.Resolvers(a); err != nil && !slices.Contains(known, a) {
-			n.log.Warn().Msgf("clients that ask %s without encryption do not learn of the encrypted transports: %s",
-				a, strings.TrimPrefix(err.Error(), "ddr: "))
+			lines = append(lines, fmt.Sprintf("clients that ask %s without encryption do not learn of the encrypted "+
+				"transports: %s", a, strings.TrimPrefix(err.Error(), "ddr: ")))
 		}
+	}
+	return lines
+}
+
+// logUndiscovered logs that for what runs under v.
+func (n *node) logUndiscovered(v *values) {
+	if discovery := n.discovery.Load(); discovery != nil {
+		logWarnings(n.log, v.undiscovered(discovery, n.certs.leaf()))
 	}
 }

@@ -84,10 +84,14 @@ func TestLogUndiscovered(t *testing.T) {
 	l := newLab(t)
 	l.config["ddr"] = "{addresses: [192.0.2.9]}"
 	n, log := l.start(t)
-	n.logUndiscovered()
+	n.logUndiscovered(n.current())
 	const want = "do not learn of the encrypted transports: no encrypted listener is reachable for clients of "
 	if !log.contains("clients that ask "+l.addr.String()) || !log.contains(want+l.addr.String()) {
 		t.Errorf("got log %q; want %q in it", log.lines(), want+l.addr.String())
+	}
+	code, out, _ := cfrd(t, "config", "check", l.path())
+	if code != 0 || !strings.Contains(out, "warning: clients that ask "+l.addr.String()) {
+		t.Errorf("config check: got exit code %d and %q; want a warning about %s", code, out, l.addr)
 	}
 	before := len(log.lines())
 	delete(l.config, "ddr")

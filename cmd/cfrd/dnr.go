@@ -9,6 +9,6 @@ func newDNRCommand() *cobra.Command {
 		Long:  helpText("dnr"),
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(newDNRPrintCommand(), newDNRAnnounceCommand())
+	cmd.AddCommand(newDNRPrintCommand(), newDNRAnnounceCommand(), newDNRCheckCommand())
 	return cmd
 }

@@ -123,13 +123,17 @@ func (c *config) relayRanges() []netip.Prefix {
 func isV4(p netip.Prefix) bool { return p.Addr().Is4() }
 func isV6(p netip.Prefix) bool { return p.Addr().Is6() }
 
-// checkPortsShared finds wildcard listeners on a port that the relay serves: both would have to be bound to all
-// addresses.
+// checkPortsShared finds wildcard listeners. On a port that the relay serves, both would have to be bound to all
+// addresses; on others, they answer where nobody expects it.
 func (v *validator) checkPortsShared() {
 	for _, l := range v.listeners() {
-		if l.addr.Addr().IsUnspecified() && slices.Contains(v.Relay.Ports, l.addr.Port()) {
+		switch {
+		case !l.addr.Addr().IsUnspecified():
+		case slices.Contains(v.Relay.Ports, l.addr.Port()):
 			v.bad(l.key, "%s takes port %d of every address, which relay.ports needs: list the addresses to listen on",
 				l.addr, l.addr.Port())
+		default:
+			v.warn("%s: %s answers at every relay and egress address as well: list the addresses to listen on", l.key, l.addr)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -37,7 +38,11 @@ type dnsClient struct {
 	post   bool           // DoH by POST instead of GET
 	alpn   string         // overrides the protocol id of the transport, for DoH over "http/1.1"
 	verify verifyFunc     // judges every handshake; without one all fail
+	bind   bindFunc       // nil leaves it to the system over which interface packets go
 }
+
+// bindFunc prepares a socket before it is used: see net.Dialer.
+type bindFunc func(network, address string, c syscall.RawConn) error
 
 // verifyFunc judges a TLS handshake by the certificates that the server sent.
 type verifyFunc func(tls.ConnectionState) error
@@ -180,7 +185,7 @@ func (c dnsClient) tcp(ctx context.Context, q []byte) ([]byte, error) {
 
 // dial connects and lets all that follows end with ctx.
 func (c dnsClient) dial(ctx context.Context, network string) (net.Conn, error) {
-	var d net.Dialer
+	d := net.Dialer{Control: c.bind}
 	if c.from.IsValid() {
 		d.LocalAddr = c.localAddr(network)
 	}
@@ -203,11 +208,12 @@ func (c dnsClient) localAddr(network string) net.Addr {
 
 // dialQUIC connects from a socket of its own. hangUp ends the connection and closes the socket.
 func (c dnsClient) dialQUIC(ctx context.Context, alpn string, cfg *quic.Config) (conn *quic.Conn, hangUp func(), err error) {
-	var local *net.UDPAddr
+	local := ":0"
 	if c.from.IsValid() {
-		local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(c.from, 0))
+		local = netip.AddrPortFrom(c.from, 0).String()
 	}
-	pc, err := net.ListenUDP("udp", local)
+	lc := net.ListenConfig{Control: c.bind}
+	pc, err := lc.ListenPacket(ctx, "udp", local)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -32,7 +32,7 @@ func (c checker) askOver(ctx context.Context, t resolver.Transport, name string,
 	if err != nil {
 		return message{}, err
 	}
-	reply, err := dnsClient{addr: c.addr}.roundTrip(ctx, t, q)
+	reply, err := dnsClient{addr: c.addr, bind: c.bind}.roundTrip(ctx, t, q)
 	if err != nil {
 		return message{}, err
 	}

@@ -42,7 +42,7 @@ func (c checker) byName(ctx context.Context, name string) {
 	case usable > 0:
 		c.ok("ddr-by-name", target, "%d SVCB records", len(found))
 	case c.name != "":
-		c.fail("ddr-by-name", target, "%s without SVCB records that clients can use: those that know the name stay unencrypted",
+		c.fail("ddr-by-name", target, "%s without usable SVCB records: clients that know the name stay unencrypted",
 			dns.RcodeToString[m.rcode])
 	default:
 		c.skip("ddr-by-name", target, "not published; clients that know only the name cannot discover")
@@ -151,8 +151,8 @@ func (c checker) tryOver(ctx context.Context, t resolver.Transport, client dnsCl
 	return client.roundTrip(ctx, t, q)
 }
 
-// https looks at the HTTPS record of the name, which should say the same of DoH as discovery does (RFC 9461, Section 5),
-// and at the provisioning domain that it points to.
+// https looks at the HTTPS record of the name, which should say the same of DoH as discovery does, and at the
+// provisioning domain that it points to. See RFC 9461, Section 5.
 func (c checker) https(ctx context.Context, name string, records []designation) {
 	if name == "" {
 		return
@@ -188,7 +188,7 @@ func (c checker) httpsRecord(ctx context.Context, name string, r ddr.Record, rec
 	if slices.ContainsFunc(records, same) {
 		c.ok("https-record", target, "alpn=%s port=%d, as discovery says", strings.Join(ids, ","), port)
 	} else {
-		c.skip("https-record", target, "alpn=%s port=%d: of something that discovery does not know", strings.Join(ids, ","), port)
+		c.skip("https-record", target, "alpn=%s port=%d: not what discovery says", strings.Join(ids, ","), port)
 	}
 	if _, ok := r.Value(ddr.KeyPvD); ok {
 		c.pvd(ctx, name, r)

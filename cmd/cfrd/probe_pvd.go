@@ -38,7 +38,7 @@ func (c checker) pvd(ctx context.Context, name string, r ddr.Record) {
 		case err != nil:
 			c.fail(step, client.addr.String(), "clients do not take it: %s", reason(err))
 		case len(p.Proxies) > 0:
-			c.ok(step, client.addr.String(), "names %d proxies, which no client may use without having been told to", len(p.Proxies))
+			c.ok(step, client.addr.String(), "names %d proxies, which no client may use unless told to", len(p.Proxies))
 		default:
 			c.ok(step, client.addr.String(), "describes %s until %s", p.Identifier, p.Expires.Format(time.RFC3339))
 		}

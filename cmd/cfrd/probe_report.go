@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strconv"
+	"strings"
 	"text/tabwriter"
+	"unicode"
 )
 
 // status is the outcome of a step.
@@ -83,14 +86,25 @@ func (r *report) err() error {
 func (r *report) writeTable(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range r.Steps {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", s.Status, s.Name, s.Target, s.Detail)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", s.Status, s.Name, printable(s.Target), printable(s.Detail))
 	}
 	return tw.Flush()
 }
 
-func (r *report) writeJSON(w io.Writer) error {
+// printable escapes what would do something to a terminal or to the table: the text may come from anybody.
+func printable(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	quoted := strconv.QuoteToGraphic(s)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+}
+
+func (r *report) writeJSON(w io.Writer) error { return writeJSON(w, r) }
+
+func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(r)
+	return enc.Encode(v)
 }

@@ -183,6 +183,8 @@ func (c checker) exchange(
 	switch {
 	case err != nil:
 		c.fail(name, target, "advertised, but it does not work %s: %s", client.manner(), reason(err))
+	case reply.Rcode == dns.RcodeRefused && want.answer == "":
+		c.fail(name, target, "the resolver refuses to serve this host: it is not one of its clients")
 	case want.answer != "" && essence(reply) != want.answer:
 		c.fail(name, target, "answers %q, but Do53 answers %q", essence(reply), want.answer)
 	default:

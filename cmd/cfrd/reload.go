@@ -57,7 +57,7 @@ func (n *node) reload(path string) error {
 	if err := n.apply(v); err != nil {
 		return err
 	}
-	n.logUndiscovered()
+	n.logUndiscovered(v)
 	return nil
 }
 

@@ -51,7 +51,7 @@ func runDaemon(ctx context.Context, path string, m mode, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
-	n.logUndiscovered()
+	n.logUndiscovered(v)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)

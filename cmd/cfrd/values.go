@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/miekg/dns"
-
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
@@ -286,7 +284,7 @@ func (v *values) discovery(running resolver.Listen, certs *certificates, relays 
 		Services:    services(running),
 		Certificate: certs.leaf,
 		TTL:         v.DDR.TTL,
-		Info:        &ddr.Info{ExtErr: extendedErrors(), URL: v.DDR.InfoURL},
+		Info:        &ddr.Info{ExtErr: resolver.ExtendedErrors(), URL: v.DDR.InfoURL},
 	}
 	if relays && v.DDR.AdvertiseRelay {
 		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey), Clients: v.Relay.Clients, Ports: v.Relay.Ports}
@@ -307,18 +305,4 @@ func services(l resolver.Listen) (list []ddr.Service) {
 	add(ddr.DoH, l.DoH)
 	add(ddr.DoT, l.DoT)
 	return list
-}
-
-// extendedErrors returns the Extended DNS Errors that the resolver says of itself; upstreams may say others. See
-// RFC 9606, Section 5.
-func extendedErrors() []uint16 {
-	return []uint16{
-		dns.ExtendedErrorCodeNotReady,
-		dns.ExtendedErrorCodeProhibited,
-		dns.ExtendedErrorCodeNotAuthoritative,
-		dns.ExtendedErrorCodeNoReachableAuthority,
-		dns.ExtendedErrorCodeNetworkError,
-		dns.ExtendedErrorCodeInvalidData,
-		dns.ExtendedErrorCodeInvalidQueryType,
-	}
 }
