@@ -7,11 +7,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/ddr"
 )
@@ -31,7 +31,7 @@ type AnnounceConfig struct {
 	// Source returns what is to be announced on a link at this moment. It is asked often, also from several goroutines
 	// at the same time.
 	Source func(Link) Announcement
-	// Log must not be shared with what logs clients: it names the link's routers.
+	// Log gets to know what the link's other routers advertise, and at the level of debugging who sends nonsense.
 	Log zerolog.Logger
 }
 
@@ -165,28 +165,35 @@ func (a *Announcer) try() error {
 }
 
 // Run announces until ctx is done, and then withdraws what was announced by Router Advertisements, which takes up to
-// 9 s. It returns nil, unless the operating system cannot tell it about interfaces.
+// 9 s. It returns nil: what goes wrong meanwhile is logged, and tried again.
 func (a *Announcer) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.watch(ctx) })
+	var wg sync.WaitGroup
+	wg.Go(func() { a.watch(ctx) })
 	for _, p := range a.parts {
-		g.Go(func() error { p.keep(ctx, a); return nil })
+		wg.Go(func() { p.keep(ctx, a) })
 	}
-	return g.Wait()
+	wg.Wait()
+	return nil
 }
 
 // watch follows the interface until ctx is done.
-func (a *Announcer) watch(ctx context.Context) error {
-	err := a.sys.watch(ctx, a.cfg.Interface, func(l linkState) {
-		a.link.Store(&l)
-		for _, p := range a.parts {
-			p.wake()
+func (a *Announcer) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := a.sys.watch(ctx, a.cfg.Interface, func(l linkState) {
+			a.link.Store(&l)
+			for _, p := range a.parts {
+				p.wake()
+			}
+		})
+		if err == nil || ctx.Err() != nil {
+			return
 		}
-	})
-	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("announce on %s: %w", a.cfg.Interface, err)
+		a.cfg.Log.Warn().Err(err).Str("interface", a.cfg.Interface).Msg("cannot follow the interface; trying again")
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryAfter):
+		}
 	}
-	return nil
 }
 
 // current returns what is to be announced now.

@@ -1,13 +1,16 @@
 package dnr
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +18,35 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
+
+// asRoot reports whether the test may go on here. Without root it runs it again in a user namespace where it is root,
+// and skips it loudly if there is no right to make one, or fails it with E2E_REQUIRED=1.
+func asRoot(t *testing.T) bool {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return true
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `mount -t tmpfs tmpfs /run && exec "$@"`, "sh", os.Args[0],
+		"-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	_, failed := errors.AsType[*exec.ExitError](err)
+	switch {
+	case failed:
+		t.Errorf("in a user namespace:\n%s", out)
+	case err != nil && os.Getenv("E2E_REQUIRED") == "1":
+		t.Errorf("E2E_REQUIRED=1 and no user namespace can be made: %v", err)
+	case err != nil:
+		t.Skipf("SKIPPED: no user namespace can be made: %v", err)
+	case bytes.Contains(out, []byte("--- SKIP")):
+		t.Skipf("%s", out)
+	}
+	return false
+}
 
 // testNamespace is a network namespace of its own.
 type testNamespace struct {
@@ -25,7 +57,7 @@ type testNamespace struct {
 // newTestNamespace skips t loudly if there is no right to make one, or fails it with E2E_REQUIRED=1.
 func newTestNamespace(t *testing.T, suffix string) testNamespace {
 	t.Helper()
-	ns := testNamespace{t, fmt.Sprintf("announce%d%s", os.Getpid(), suffix)}
+	ns := testNamespace{t, fmt.Sprintf("announce%d-%s-%s", os.Getpid(), t.Name(), suffix)}
 	if out, err := exec.Command("ip", "netns", "add", ns.name).CombinedOutput(); err != nil {
 		if os.Getenv("E2E_REQUIRED") == "1" {
 			t.Fatalf("E2E_REQUIRED=1 and no network namespace can be made: %v: %s", err, out)
@@ -173,6 +205,9 @@ func (l *lines) wait(t *testing.T, text string) {
 // TestAnnouncerVeth is TestAnnouncer on a link of the kernel.
 func TestAnnouncerVeth(t *testing.T) {
 	t.Parallel()
+	if !asRoot(t) {
+		return
+	}
 	v := newVeth(t)
 	h := v.ends(t)
 	log := new(lines)
@@ -190,6 +225,9 @@ func TestAnnouncerVeth(t *testing.T) {
 // back by itself.
 func TestAnnouncerVethChanges(t *testing.T) {
 	t.Parallel()
+	if !asRoot(t) {
+		return
+	}
 	v := newVeth(t)
 	h := v.ends(t)
 	log := new(lines)
@@ -233,6 +271,9 @@ func TestAnnouncerVethChanges(t *testing.T) {
 
 // TestNotPermitted drops the right to open raw sockets on one thread.
 func TestNotPermitted(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
 	v := newVeth(t)
 	err := v.server.do(func() error {
 		l, err := look("lan0")
@@ -254,6 +295,9 @@ func TestNotPermitted(t *testing.T) {
 
 // TestPortTaken has a DHCP server on the same host.
 func TestPortTaken(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
 	v := newVeth(t)
 	var l linkState
 	var other packetConn
@@ -281,6 +325,9 @@ func TestPortTaken(t *testing.T) {
 
 // TestLook reads addresses that must and must not be announced.
 func TestLook(t *testing.T) {
+	if !asRoot(t) {
+		return
+	}
 	ns := newTestNamespace(t, "l")
 	ns.ip("link", "add", "lan0", "type", "veth", "peer", "name", "host0")
 	ns.ip("link", "set", "host0", "up")

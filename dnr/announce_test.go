@@ -597,6 +597,30 @@ func TestAnnouncerRetries(t *testing.T) {
 	})
 }
 
+// TestAnnouncerCannotWatch loses its connection to the operating system, which tells it of a change only later.
+func TestAnnouncerCannotWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, log := newFakeSystem(linkState{name: "lan0"}), new(lines)
+		sys, failures := f.system(), 0
+		watch := sys.watch
+		sys.watch = func(ctx context.Context, name string, changed func(linkState)) error {
+			if failures++; failures < 3 {
+				return errors.New("out of memory")
+			}
+			return watch(ctx, name, changed)
+		}
+		_, stop := start(t, everything(zerolog.New(log)), sys)
+		defer stop()
+		f.set(func(l *linkState) { *l = readyLink() })
+		if got, want := f.times(t, 1)[0], 2*retryAfter; got != want {
+			t.Errorf("got a Router Advertisement after %s; want %s", got, want)
+		}
+		if got := log.count("out of memory"); got != 2 {
+			t.Errorf("got %d lines about it; want 2", got)
+		}
+	})
+}
+
 // TestAnnouncerNothingToSay has no IPv6 address to announce: no Router Advertisement is sent, also none at the end.
 func TestAnnouncerNothingToSay(t *testing.T) {
 	change := func(c *AnnounceConfig) {

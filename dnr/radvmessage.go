@@ -149,8 +149,8 @@ func sourceLinkLayer(addr net.HardwareAddr) ndOption {
 	return append(ndOption{optionSourceLinkLayer, 1}, addr...)
 }
 
-// maxRDNSS is how many addresses one RDNSS option holds.
-const maxRDNSS = 127
+// maxRDNSS is how many addresses are put into one RDNSS option, so that it fits into the smallest MTU with room to spare.
+const maxRDNSS = 32
 
 // rdnss returns the options that name servers as recursive resolvers for lifetime. See RFC 8106, Section 5.1.
 func rdnss(servers []netip.Addr, lifetime time.Duration) (options []ndOption) {

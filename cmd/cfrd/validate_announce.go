@@ -2,22 +2,19 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
 
 // checkAnnounce checks dnr.announce.
 func (v *validator) checkAnnounce() {
-	var before []announceConfig
 	for i, a := range v.DNR.Announce {
 		key := fmt.Sprintf("dnr.announce[%d]", i)
 		a.check(key+".", v.problems)
-		for _, b := range before {
-			if a.Interface == b.Interface && (a.RA && b.RA || a.DHCPv6 && b.DHCPv6 || a.DHCPv4 && b.DHCPv4) {
-				v.bad(key+".interface", "%s is announced on twice by the same means", a.Interface)
-			}
+		if slices.ContainsFunc(v.DNR.Announce[:i], func(b announceConfig) bool { return b.Interface == a.Interface }) {
+			v.bad(key+".interface", "%s is there twice", a.Interface)
 		}
-		before = append(before, a)
 		if !a.RA && (a.Managed || a.Other || a.PvD || a.MaxInterval != 0 && !a.DHCPv6) {
 			v.warn("%s: managed, other, pvd and max_interval are about Router Advertisements, which ra: true sends", key)
 		}

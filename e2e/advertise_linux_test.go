@@ -150,7 +150,7 @@ func TestAnnounce(t *testing.T) {
 	if option := l.dhclient("6"); len(option) == 0 {
 		t.Error("dhclient got an empty option")
 	}
-	wantDesignated(t, "4", l.inform())
+	wantDesignated(t, "4", l.informFixed())
 	for _, filter := range []string{"icmpv6.type == 134", "dhcpv6.msgtype == 7", "dhcp.option.dhcp == 5"} {
 		wire.wantClean(filter)
 	}
@@ -171,8 +171,8 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
-// inform sends a DHCPINFORM as a host with a fixed address does, and returns the Encrypted DNS option of the reply.
-func (l *lab) inform() []byte {
+// informFixed sends a DHCPINFORM as a host with a fixed address does, and returns the Encrypted DNS option of the reply.
+func (l *lab) informFixed() []byte {
 	t := l.t
 	t.Helper()
 	pc := l.customer.listenUDP(customer4 + ":68")
