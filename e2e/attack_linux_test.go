@@ -48,12 +48,14 @@ func (l *lab) startAttacked(limits string) (*daemon, *authority) {
 	return l.startCfrd(l.config(ca, settings{more: "limits: {" + limits + "}"})), ca
 }
 
-// wantWarm asks for what is in the cache, or comes into it, over every transport.
-func (l *lab) wantWarm(ca *authority, when string) {
+// wantServed asks, over every transport, for what is in the cache, or comes into it, and for what a zone file has.
+func (l *lab) wantServed(ca *authority, when string) {
 	l.t.Helper()
 	for _, c := range l.rawClients(ca) {
-		if got := c.ask(l.t.Context(), question("warm.example")); len(got) < 12 || got[7] != 1 {
-			l.t.Errorf("%s %s: got %x; want an answer", c.name, when, got)
+		for _, name := range []string{"warm.example", adn} {
+			if got := c.ask(l.t.Context(), question(name)); len(got) < 12 || got[7] != 1 {
+				l.t.Errorf("%s %s: %s: got %x; want an answer", c.name, when, name, got)
+			}
 		}
 	}
 }
@@ -136,12 +138,12 @@ func TestIdleConnections(t *testing.T) {
 }
 
 // TestBlackHole floods every transport with questions that nobody answers. What is held for them stays within the
-// limit, everybody still gets what is cached, and in the end nothing is left.
+// limit, everybody still gets what is known, and in the end nothing is left.
 func TestBlackHole(t *testing.T) {
 	l := newLab(t)
 	const inFlight = 1000
 	d, ca := l.startAttacked(fmt.Sprintf("in_flight: %d, query_timeout: 4s, idle_timeout: 1s", inFlight))
-	l.wantWarm(ca, "before")
+	l.wantServed(ca, "before")
 	goroutines := d.number("go_goroutines")
 	check := func(what string) {
 		t.Helper()
@@ -157,7 +159,7 @@ func TestBlackHole(t *testing.T) {
 		if n := d.number("go_memstats_heap_inuse_bytes"); n > 128<<20 {
 			t.Errorf("%s: got a heap of %v octets; want less", what, n)
 		}
-		l.wantWarm(ca, "flooded over "+what)
+		l.wantServed(ca, "flooded over "+what)
 	}
 	l.floodUDP(20000)
 	check("udp")
@@ -170,7 +172,7 @@ func TestBlackHole(t *testing.T) {
 		d.waitMetric(connections(h.name), 0)
 	}
 	d.waitMetric("go_goroutines", goroutines+50)
-	l.wantWarm(ca, "after")
+	l.wantServed(ca, "after")
 }
 
 func (l *lab) floodUDP(queries int) {
@@ -285,7 +287,7 @@ func TestAborts(t *testing.T) {
 			d.waitMetric(connections(name), 0)
 		})
 	}
-	l.wantWarm(ca, "after")
+	l.wantServed(ca, "after")
 }
 
 // abandonStream asks and resets the stream before the answer. It waits for the server to give room for a stream.
@@ -335,7 +337,7 @@ func TestPromises(t *testing.T) {
 	if grown := d.number("go_memstats_heap_inuse_bytes") - before; grown > 3*conns*(48<<10) {
 		t.Errorf("got %v octets more for %d promises; want nowhere near 64 KiB for each", grown, 3*conns)
 	}
-	l.wantWarm(ca, "while the promises stand")
+	l.wantServed(ca, "while the promises stand")
 	for _, transport := range []string{"tcp", "dot", "doq"} {
 		d.waitMetric(connections(transport), 0)
 	}

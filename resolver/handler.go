@@ -114,15 +114,34 @@ func (h *resolverHandler) answerNow(q *query, dst []byte) ([]byte, outcome) {
 	if r.rcode != 0 {
 		return h.fail(&r, dst, r.rcode, r.ede), answered
 	}
-	if !client || !r.recursion() {
-		return dst, pending
-	}
 	now := h.cache.now()
-	p := h.cache.lookup(&r.key, set.view(q.client.Addr(), &r), set.gen, now)
-	if p == nil {
-		return dst, pending
+	recursion := client && r.recursion()
+	if recursion {
+		if p := h.cache.lookup(&r.key, set.view(q.client.Addr(), &r), set.gen, now); p != nil {
+			return h.reply(q, &r, p, dst, now), answered
+		}
 	}
-	return h.reply(q, &r, p, dst, now), answered
+	p, known := h.known(set, &r, q, client)
+	switch {
+	case recursion && (!known || p.dangling()):
+		return dst, pending
+	case known:
+		return h.reply(q, &r, p, dst, now), answered
+	case client:
+		// What others asked for is nobody's business, so that the cache is not for looking around in.
+		return h.fail(&r, dst, dns.RcodeRefused, edeNotAuthoritative), answered
+	}
+	return h.fail(&r, dst, dns.RcodeRefused, edeProhibited), answered // nothing is public about the name after all
+}
+
+// known returns the answer to r that needs no upstream, or at least the beginning of it. It is looked for before a
+// query has to wait, so that such answers are given also when no more queries may.
+func (h *resolverHandler) known(set *settings, r *request, q *query, client bool) (*reply, bool) {
+	p, ok := h.local(set, &r.key, q)
+	if !ok && client && r.key.qtype() == dns.TypeANY {
+		return minimalAny(&r.key, h.cache.now()), true
+	}
+	return p, ok
 }
 
 // answer implements handler.
@@ -136,18 +155,6 @@ func (h *resolverHandler) answer(ctx context.Context, q *query, dst []byte) []by
 			p = failure(&r.key, edeOf(err), 0, h.cache.now())
 		}
 		return h.reply(q, &r, p, dst, h.cache.now())
-	}
-	if !set.clients.contains(q.client.Addr()) {
-		// The public name has no answer after all, or is no longer public.
-		return h.fail(&r, dst, dns.RcodeRefused, edeProhibited)
-	}
-	if r.key.qtype() == dns.TypeANY {
-		now := h.cache.now()
-		return h.reply(q, &r, minimalAny(&r.key, now), dst, now)
-	}
-	if !r.recursion() {
-		// What others asked for is nobody's business, so that the cache is not for looking around in.
-		return h.fail(&r, dst, dns.RcodeRefused, edeNotAuthoritative)
 	}
 	h.misses.Add(1)
 	p, err := h.resolve(ctx, set, &r, q)

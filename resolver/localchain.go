@@ -10,11 +10,8 @@ import (
 
 // complete returns the reply p of a local source, or if that ends with a CNAME, p and what the target has: stub
 // resolvers expect the whole chain. See RFC 1034, Section 5.2.2. It is steered like any answer of an upstream, by all
-// names of the chain. Without recursion p is all there is.
+// names of the chain.
 func (h *resolverHandler) complete(ctx context.Context, set *settings, r *request, q *query, p *reply) (*reply, error) {
-	if !r.recursion() || !set.clients.contains(q.client.Addr()) {
-		return p, nil
-	}
 	now := h.cache.now()
 	wire, done, err := h.follow(ctx, set, r.key.flags, q, p.wire(now))
 	if err != nil || !done {
@@ -80,6 +77,12 @@ func newKey(name string, qtype uint16, flags uint8) (*key, error) {
 	k := new(key)
 	k.set(buf[:n+4], flags)
 	return k, nil
+}
+
+// dangling reports whether p, the reply of a local source, ends with a CNAME whose target it does not have.
+func (p *reply) dangling() bool {
+	m, err := parseReply(p.msg)
+	return err == nil && m.dangling() != ""
 }
 
 // dangling returns the target of the CNAME that m ends with, in lower case, or "": it has what was asked for, or says

@@ -46,8 +46,8 @@ type query struct {
 // handler turns queries into replies. Replies are appended to dst, complete for the transport: truncated to what a
 // UDP client takes, padded on encrypted transports. dst needs no length prefix; its spare capacity is used.
 type handler interface {
-	// answerNow replies to what needs no waiting: what is refused, malformed, or in the cache. It does not block and
-	// does not allocate on a cache hit.
+	// answerNow replies to what needs no waiting: what is refused, malformed, known here, or in the cache. It does not
+	// block and does not allocate on a cache hit.
 	answerNow(q *query, dst []byte) ([]byte, outcome)
 	// answer replies to everything else, waiting for upstreams until ctx is done. It is called after answerNow said
 	// pending for the same q, and always returns a reply.

@@ -59,7 +59,7 @@ type Local interface {
 	// Answer returns the reply to q that client sent to the address local (its zone is stripped, IPv4 is never
 	// mapped into IPv6), or false if the name is not of this source. Of the reply the RCODE, AA and the three
 	// sections are used; the resolver sets the rest. The reply is the caller's to keep and change.
-	// A name that is ours but has no such type is an empty answer with an SOA, not false. An answer that ends with a
+	// It does not block. A name that is ours but has no such type is an empty answer with an SOA, not false. An answer that ends with a
 	// CNAME, and nothing in the Authority section, is completed by the resolver.
 	Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool)
 }
