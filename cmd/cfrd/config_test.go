@@ -206,12 +206,20 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestEnvironmentErrors(t *testing.T) {
-	t.Setenv("CFRD_LISTEN_ADMIN", "localhost")
-	_, err := parseConfig(referenceConfig, "/etc/cfrd", modeAll)
-	want := `listen.admin: (set by CFRD_LISTEN_ADMIN) must be an address and a port, such as "192.0.2.53:53" or ` +
-		`"[2001:db8::53]:53", not "localhost"`
-	if err == nil || err.Error() != want {
-		t.Errorf("got error %v; want %s", err, want)
+	for variable, row := range map[string]struct{ value, want string }{
+		"CFRD_LISTEN_ADMIN": {
+			"localhost", `listen.admin: (set by CFRD_LISTEN_ADMIN) must be an address and a port, such as "192.0.2.53:53" or ` +
+				`"[2001:db8::53]:53", not "localhost"`,
+		},
+		"CFRD_RELAY_PORTS": {"443,0", `relay.ports[1]: (set by CFRD_RELAY_PORTS) must be a port, 1 to 65535, not "0"`},
+	} {
+		t.Run(variable, func(t *testing.T) {
+			t.Setenv(variable, row.value)
+			_, err := parseConfig(referenceConfig, "/etc/cfrd", modeAll)
+			if err == nil || err.Error() != row.want {
+				t.Errorf("got error %v; want %s", err, row.want)
+			}
+		})
 	}
 }
 

@@ -144,7 +144,8 @@ func bindEnvironment(v *viper.Viper, known []configKey) {
 // markEnvironment says which of the wrong values are not from the file.
 func markEnvironment(ps problems) problems {
 	for i, p := range ps {
-		if name := environmentName(p.key); os.Getenv(name) != "" {
+		key, _, _ := strings.Cut(p.key, "[") // a variable holds a whole list
+		if name := environmentName(key); os.Getenv(name) != "" {
 			ps[i].text = fmt.Sprintf("(set by %s) %s", name, p.text)
 		}
 	}
