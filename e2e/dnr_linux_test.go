@@ -172,8 +172,8 @@ func parseDesignated(b []byte, lengthSize, addrSize int) (d designated, err erro
 	}
 	b = b[2:]
 	n := length()
-	for name := b[:n]; name[0] != 0; name = name[1+name[0]:] {
-		d.adn += string(name[1:1+name[0]]) + "."
+	for name := b[:n]; name[0] != 0; name = name[1+int(name[0]):] {
+		d.adn += string(name[1:1+int(name[0])]) + "."
 	}
 	b = b[n:]
 	n = length()
@@ -183,9 +183,9 @@ func parseDesignated(b []byte, lengthSize, addrSize int) (d designated, err erro
 	}
 	for b = b[n:]; len(b) > 0; {
 		key, n := binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
-		value := b[4 : 4+n]
-		for b = b[4+n:]; key == 1 && len(value) > 0; value = value[1+value[0]:] {
-			d.alpn = append(d.alpn, string(value[1:1+value[0]]))
+		value := b[4 : 4+int(n)]
+		for b = b[4+int(n):]; key == 1 && len(value) > 0; value = value[1+int(value[0]):] {
+			d.alpn = append(d.alpn, string(value[1:1+int(value[0])]))
 		}
 	}
 	return d, nil

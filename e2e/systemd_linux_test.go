@@ -36,6 +36,16 @@ func TestSystemd(t *testing.T) {
 			"DNS=" + resolver6 + "#" + adn, linkStates, "dhcpv6.option.type == 144",
 			func(l *lab) *process { return l.serveDnsmasq(l.dnrPrint("dnsmasq", "6")) },
 		},
+		{
+			"ra-of-cfrd", "Address=" + customer6 + "/64\nIPv6AcceptRA=yes\n",
+			"DNS=" + resolver6 + "#" + adn, linkStates, "icmpv6.opt.type == 144",
+			func(l *lab) *process { return l.announce("--ra") },
+		},
+		{
+			"dhcpv6-of-cfrd", "Address=" + customer6 + "/64\nDHCP=ipv6\nIPv6AcceptRA=no\n[DHCPv6]\nWithoutRA=information-request\n",
+			"DNS=" + resolver6 + "#" + adn, linkStates, "dhcpv6.option.type == 144",
+			func(l *lab) *process { return l.announce("--dhcpv6") },
+		},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			l := newLab(t)
