@@ -255,6 +255,7 @@ type packetConn interface {
 type packet struct {
 	peer netip.AddrPort // who sent it, or is to get it; without zone
 	to   netip.Addr     // where a received one was sent to
+	from netip.Addr     // source of a Router Advertisement to be sent
 	hops int            // hop limit of a received one; 0 if unknown
 	data []byte
 }
@@ -265,6 +266,7 @@ type linkState struct {
 	index     int
 	up        bool // by its administrator
 	carrier   bool
+	forwards  bool // IPv6, as routers do
 	mtu       int
 	mac       net.HardwareAddr
 	linkLocal netip.Addr     // that passed Duplicate Address Detection; zero if there is none

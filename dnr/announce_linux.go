@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -36,6 +39,9 @@ func look(name string) (linkState, error) {
 	}
 	l.index, l.mtu, l.mac = attrs.Index, attrs.MTU, attrs.HardwareAddr
 	l.up, l.carrier = attrs.RawFlags&unix.IFF_UP != 0, attrs.RawFlags&unix.IFF_RUNNING != 0
+	// Without this file there is no IPv6 either.
+	forwarding, _ := os.ReadFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "forwarding"))
+	l.forwards = strings.TrimSpace(string(forwarding)) == "1"
 	addrs, err := addresses(link)
 	if err != nil {
 		return l, fmt.Errorf("look for addresses: %w", err)
@@ -122,14 +128,17 @@ func readEvents(s *nl.NetlinkSocket, events chan<- struct{}) error {
 	}
 }
 
-// listenOn opens a socket that takes part in the traffic of one interface only.
-func listenOn(device, network, address string) (net.PacketConn, error) {
+// listenOn opens a socket that takes part in the traffic of one interface only, and that has the options which set sets.
+func listenOn(device, network, address string, set ...func(fd int) error) (net.PacketConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		if ctrl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), device) }); ctrl != nil {
-			return ctrl
-		}
-		return err
+		var errs []error
+		errs = append(errs, c.Control(func(fd uintptr) {
+			errs = append(errs, unix.BindToDevice(int(fd), device))
+			for _, f := range set {
+				errs = append(errs, f(int(fd)))
+			}
+		}))
+		return errors.Join(errs...)
 	}}
 	return lc.ListenPacket(context.Background(), network, address)
 }

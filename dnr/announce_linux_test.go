@@ -113,7 +113,7 @@ func (v veth) ends(t *testing.T) hostEnds {
 		if err != nil {
 			return err
 		}
-		if h.nd, err = openND(h.link); err != nil {
+		if h.nd, err = openHostND(h.link); err != nil {
 			return err
 		}
 		six, err := listenDHCP(h.link, "udp6", "::", dhcp6ClientPort, partDHCPv6)
@@ -132,6 +132,22 @@ func (v veth) ends(t *testing.T) hostEnds {
 	timer := time.AfterFunc(time.Minute, func() { h.close() })
 	t.Cleanup(func() { timer.Stop(); h.close() })
 	return h
+}
+
+// hostND sends from the host's address.
+type hostND struct {
+	packetConn
+	link linkState
+}
+
+func openHostND(l linkState) (packetConn, error) {
+	c, err := openND(l)
+	return hostND{c, l}, err
+}
+
+func (h hostND) send(p packet) error {
+	p.from = h.link.linkLocal
+	return h.packetConn.send(p)
 }
 
 func (h hostEnds) close() {

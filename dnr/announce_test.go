@@ -145,6 +145,9 @@ func (c *fakeConn) receive([]byte) (packet, error) {
 
 // send turns where the packet goes into where it came from, as a link does.
 func (c *fakeConn) send(p packet) error {
+	if p.from.IsValid() {
+		c.from = netip.AddrPortFrom(p.from, 0)
+	}
 	arrived := packet{peer: c.from, to: p.peer.Addr(), hops: cmp.Or(p.hops, ndHopLimit), data: bytes.Clone(p.data)}
 	select {
 	case c.out <- arrived:
@@ -670,6 +673,32 @@ func TestAnnouncerBadInput(t *testing.T) {
 			t.Errorf("got %v and %v; want what was announced before", dnr, servers)
 		}
 	})
+}
+
+// TestAnnouncerOnRouter has a host that is the link's router, because it forwards, or because another program says so.
+// What we advertise must not come from its address: a router lifetime of 0 would take the default route away.
+func TestAnnouncerOnRouter(t *testing.T) {
+	runFake(t, nil, func(t *testing.T, f *fakeSystem, _ *Announcer, _ *lines, _ func()) {
+		own := readyLink().linkLocal
+		if _, p := waitRA(t, f.nd); p.peer.Addr() != own {
+			t.Errorf("got %s; want %s", p.peer.Addr(), own)
+		}
+		f.nd.from = netip.AddrPortFrom(own, 0)
+		_ = f.nd.send(packet{data: routerAdvertisement{lifetime: 1800}.append(nil)})
+		_, first := waitRA(t, f.nd)
+		if first.peer.Addr() == own || !first.peer.Addr().IsLinkLocalUnicast() {
+			t.Errorf("got %s beside a router of this host; want another link-local address", first.peer.Addr())
+		}
+		if _, p := waitRA(t, f.nd); p.peer != first.peer {
+			t.Errorf("got %s and %s; want one address", first.peer, p.peer)
+		}
+	})
+	r := advertiser{}
+	l := readyLink()
+	l.forwards = true
+	if got := r.source(l); got == l.linkLocal || got != r.source(l) {
+		t.Errorf("got %s on a host that forwards; want another address, always the same", got)
+	}
 }
 
 // TestAnnouncerReplyRate asks more often than is answered.

@@ -2,6 +2,7 @@ package dnr
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"time"
@@ -18,6 +19,7 @@ type advertiser struct {
 	content  raContent
 	others   others
 	problem  string // last one that was logged
+	routed   bool   // another program of this host advertises it as a router
 }
 
 func newAdvertiser(a *Announcer) *advertiser {
@@ -110,6 +112,9 @@ func (r *advertiser) heard(p packet) error {
 	if err != nil {
 		return err
 	}
+	if p.peer.Addr() == r.link.Load().linkLocal {
+		r.routed = true
+	}
 	r.others.heard(p.peer.Addr(), differences(r.header(), r.content.said, theirs))
 	return nil
 }
@@ -141,7 +146,8 @@ func (r *advertiser) send(s *session, to netip.Addr, lifetime time.Duration) err
 		return err
 	}
 	for _, ra := range split(r.header(), common, options, s.link.mtu) {
-		if err := s.conn.send(packet{peer: netip.AddrPortFrom(to, 0), data: ra.append(nil)}); err != nil {
+		p := packet{peer: netip.AddrPortFrom(to, 0), from: r.source(s.link), data: ra.append(nil)}
+		if err := s.conn.send(p); err != nil {
 			return fmt.Errorf("send Router Advertisement to %s: %w", to, err)
 		}
 		r.stats.advertisements.Add(1)
@@ -150,6 +156,19 @@ func (r *advertiser) send(s *session, to netip.Addr, lifetime time.Duration) err
 		r.content.told()
 	}
 	return nil
+}
+
+// source returns the address to advertise from. If this host is a router, it is not the one that the program advertises
+// from which makes it one: from there our router lifetime of 0 would take the default route away from all hosts. As
+// nobody ever sends anything to the other address, it need not be assigned.
+func (r *advertiser) source(l linkState) netip.Addr {
+	if !l.forwards && !r.routed {
+		return l.linkLocal
+	}
+	sum := sha256.Sum256(append([]byte("cfrd"), l.linkLocal.AsSlice()...))
+	b := [16]byte{0: 0xfe, 1: 0x80}
+	copy(b[8:], sum[:8])
+	return netip.AddrFrom16(b)
 }
 
 // common returns the options that each Router Advertisement has.

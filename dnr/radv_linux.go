@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // ndConn is a raw socket for Neighbor Discovery.
@@ -17,10 +18,12 @@ type ndConn struct {
 
 // openND opens a socket that receives Router Solicitations and Router Advertisements on l.
 func openND(l linkState) (packetConn, error) {
-	raw, err := listenOn(l.name, "ip6:ipv6-icmp", "::")
+	raw, err := listenOn(l.name, "ip6:ipv6-icmp", "::", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1) // see advertiser.source
+	})
 	switch {
 	case isPermission(err):
-		return nil, fmt.Errorf("Router Advertisements need CAP_NET_RAW: %w", err)
+		return nil, fmt.Errorf("sending Router Advertisements needs CAP_NET_RAW: %w", err)
 	case err != nil:
 		return nil, err
 	}
@@ -64,8 +67,7 @@ func (c *ndConn) receive(buf []byte) (packet, error) {
 }
 
 func (c *ndConn) send(p packet) error {
-	// From the link-local address also where the interface has others. See RFC 4861, Section 4.2.
-	cm := &ipv6.ControlMessage{HopLimit: ndHopLimit, Src: c.link.linkLocal.AsSlice(), IfIndex: c.link.index}
+	cm := &ipv6.ControlMessage{HopLimit: ndHopLimit, Src: p.from.AsSlice(), IfIndex: c.link.index}
 	_, err := c.pc.WriteTo(p.data, cm, &net.IPAddr{IP: p.peer.Addr().AsSlice(), Zone: c.link.name})
 	return err
 }

@@ -46,15 +46,12 @@ func (c announceConfig) config() dnr.AnnounceConfig {
 
 // runAnnouncers announces until ctx is done, and then takes that back.
 func (n *node) runAnnouncers(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
+	g, running := errgroup.WithContext(ctx)
+	g.Go(func() error { <-running.Done(); return nil }) // also if there are none
 	for _, a := range n.announcers {
-		g.Go(func() error { return a.Run(ctx) })
+		g.Go(func() error { return a.Run(running) })
 	}
-	if err := g.Wait(); err != nil {
-		return named("announce", err)
-	}
-	<-ctx.Done() // also if there are none
-	return nil
+	return named("announce", g.Wait())
 }
 
 // announcement returns what the hosts of a link are told at this moment: what is really bound, and encryption only as

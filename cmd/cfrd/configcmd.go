@@ -34,13 +34,19 @@ func newConfigCommand() *cobra.Command {
 func newConfigInitCommand() *cobra.Command {
 	var output string
 	var force, withKey bool
+	var ca devCAOptions
 	cmd := &cobra.Command{
-		Use:   "init",
+		Use:   "init [--dev-ca [DIR]]",
 		Short: "Write a configuration in which every key is explained",
 		Long: "init writes the reference configuration, to be edited, to standard output or to a file. With --with-key it\n" +
-			"also makes seal.key beside it, the key of relay.sealed, which every resolver and relay of one prefix share.",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+			"also makes seal.key beside it, the key of relay.sealed, which every resolver and relay of one prefix share.\n" +
+			"With --dev-ca it makes a private certificate authority and a certificate for --name and --address, for\n" +
+			"laboratories and for private addresses, in DIR or beside the configuration, and says how to trust them.",
+		Args: ca.args,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := ca.write(filepath.Dir(output), args, cmd.ErrOrStderr()); err != nil {
+				return err
+			}
 			if withKey {
 				if err := writeKey(filepath.Join(filepath.Dir(output), "seal.key")); err != nil {
 					return err
@@ -56,6 +62,7 @@ func newConfigInitCommand() *cobra.Command {
 	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to write to instead of standard output")
 	cmd.Flags().BoolVar(&force, "force", false, "overwrite the output file")
 	cmd.Flags().BoolVar(&withKey, "with-key", false, "also make a new seal.key beside it")
+	ca.addFlags(cmd)
 	return cmd
 }
 

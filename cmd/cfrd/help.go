@@ -16,6 +16,7 @@ func newHelpTopics() []*cobra.Command {
 	topics := []struct{ name, short string }{
 		{"configuration", "The configuration file, its keys, and the environment"},
 		{"deploy", "From nothing to customers: addresses, certificate, systemd, split relay"},
+		{"certificates", "Files, ACME, a private authority, and what discovery makes of them"},
 		{"relay", "What the relay does, what it needs, and its limits"},
 		{"privacy", "Who can see what, and what is never written down"},
 	}
