@@ -24,34 +24,42 @@ func TestSystemd(t *testing.T) {
 		server   string // as the client's state has it
 		state    string // file with the state
 		option   string // as tshark finds it
+		serve    string // further lines of cfrd's configuration
 		announce func(l *lab) *process
 	}{
 		{
 			"dhcpv4", "DHCP=ipv4\nIPv6AcceptRA=no\n",
-			"DNR=" + resolver4 + "#" + adn, leases, "dhcp.option.type == 162",
+			"DNR=" + resolver4 + "#" + adn, leases, "dhcp.option.type == 162", "",
 			func(l *lab) *process { return l.serveDnsmasq(l.dnrPrint("dnsmasq", "4")) },
 		},
 		{
 			"dhcpv6", "IPv6AcceptRA=yes\n",
-			"DNS=" + resolver6 + "#" + adn, linkStates, "dhcpv6.option.type == 144",
+			"DNS=" + resolver6 + "#" + adn, linkStates, "dhcpv6.option.type == 144", "",
 			func(l *lab) *process { return l.serveDnsmasq(l.dnrPrint("dnsmasq", "6")) },
 		},
 		{
 			"ra-of-cfrd", "Address=" + customer6 + "/64\nIPv6AcceptRA=yes\n",
-			"DNS=" + resolver6 + "#" + adn, linkStates, "icmpv6.opt.type == 144",
+			"DNS=" + resolver6 + "#" + adn, linkStates, "icmpv6.opt.type == 144", "",
 			func(l *lab) *process { return l.announce("--ra") },
 		},
 		{
 			"dhcpv6-of-cfrd", "Address=" + customer6 + "/64\nDHCP=ipv6\nIPv6AcceptRA=no\n[DHCPv6]\nWithoutRA=information-request\n",
-			"DNS=" + resolver6 + "#" + adn, linkStates, "dhcpv6.option.type == 144",
+			"DNS=" + resolver6 + "#" + adn, linkStates, "dhcpv6.option.type == 144", "",
 			func(l *lab) *process { return l.announce("--dhcpv6") },
+		},
+		{
+			"ra-of-serve", "Address=" + customer6 + "/64\nIPv6AcceptRA=yes\n",
+			"DNS=" + resolver6 + "#" + adn, linkStates, "icmpv6.opt.type == 144",
+			"dnr: {announce: [{interface: access, ra: true, max_interval: 10s}]}", nil,
 		},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			l := newLab(t)
-			d, ca := l.serveNamed(adn)
 			wire := l.record(l.customer, "access")
-			way.announce(l)
+			d, ca := l.serveNamed(settings{more: way.serve})
+			if way.announce != nil {
+				way.announce(l)
+			}
 			m, _ := l.systemdClient(ca, way.network)
 			m.waitState(way.state, "has the resolver", func(s string) bool { return strings.Contains(s, way.server) })
 			m.ask("direct.example", origin4)
@@ -64,7 +72,7 @@ func TestSystemd(t *testing.T) {
 // TestSystemdWrongName announces cfrd by another name than its certificate has. resolved must not ask it.
 func TestSystemdWrongName(t *testing.T) {
 	l := newLab(t)
-	d, ca := l.serveNamed(adn)
+	d, ca := l.serveNamed(settings{})
 	l.serveDnsmasq(l.dnrPrint("dnsmasq", "4", "--name", "other.isp.example", "--address", resolver4))
 	m, resolved := l.systemdClient(ca, "DHCP=ipv4\nIPv6AcceptRA=no\n")
 	m.waitState(leases, "has the resolver", func(s string) bool { return strings.Contains(s, "#other.isp.example") })
@@ -84,13 +92,13 @@ func TestSystemdWrongName(t *testing.T) {
 	}
 }
 
-// serveNamed starts a cfrd whose certificate has one name and no address.
-func (l *lab) serveNamed(name string) (*daemon, *authority) {
+// serveNamed starts a cfrd whose certificate has its name and no address.
+func (l *lab) serveNamed(s settings) (*daemon, *authority) {
 	l.t.Helper()
 	ca := l.newAuthority()
 	l.serveZones(ca)
-	config := l.config(ca, settings{})
-	ca.issue("cfrd", name)
+	config := l.config(ca, s)
+	ca.issue("cfrd", adn)
 	return l.startCfrd(config), ca
 }
 
