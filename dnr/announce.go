@@ -338,6 +338,6 @@ func (l linkState) onLink(addr netip.Addr) bool {
 
 // sameSocket reports whether a socket that was opened for l is right for m.
 func (l linkState) sameSocket(m linkState) bool {
-	return l.index == m.index && l.name == m.name && l.up == m.up && l.carrier == m.carrier &&
+	return l.index == m.index && l.name == m.name && l.up == m.up && l.carrier == m.carrier && l.forwards == m.forwards &&
 		l.linkLocal == m.linkLocal && l.ipv4() == m.ipv4() && l.mac.String() == m.mac.String()
 }

@@ -85,7 +85,8 @@ const settle = 50 * time.Millisecond
 // watch tells changed the state of the interface called name at the beginning and after each change of anything that
 // has to do with interfaces, until ctx is done.
 func watch(ctx context.Context, name string, changed func(linkState)) error {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV6_NETCONF)
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}

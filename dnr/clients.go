@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cfrd-project/cfrd/ddr"
@@ -82,6 +83,7 @@ func (c client) react(h Heard) Reaction {
 		r.Reasons = []string{"it ignores the whole message"}
 		return r
 	}
+	var not reasons
 	for i, in := range h.Instances {
 		j := c.judge(h.By, in)
 		ids := c.speaks(in)
@@ -92,17 +94,46 @@ func (c client) react(h Heard) Reaction {
 				len(h.Instances), i+1, j.why)}
 			return r
 		case j.verdict != taken:
-			r.Reasons = append(r.Reasons, fmt.Sprintf("instance %d: %s", i+1, j.why))
+			not.add(i+1, j.why)
 		case len(ids) == 0:
-			r.Reasons = append(r.Reasons, fmt.Sprintf("instance %d: it uses %s only", i+1, strings.Join(c.alpn, ", ")))
+			not.add(i+1, fmt.Sprintf("it uses %s only", strings.Join(c.alpn, ", ")))
 		default:
 			r.Uses = append(r.Uses, Use{Instance: i + 1, ALPN: ids})
 		}
 	}
+	r.Reasons = not.list()
 	slices.SortStableFunc(r.Uses, func(a, b Use) int {
 		return int(h.Instances[a.Instance-1].Priority) - int(h.Instances[b.Instance-1].Priority)
 	})
 	return r
+}
+
+// reasons collects why instances are not used.
+type reasons struct {
+	order     []string
+	instances map[string][]string // numbers by reason
+}
+
+func (r *reasons) add(instance int, why string) {
+	if r.instances == nil {
+		r.instances = make(map[string][]string)
+	}
+	if r.instances[why] == nil {
+		r.order = append(r.order, why)
+	}
+	r.instances[why] = append(r.instances[why], strconv.Itoa(instance))
+}
+
+// list returns one sentence for each reason.
+func (r *reasons) list() (list []string) {
+	for _, why := range r.order {
+		numbers, word := r.instances[why], "instance"
+		if len(numbers) > 1 {
+			word = "instances"
+		}
+		list = append(list, fmt.Sprintf("%s %s: %s", word, strings.Join(numbers, ", "), why))
+	}
+	return list
 }
 
 // speaks returns the protocols of the instance that the client uses, in the instance's order.

@@ -3,7 +3,8 @@
 //
 // A ddr.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
 // accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read, and
-// say what is wrong with it.
+// say what is wrong with it. Listen asks the servers of a link what they hand out, and Clients says what known clients
+// make of that.
 package dnr
 
 import (

@@ -25,7 +25,7 @@ func newAsker(l linkState) asker {
 	return a
 }
 
-// ask4, ask6 and solicit are parts of a message: where it belongs, and what is said if it cannot be sent.
+// listenQuestion is one question to the servers of the link.
 type listenQuestion struct {
 	by      Form
 	data    []byte // an IP packet

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -355,5 +356,24 @@ func TestChallengeIsPublic(t *testing.T) {
 	}
 	if got := l.customer.must("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://"+resolver4+"/.well-known/acme-challenge/none"); got != "404" {
 		t.Errorf("port 80: got status %s; want 404", got)
+	}
+}
+
+// TestACMEBesideTheRelay proves name and addresses on ports that the relay serves at all its addresses, 443 and 80.
+func TestACMEBesideTheRelay(t *testing.T) {
+	l := newLab(t)
+	ca := l.newAuthority()
+	l.startPublicDNS()
+	l.startPebble(ca)
+	files := regexp.MustCompile(`(?m)^tls: .*$`)
+	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
+		t.Run(challenge, func(t *testing.T) {
+			l := l.in(t)
+			d := l.startCfrd(files.ReplaceAllString(l.config(ca, settings{}), fmt.Sprintf(
+				"tls: {acme: {directory: %q, ca: %q, storage: %q, agree: true, profile: default, challenges: [%s], %s}}",
+				pebbleDirectory, ca.file, filepath.Join(l.dir, challenge), challenge, bothAddresses)))
+			wantSubjects(t, l.waitCertificate("a certificate", whichever), resolver4, resolver6)
+			d.stop()
+		})
 	}
 }

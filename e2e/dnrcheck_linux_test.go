@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -534,5 +535,49 @@ func (l *lab) checkDNRUsage(t *testing.T) {
 	_, err := l.customer.try("setpriv", "--bounding-set=-net_raw", "--inh-caps=-all", cfrd(t), "dnr", "check", "--interface", "access")
 	if err == nil || !strings.Contains(err.Error(), "CAP_NET_RAW") {
 		t.Errorf("without rights: got %v; want a word about CAP_NET_RAW", err)
+	}
+}
+
+// TestDNRCheckOfServers checks what servers hand out that we did not write, with what cfrd prints for them. Some do not
+// answer DHCPINFORM, but only what asks for an address.
+func TestDNRCheckOfServers(t *testing.T) {
+	for _, s := range dhcpServers {
+		if !slices.Contains([]string{"dnsmasq-dhcpv4", "dnsmasq-dhcpv6", "dhcpd-dhcpv4", "kea-2.2-dhcpv4-long", "kea-2.2-dhcpv6"}, s.name) {
+			continue
+		}
+		t.Run(s.name, func(t *testing.T) {
+			need(t, s.needs...)
+			l := newLab(t)
+			s.serve(l, l.dnrPrint(s.printer, s.family, s.more...))
+			out, err := l.customer.try(cfrd(t), "dnr", "check", "--interface", "access", "--listen-only", "--timeout", "5s")
+			if err != nil || !strings.Contains(out, "client-systemd  dhcpv"+s.family) {
+				t.Errorf("got %v and\n%s\nwant no fault with what dhcpv%s hands out", err, out, s.family)
+			}
+		})
+	}
+}
+
+// TestDNRCheckOfAnnouncer checks what we announce by ourselves, by all three ways, and goes on to the resolver.
+func TestDNRCheckOfAnnouncer(t *testing.T) {
+	l := newLab(t)
+	ca := l.newAuthority()
+	l.startCfrd(l.config(ca, settings{}))
+	l.provider.start(cfrd(t), "dnr", "announce", "--interface", "access", "--config", filepath.Join(l.dir, "cfrd.yaml"),
+		"--ra", "--dhcpv6", "--dhcpv4")
+	var r dnrReport
+	poll(t, 30*time.Second, "all three are there", func() error {
+		var code int
+		var out string
+		if r, code, out = l.checkDNR(t, ca); code != 0 || len(r.Servers) < 3 {
+			return fmt.Errorf("exit code %d, %s", code, out)
+		}
+		return nil
+	})
+	by := make(map[string]bool)
+	for _, s := range r.Servers {
+		by[s.By] = len(s.Instances) == 3
+	}
+	if !by["ra"] || !by["dhcpv6"] || !by["dhcpv4"] {
+		t.Errorf("got %v; want three transports each by RA, DHCPv6 and DHCPv4", by)
 	}
 }

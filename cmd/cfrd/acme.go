@@ -44,7 +44,7 @@ type renewer struct {
 	// owned by run
 	failures  int
 	retryAt   time.Time
-	succeeded time.Time // the newest attempt that did; zero before
+	succeeded time.Time // the newest attempt that did; zero before, and after update
 	advised   advice
 }
 
@@ -85,7 +85,8 @@ func (r *renewer) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
-			r.retryAt, r.advised.again = time.Time{}, time.Time{}
+			// A person asks, who may know why not to wait.
+			r.retryAt, r.succeeded, r.advised.again = time.Time{}, time.Time{}, time.Time{}
 		case <-timer.C:
 		}
 		timer.Reset(r.step(ctx))

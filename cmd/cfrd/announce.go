@@ -59,11 +59,16 @@ func (n *node) runAnnouncers(ctx context.Context) error {
 func (n *node) announcement(link dnr.Link, pvd bool) dnr.Announcement {
 	v := n.current()
 	running := n.dns.Addrs()
-	cfg := v.discovery(running, n.certs, false)
-	if leaf := n.certs.leaf(); leaf == nil || checkLeaf(leaf, v.Name, time.Now()) != nil {
+	cfg := certified(v.discovery(running, n.certs, false), time.Now())
+	return describeTo(link, cfg, running.Do53, pvd)
+}
+
+// certified returns cfg, or cfg without encrypted services if clients would refuse their certificate now.
+func certified(cfg ddr.Config, now time.Time) ddr.Config {
+	if leaf := cfg.Certificate(); leaf == nil || checkLeaf(leaf, cfg.Name, now) != nil {
 		cfg.Services = nil
 	}
-	return describeTo(link, cfg, running.Do53, pvd)
+	return cfg
 }
 
 // describeTo returns the announcement of the resolver cfg with the listeners do53 on a link. Listeners on unspecified

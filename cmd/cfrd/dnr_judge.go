@@ -51,6 +51,8 @@ func (c dnrChecker) message(h dnr.Heard) {
 	case h.Omitted > 0:
 		c.fail(h.By.String(), from, "this %s has %d instances, of which the first %d were looked at", h.Message, n,
 			len(h.Instances))
+	case h.Err() != nil:
+		c.skip(h.By.String(), from, "clients ignore this %s, and with it %d instances", h.Message, n)
 	default:
 		c.ok(h.By.String(), from, "this %s has %d instances%s", h.Message, n, beside(h.Resolvers))
 	}
@@ -84,15 +86,18 @@ func (c dnrChecker) finding(target string, f dnr.Finding) {
 	c.fail(f.Code, target, "%s", f.Text)
 }
 
+// instance judges one instance. What is wrong with several of them in the same way is said of the first one.
 func (c dnrChecker) instance(h dnr.Heard, i int, in dnr.Inspection) {
 	target := fmt.Sprintf("%s #%d", source(h), i+1)
 	fine := true
 	for _, f := range in.Findings {
-		if f.Code == dnr.CodeWithdrawn {
-			continue // lifetime says so
-		}
-		c.finding(target, f)
 		fine = fine && f.Severity == dnr.Note
+		// That it is withdrawn is said of its lifetime.
+		if f.Code == dnr.CodeWithdrawn || slices.ContainsFunc(h.Instances[:i], has(f)) {
+			continue
+		}
+		f.Text += alsoIn(h.Instances, i, f)
+		c.finding(target, f)
 	}
 	if fine {
 		c.ok("instance", target, "%d %s %s", in.Priority, in.ADN, describe(in))
@@ -100,6 +105,27 @@ func (c dnrChecker) instance(h dnr.Heard, i int, in dnr.Inspection) {
 	if h.By == dnr.RA && in.ADN != "" {
 		c.lifetime(target, h, in.Lifetime)
 	}
+}
+
+// has returns a function that reports whether an instance has a finding that says the same as f.
+func has(f dnr.Finding) func(dnr.Inspection) bool {
+	return func(in dnr.Inspection) bool {
+		return slices.ContainsFunc(in.Findings, func(g dnr.Finding) bool { return g.Code == f.Code && g.Text == f.Text })
+	}
+}
+
+// alsoIn names the instances behind the one with index i that have the same finding.
+func alsoIn(list []dnr.Inspection, i int, f dnr.Finding) string {
+	var numbers []string
+	for j := i + 1; j < len(list); j++ {
+		if has(f)(list[j]) {
+			numbers = append(numbers, fmt.Sprintf("#%d", j+1))
+		}
+	}
+	if len(numbers) == 0 {
+		return ""
+	}
+	return "; so it is with " + strings.Join(numbers, " ")
 }
 
 func describe(in dnr.Inspection) string {

@@ -237,7 +237,7 @@ func (c checker) adnOnly(ctx context.Context, heard []dnr.Heard) {
 	asked := make(map[string]bool)
 	for _, h := range heard {
 		for _, in := range h.Instances {
-			if in.ADN == "" || !in.ADNOnly() || asked[in.ADN] || len(asked) >= maxProbes {
+			if !in.Readable() || !in.ADNOnly() || asked[in.ADN] || len(asked) >= maxProbes {
 				continue
 			}
 			asked[in.ADN] = true

@@ -75,6 +75,9 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 		if err = n.newResolver(); err != nil {
 			return nil, err
 		}
+		if err = n.newAnnouncers(); err != nil {
+			return nil, err
+		}
 	}
 	if n.acme != nil {
 		if err = n.acme.bind(v.challengeListeners()); err != nil {
@@ -83,11 +86,6 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 	}
 	if a := v.Listen.Admin; a.IsValid() {
 		if n.admin, err = newAdminServer(a, n.handler(), component(log, "admin")); err != nil {
-			return nil, err
-		}
-	}
-	if m.resolves() {
-		if err = n.newAnnouncers(); err != nil {
 			return nil, err
 		}
 	}
