@@ -196,7 +196,7 @@ func (l *lab) informFixed() []byte {
 		t.Errorf("got % x from %s; want a reply without an address", reply[:n], from)
 	}
 	var option []byte
-	for b := reply[240:n]; len(b) > 2 && b[0] != 255; b = b[2+b[1]:] {
+	for b := reply[240:n]; len(b) > 2 && b[0] != 255; b = b[2+int(b[1]):] {
 		if b[0] == 162 {
 			option = append(option, b[2:2+b[1]]...)
 		}

@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -172,24 +171,7 @@ func TestPrintedZone(t *testing.T) {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})
-		nsd := l.internet.start("nsd", "-d", "-c", l.write("printed/"+form+".conf", fmt.Sprintf(`
-server:
-  ip-address: %s
-  username: ""
-  chroot: ""
-  zonesdir: %q
-  database: ""
-  pidfile: ""
-  xfrdfile: ""
-  zonelistfile: %q
-  xfrdir: %q
-  server-count: 1
-remote-control:
-  control-enable: no
-zone:
-  name: isp.example
-  zonefile: %s
-`, nsd4, l.dir, filepath.Join(l.dir, form+".list"), l.dir, file)))
+		nsd := l.startNSD("isp.example", file)
 		ask := func(name, qtype string, args ...string) []string {
 			out, err := l.internet.try("dig", append([]string{"+tries=1", "+time=2", "@" + nsd4, name, qtype}, args...)...)
 			if err != nil {

@@ -172,9 +172,7 @@ func parseDesignated(b []byte, lengthSize, addrSize int) (d designated, err erro
 	}
 	b = b[2:]
 	n := length()
-	for name := b[:n]; name[0] != 0; name = name[1+name[0]:] {
-		d.adn += string(name[1:1+name[0]]) + "."
-	}
+	d.adn = strings.Join(lengthPrefixed(b[:n]), ".")
 	b = b[n:]
 	n = length()
 	for addrs := b[:n]; len(addrs) > 0; addrs = addrs[addrSize:] {
@@ -182,13 +180,23 @@ func parseDesignated(b []byte, lengthSize, addrSize int) (d designated, err erro
 		d.addresses = append(d.addresses, a)
 	}
 	for b = b[n:]; len(b) > 0; {
-		key, n := binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
-		value := b[4 : 4+n]
-		for b = b[4+n:]; key == 1 && len(value) > 0; value = value[1+value[0]:] {
-			d.alpn = append(d.alpn, string(value[1:1+value[0]]))
+		key, n := binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint16(b[2:]))
+		if key == 1 {
+			d.alpn = lengthPrefixed(b[4 : 4+n])
 		}
+		b = b[4+n:]
 	}
 	return d, nil
+}
+
+// lengthPrefixed takes apart strings that each have an octet with their length in front, such as labels.
+func lengthPrefixed(b []byte) (list []string) {
+	for len(b) > 0 {
+		n := 1 + int(b[0])
+		list = append(list, string(b[1:n]))
+		b = b[n:]
+	}
+	return list
 }
 
 // wantDesignated fails t unless the option names the lab's resolver, at addresses of the lab, with DoT and DoH.
@@ -231,6 +239,7 @@ interface=access
 bind-interfaces
 leasefile-ro
 dhcp-authoritative
+no-ping
 dhcp-range=10.0.0.10,10.0.0.30,255.255.255.0
 dhcp-range=2001:db8:1::,ra-stateless
 ra-param=access,10

@@ -149,24 +149,7 @@ func (l *lab) serveZones(ca *authority) {
 	}
 	l.write("zones/example.zone.signed", bad)
 
-	l.internet.start("nsd", "-d", "-c", l.write("nsd.conf", fmt.Sprintf(`
-server:
-  ip-address: %s
-  username: ""
-  chroot: ""
-  zonesdir: %q
-  database: ""
-  pidfile: ""
-  xfrdfile: ""
-  zonelistfile: %q
-  xfrdir: %q
-  server-count: 1
-remote-control:
-  control-enable: no
-zone:
-  name: example
-  zonefile: example.zone.signed
-`, nsd4, zones, filepath.Join(l.dir, "nsd.list"), l.dir)))
+	l.startNSD("example", filepath.Join(zones, "example.zone.signed"))
 
 	cert, keyFile := ca.issue("unbound", "unbound.isp.example", unbound4)
 	l.internet.start("unbound", "-d", "-p", "-c", l.write("unbound.conf", fmt.Sprintf(`
@@ -231,6 +214,29 @@ func runIn(t testing.TB, dir, program string, args ...string) string {
 		t.Fatalf("%s: %v", program, err)
 	}
 	return string(out)
+}
+
+// startNSD serves one zone on the internet's host.
+func (l *lab) startNSD(zone, file string) *process {
+	l.t.Helper()
+	return l.internet.start("nsd", "-d", "-c", l.write("nsd-"+zone+".conf", fmt.Sprintf(`
+server:
+  ip-address: %s
+  username: ""
+  chroot: ""
+  zonesdir: %q
+  database: ""
+  pidfile: ""
+  xfrdfile: ""
+  zonelistfile: %q
+  xfrdir: %q
+  server-count: 1
+remote-control:
+  control-enable: no
+zone:
+  name: %s
+  zonefile: %s
+`, nsd4, l.dir, filepath.Join(l.dir, "nsd-"+zone+".list"), l.dir, zone, file)))
 }
 
 // page is what the origins serve.

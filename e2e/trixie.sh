@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 suite=trixie
-packages=(ca-certificates kea-dhcp4-server kea-dhcp6-server openssl systemd systemd-resolved)
+packages=(kea-dhcp4-server kea-dhcp6-server openssl systemd systemd-resolved)
 tree=$PWD/.cache/$suite
 wanted="$suite ${packages[*]}"
 
@@ -78,13 +78,13 @@ unpack() {
 		dpkg-deb -x "$deb" "$to"
 	done
 	rm -rf "$to"/usr/share/{doc,i18n,info,locale,man,lintian,zoneinfo} "$to"/usr/lib/*/perl*
-	# What the package's own script would gather, which does not run here.
-	(cd "$to" && find usr/share/ca-certificates -name '*.crt' -exec cat {} +) >"$to/etc/ssl/certs/ca-certificates.crt"
 }
 
 make_tree() {
 	local work
 	mkdir -p .cache
+	# What runs left behind that were ended.
+	find .cache -maxdepth 1 -name "$suite.*" -mmin +60 -exec rm -rf {} +
 	work=$(mktemp -d "$PWD/.cache/$suite.XXXXXX")
 	chmod 755 "$work"
 	# shellcheck disable=SC2064
