@@ -45,12 +45,12 @@ func (l *listener) accept() (*conn, error) {
 
 func (l *listener) admit(tc *net.TCPConn) (*conn, bool) {
 	client := bareAddrPort(tc.RemoteAddr().(*net.TCPAddr).AddrPort())
-	if !l.f.admit(l.transport, client.Addr()) {
+	leave, ok := l.f.admit(l.transport, client.Addr())
+	if !ok {
 		return nil, false
 	}
 	local := bareAddrPort(tc.LocalAddr().(*net.TCPAddr).AddrPort())
-	leave := sync.OnceFunc(func() { l.f.leave(l.transport, client.Addr()) })
-	return &conn{TCPConn: tc, client: client, local: local, leave: leave}, true
+	return &conn{TCPConn: tc, client: client, local: local, leave: sync.OnceFunc(leave)}, true
 }
 
 // conn is a connection that was admitted.

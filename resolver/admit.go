@@ -41,20 +41,22 @@ func newFrontend(h handler, l Limits, log zerolog.Logger) *frontend {
 	}
 }
 
-// admit takes a connection of client into account, or refuses it. Whoever was admitted calls leave in the end.
-func (f *frontend) admit(t Transport, client netip.Addr) bool {
-	if !f.conns.take(client) {
+// admit takes a connection of peer into account, or refuses it. Whoever was admitted calls leave, once, in the end.
+func (f *frontend) admit(t Transport, peer netip.Addr) (leave func(), ok bool) {
+	stranger := !f.h.serves(peer) // what it is may change while it is here
+	if !f.conns.take(peer, stranger) {
 		f.refused[t].Add(1)
-		return false
+		return nil, false
 	}
 	f.connections[t].Add(1)
-	return true
+	return func() {
+		f.conns.give(peer, stranger)
+		f.connections[t].Add(-1)
+	}, true
 }
 
-func (f *frontend) leave(t Transport, client netip.Addr) {
-	f.conns.give(client)
-	f.connections[t].Add(-1)
-}
+// crowded reports whether peer is to prove its address before it gets a connection.
+func (f *frontend) crowded(peer netip.Addr) bool { return f.conns.crowded(peer, !f.h.serves(peer)) }
 
 // takeSlot takes the right to let one more query wait for an upstream. It is taken before a goroutine is started, so
 // that what a flood can make us hold is bounded by Limits.InFlight.
@@ -105,43 +107,58 @@ func (f *frontend) free(j *job) {
 	f.jobs.Put(j)
 }
 
-// connLimit counts connections, in all and per client.
+// connLimit counts connections, in all and per client. Strangers, who connect only to be refused, count as clients do,
+// but have a small share of all connections, so that they never keep clients out.
 type connLimit struct {
 	max, perClient int
 
-	mu      sync.Mutex
-	total   int
-	clients map[netip.Addr]int // by clientKey; never 0
+	mu        sync.Mutex
+	total     int
+	strangers int                // of total
+	clients   map[netip.Addr]int // by clientKey; never 0
 }
 
-func (l *connLimit) take(client netip.Addr) bool {
+// strangersShare is the part of all connections that strangers may have.
+const strangersShare = 16
+
+// mostStrangers returns how many connections strangers may have: at least one, to be told that they are.
+func (l *connLimit) mostStrangers() int { return max(1, l.max/strangersShare) }
+
+func (l *connLimit) take(client netip.Addr, stranger bool) bool {
 	key := clientKey(client)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.total >= l.max || l.clients[key] >= l.perClient {
+	if l.total >= l.max || l.clients[key] >= l.perClient || stranger && l.strangers >= l.mostStrangers() {
 		return false
 	}
 	l.total++
+	if stranger {
+		l.strangers++
+	}
 	l.clients[key]++
 	return true
 }
 
-func (l *connLimit) give(client netip.Addr) {
+func (l *connLimit) give(client netip.Addr, stranger bool) {
 	key := clientKey(client)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total--
+	if stranger {
+		l.strangers--
+	}
 	if l.clients[key]--; l.clients[key] == 0 {
 		delete(l.clients, key)
 	}
 }
 
-// crowded reports whether client holds half of what it may, or all clients half of what they may.
-func (l *connLimit) crowded(client netip.Addr) bool {
+// crowded reports whether client holds half of what it may, or all who are like it half of what they may.
+func (l *connLimit) crowded(client netip.Addr, stranger bool) bool {
 	key := clientKey(client)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.total >= (l.max+1)/2 || l.clients[key] >= (l.perClient+1)/2
+	return l.total >= (l.max+1)/2 || l.clients[key] >= (l.perClient+1)/2 ||
+		stranger && l.strangers >= (l.mostStrangers()+1)/2
 }
 
 // clientKey is what counts as one client: an IPv4 address, or the /64 that one customer has at least in IPv6.

@@ -14,19 +14,38 @@ func TestConnLimitCounts(t *testing.T) {
 		addr netip.Addr
 		want bool
 	}{{a, true}, {sameA, true}, {a, false}, {b, true}, {c, false}} {
-		if got := l.take(step.addr); got != step.want {
+		if got := l.take(step.addr, false); got != step.want {
 			t.Errorf("step %d: take(%v): got %t; want %t", i, step.addr, got, step.want)
 		}
 	}
-	l.give(sameA)
-	if !l.take(c) {
+	l.give(sameA, false)
+	if !l.take(c, false) {
 		t.Error("got no room after one has left")
 	}
 	for _, addr := range []netip.Addr{a, b, c} {
-		l.give(addr)
+		l.give(addr, false)
 	}
 	if l.total != 0 || len(l.clients) != 0 {
 		t.Errorf("got %d connections, clients %v; want none", l.total, l.clients)
+	}
+}
+
+// However many strangers connect, clients find room.
+func TestConnLimitStrangers(t *testing.T) {
+	l := connLimit{max: 4 * strangersShare, perClient: 4, clients: make(map[netip.Addr]int)}
+	stranger, admitted := netip.MustParseAddr("203.0.113.1"), 0
+	for addr := stranger; admitted < l.max && l.take(addr, true); addr = addr.Next() {
+		admitted++
+	}
+	if admitted != 4 || !l.crowded(stranger.Prev(), true) || l.crowded(netip.MustParseAddr("192.0.2.1"), false) {
+		t.Errorf("got %d strangers; want 4, and crowded for them alone", admitted)
+	}
+	if !l.take(netip.MustParseAddr("192.0.2.1"), false) {
+		t.Error("got no room for a client")
+	}
+	l.give(stranger, true)
+	if !l.take(stranger, true) {
+		t.Error("got no room for a stranger after one has left")
 	}
 }
 

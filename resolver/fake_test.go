@@ -44,6 +44,7 @@ func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} 
 func (f *fakeBackend) run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (f *fakeBackend) update(Settings) error         { return nil }
 func (f *fakeBackend) stats(*Stats)                  {}
+func (f *fakeBackend) serves(netip.Addr) bool        { return true }
 
 func firstLabel(msg []byte) string {
 	if len(msg) <= headerLen || len(msg) < headerLen+1+int(msg[headerLen]) {

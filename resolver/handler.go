@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -96,6 +97,11 @@ func (h *resolverHandler) stats(s *Stats) {
 	for _, u := range h.settings.Load().upstreams {
 		s.Upstreams = append(s.Upstreams, u.stats())
 	}
+}
+
+// serves implements handler.
+func (h *resolverHandler) serves(client netip.Addr) bool {
+	return h.settings.Load().clients.contains(client)
 }
 
 // answerNow implements handler.

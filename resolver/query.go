@@ -52,6 +52,8 @@ type handler interface {
 	// answer replies to everything else, waiting for upstreams until ctx is done. It is called after answerNow said
 	// pending for the same q, and always returns a reply.
 	answer(ctx context.Context, q *query, dst []byte) []byte
+	// serves reports whether client may ask. Others can connect, to be told that they may not.
+	serves(client netip.Addr) bool
 }
 
 // outcome says what answerNow did.
@@ -65,7 +67,7 @@ const (
 
 // Limits bound what clients can make the server hold. A zero field means its default.
 type Limits struct {
-	Connections          int           // TCP, TLS and QUIC connections in all; default 20000
+	Connections          int           // TCP, TLS and QUIC connections in all, a sixteenth of them for who is no client; default 20000
 	ConnectionsPerClient int           // of one client address (IPv6: /64); default 100
 	InFlight             int           // queries waiting for an upstream, in all; default 10000
 	InFlightPerConn      int           // queries waiting on one TCP, TLS or QUIC connection; default 100

@@ -49,7 +49,7 @@ func (l *quicListener) listen(tlsConf *tls.Config, conf *quic.Config) error {
 		Conn:        l.pc,
 		ConnContext: l.admitConn,
 		VerifySourceAddress: func(a net.Addr) bool {
-			return pace.exceeded(time.Now()) || l.conns.crowded(quicAddr(a).Addr())
+			return pace.exceeded(time.Now()) || l.crowded(quicAddr(a).Addr())
 		},
 	}
 	ln, err := l.tr.Listen(tlsConf, conf)
@@ -61,11 +61,11 @@ var errOverLimit = errors.New("too many connections")
 
 // admitConn counts a connection from its first packet on, until it has ended or its handshake has failed.
 func (l *quicListener) admitConn(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	client := quicAddr(info.RemoteAddr).Addr()
-	if !l.admit(l.transport, client) {
+	leave, ok := l.admit(l.transport, quicAddr(info.RemoteAddr).Addr())
+	if !ok {
 		return nil, errOverLimit
 	}
-	context.AfterFunc(ctx, func() { l.leave(l.transport, client) })
+	context.AfterFunc(ctx, leave)
 	return ctx, nil
 }
 
