@@ -15,9 +15,6 @@ type listener struct {
 	transport Transport
 }
 
-// Accept implements net.Listener, for net/http.
-func (l *listener) Accept() (net.Conn, error) { return l.accept() }
-
 // accept returns the next connection that is within the limits. Others are reset at once, before TLS. It waits where
 // the process is out of descriptors, because then the next attempt would fail as well.
 func (l *listener) accept() (*conn, error) {

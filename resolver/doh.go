@@ -25,7 +25,8 @@ const (
 	maxQueryString = 8 << 10
 )
 
-// doh answers DNS queries in HTTP requests of any version. See RFC 8484.
+// doh answers DNS queries in HTTP requests: those of HTTP/1.1 and HTTP/3 as an http.Handler, those of HTTP/2 through
+// h2Conn. See RFC 8484.
 type doh struct {
 	*frontend
 	path  string
@@ -146,8 +147,7 @@ func readGET(rawQuery string, b []byte) ([]byte, int) {
 
 // readPOST appends the body of r to b.
 func readPOST(r *http.Request, b []byte) ([]byte, int) {
-	mediaType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
-	if !strings.EqualFold(strings.TrimSpace(mediaType), dnsMessage) {
+	if !isDNSMessage(r.Header.Get("Content-Type")) {
 		return b, http.StatusUnsupportedMediaType
 	}
 	if r.ContentLength > maxMessage {
@@ -163,6 +163,11 @@ func readPOST(r *http.Request, b []byte) ([]byte, int) {
 		return b, http.StatusBadRequest
 	}
 	return b, http.StatusOK
+}
+
+func isDNSMessage(contentType string) bool {
+	mediaType, _, _ := strings.Cut(contentType, ";")
+	return strings.EqualFold(strings.TrimSpace(mediaType), dnsMessage)
 }
 
 // answer has the query in j answered and returns a status. What is not a DNS query is a bad request; errors of DNS are
@@ -219,16 +224,16 @@ func (d *doh) leaveBody(h http.Header, r *http.Request) {
 	}
 }
 
-// dohTCP serves a doh over HTTP/1.1 and HTTP/2.
+// dohTCP serves a doh over HTTP/1.1, by net/http, and over HTTP/2, by h2Conn.
 type dohTCP struct {
 	*doh
-	ln  *listener
+	ln  dohListener
 	srv *http.Server
 }
 
 func newDoHTCP(d *doh, ln *net.TCPListener, conf *tls.Config) *dohTCP {
 	l := d.limits
-	s := &dohTCP{doh: d, ln: &listener{ln, d.frontend, DoH}}
+	s := &dohTCP{doh: d, ln: dohListener{&listener{ln, d.frontend, DoH}}}
 	s.srv = &http.Server{
 		Handler:           d,
 		TLSConfig:         withProtos(conf, "h2", "http/1.1"),
@@ -237,14 +242,8 @@ func newDoHTCP(d *doh, ln *net.TCPListener, conf *tls.Config) *dohTCP {
 		WriteTimeout:      l.ReadTimeout + l.QueryTimeout + writeTimeout,
 		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          l.InFlightPerConn,
-			MaxReceiveBufferPerConnection: 2 << 16,
-			MaxReceiveBufferPerStream:     2 << 16,
-			WriteByteTimeout:              writeTimeout,
-		},
-		ErrorLog:    log.New(errorLog{d.log}, "", 0),
-		ConnContext: withPeer,
+		ErrorLog:          log.New(errorLog{d.log}, "", 0),
+		ConnContext:       withPeer,
 	}
 	return s
 }
@@ -255,7 +254,7 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 	if !ok {
 		return ctx
 	}
-	if c, ok := tc.NetConn().(*conn); ok {
+	if c, ok := tc.NetConn().(*dohConn); ok {
 		return context.WithValue(ctx, peerKey{}, &peer{c.client, c.local, DoH})
 	}
 	return ctx
@@ -266,6 +265,9 @@ func (s *dohTCP) close() { s.ln.Close() }
 func (s *dohTCP) serve(stop, kill context.Context) error {
 	defer s.drain()
 	s.srv.BaseContext = func(net.Listener) context.Context { return kill }
+	s.srv.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){
+		"h2": func(_ *http.Server, c *tls.Conn, _ http.Handler) { s.serveH2(stop, kill, c) },
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.srv.ServeTLS(s.ln, "", "") }()
 	var err error

@@ -24,7 +24,8 @@ type Config struct {
 	// DoHPath is the path at which DoH is served. Empty means DefaultDoHPath.
 	DoHPath string
 	// HTTP answers requests to the DoH listeners for other paths than DoHPath, within the same limits. It must not
-	// wait for anything. Its requests have http.LocalAddrContextKey in every version of HTTP. Nil answers 404.
+	// wait for anything, not even for the body of a request, which over HTTP/2 it does not get. Over HTTP/2 a response
+	// has at most 65,535 octets. Its requests have http.LocalAddrContextKey in every version of HTTP. Nil answers 404.
 	HTTP   http.Handler
 	Limits Limits
 	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.

@@ -172,7 +172,7 @@ func (st *stream) answerAll(ctx context.Context) error {
 	for {
 		msg, tail, ok := cutMessage(rest)
 		if !ok {
-			st.keep(rest)
+			st.in = keep(st.in, rest, streamBuffer, prefixLen+maxMessage)
 			return nil
 		}
 		rest = tail
@@ -183,17 +183,16 @@ func (st *stream) answerAll(ctx context.Context) error {
 	}
 }
 
-// keep moves rest, the end of st.in, to its beginning, and makes room behind it. The buffer grows only as it fills: a
-// length is a promise, not data.
-func (st *stream) keep(rest []byte) {
+// keep moves rest, the end of buf, to its beginning, and makes room behind it. The buffer grows from idle to limit, and
+// only as it fills: a length is a promise, not data.
+func keep(buf, rest []byte, idle, limit int) []byte {
 	switch {
-	case len(rest) == 0 && cap(st.in) > streamBuffer:
-		st.in = make([]byte, 0, streamBuffer)
-	case len(rest) == cap(st.in):
-		st.in = append(make([]byte, 0, min(2*cap(st.in), prefixLen+maxMessage)), rest...)
-	default:
-		st.in = st.in[:copy(st.in, rest)]
+	case len(rest) == 0 && cap(buf) > idle:
+		return make([]byte, 0, idle)
+	case len(rest) == cap(buf):
+		return append(make([]byte, 0, min(2*cap(buf), limit)), rest...)
 	}
+	return buf[:copy(buf, rest)]
 }
 
 // cutMessage splits b after its first message, whose prefix it removes. ok is false if that message is not whole.
