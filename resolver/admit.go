@@ -36,7 +36,7 @@ func newFrontend(h handler, l Limits, log zerolog.Logger) *frontend {
 		limits: l,
 		log:    log,
 		conns:  connLimit{max: l.Connections, perClient: l.ConnectionsPerClient, clients: make(map[netip.Addr]int)},
-		slots:  slots{max: int64(l.InFlight)},
+		slots:  slots{max: l.InFlight, perClient: l.InFlightPerClient, clients: make(map[netip.Addr]int)},
 		jobs:   sync.Pool{New: func() any { return new(job) }},
 	}
 }
@@ -58,15 +58,17 @@ func (f *frontend) admit(t Transport, peer netip.Addr) (leave func(), ok bool) {
 // crowded reports whether peer is to prove its address before it gets a connection.
 func (f *frontend) crowded(peer netip.Addr) bool { return f.conns.crowded(peer, !f.h.serves(peer)) }
 
-// takeSlot takes the right to let one more query wait for an upstream. It is taken before a goroutine is started, so
-// that what a flood can make us hold is bounded by Limits.InFlight.
-func (f *frontend) takeSlot() bool {
-	if f.slots.take() {
+// takeSlot takes the right of client to let one more query wait for an upstream. It is taken before a goroutine is
+// started, so that what a flood can make us hold is bounded by Limits.InFlight. Whoever took it calls giveSlot.
+func (f *frontend) takeSlot(client netip.Addr) bool {
+	if f.slots.take(clientKey(client)) {
 		return true
 	}
 	f.shed.Add(1)
 	return false
 }
+
+func (f *frontend) giveSlot(client netip.Addr) { f.slots.give(clientKey(client)) }
 
 // wait has q answered by upstreams, in the time that a query may take.
 func (f *frontend) wait(ctx context.Context, q *query, dst []byte) []byte {
@@ -173,21 +175,42 @@ func clientKey(addr netip.Addr) netip.Addr {
 	return p.Addr()
 }
 
-// slots counts queries under way.
+// slots counts queries under way, in all and per client: one that asks for names that nobody answers must not keep
+// others from asking.
 type slots struct {
-	max  int64
-	used atomic.Int64
+	max, perClient int // set once
+
+	mu      sync.Mutex
+	used    int
+	clients map[netip.Addr]int // by clientKey; never 0
 }
 
-func (s *slots) take() bool {
-	if s.used.Add(1) > s.max {
-		s.used.Add(-1)
+func (s *slots) take(client netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.used >= s.max || s.clients[client] >= s.perClient {
 		return false
 	}
+	s.used++
+	s.clients[client]++
 	return true
 }
 
-func (s *slots) give() { s.used.Add(-1) }
+func (s *slots) give(client netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used--
+	if s.clients[client]--; s.clients[client] == 0 {
+		delete(s.clients, client)
+	}
+}
+
+// inUse returns how many are taken.
+func (s *slots) inUse() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
+}
 
 // pace counts events per second.
 type pace struct {

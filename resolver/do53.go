@@ -80,7 +80,7 @@ func (s *udpSocket) serve(stop, kill context.Context) error {
 // later has q answered by upstreams and the reply sent to back, without blocking. When too many queries wait already,
 // q is dropped before any work: its client asks again.
 func (s *udpSocket) later(ctx context.Context, q *query, back returnPath) {
-	if !s.takeSlot() {
+	if !s.takeSlot(q.client.Addr()) {
 		return
 	}
 	j := s.newJob(q)
@@ -91,7 +91,7 @@ func (s *udpSocket) later(ctx context.Context, q *query, back returnPath) {
 
 func (s *udpSocket) finish(ctx context.Context, j *job) {
 	defer s.work.Done()
-	defer s.slots.give()
+	defer s.giveSlot(j.q.client.Addr())
 	if j.reply = s.wait(ctx, &j.q, j.reply[:0]); len(j.reply) > 0 {
 		s.send(j)
 	}

@@ -200,6 +200,36 @@ func TestUDPFlood(t *testing.T) {
 	eventually(t, "nothing is in flight", func() bool { return s.Stats().InFlight == 0 })
 }
 
+// One client whose queries nobody answers takes only its own share: another's query is still taken. (A17)
+func TestUDPFloodOfOneClient(t *testing.T) {
+	const share = 10
+	s := startServer(t, func(c *Config) { c.Limits.InFlight, c.Limits.InFlightPerClient = 5*share, share })
+	server := net.UDPAddrFromAddrPort(s.Addrs().Do53[0])
+	slow := wireQuery(t, "slow.example", 1)
+	send := func(client byte, queries int) {
+		t.Helper()
+		c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, client)}, server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for range queries {
+			if _, err := c.Write(slow); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	send(2, 10*share)
+	eventually(t, "the rest is shed", func() bool { return s.Stats().Shed == 9*share })
+	if got := s.Stats().InFlight; got != share {
+		t.Errorf("got %d queries in flight; want the client's share of %d", got, share)
+	}
+	send(3, 1)
+	eventually(t, "the other client's query is taken", func() bool { return s.Stats().InFlight == share+1 })
+	close(s.fake.release)
+	eventually(t, "nothing is in flight", func() bool { return s.Stats().InFlight == 0 })
+}
+
 func TestAsked(t *testing.T) {
 	v4 := control{}
 	h := v4.header(unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)

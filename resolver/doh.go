@@ -176,11 +176,11 @@ func (d *doh) answer(ctx context.Context, j *job) int {
 	var did outcome
 	j.reply, did = d.h.answerNow(&j.q, j.reply[:0])
 	if did == pending {
-		if !d.takeSlot() {
+		if !d.takeSlot(j.q.client.Addr()) {
 			return http.StatusServiceUnavailable
 		}
 		j.reply = d.wait(ctx, &j.q, j.reply)
-		d.slots.give()
+		d.giveSlot(j.q.client.Addr())
 	}
 	if did == dropped || len(j.reply) == 0 {
 		return http.StatusBadRequest

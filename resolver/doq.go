@@ -190,11 +190,11 @@ func (d *doqConn) answer(str *quic.Stream, j *job) error {
 	var did outcome
 	j.reply, did = d.h.answerNow(&j.q, append(j.reply[:0], 0, 0))
 	if did == pending {
-		if !d.takeSlot() {
+		if !d.takeSlot(j.q.client.Addr()) {
 			return errOverload
 		}
 		j.reply = d.wait(str.Context(), &j.q, j.reply)
-		d.slots.give()
+		d.giveSlot(j.q.client.Addr())
 	}
 	if did == dropped || !endMessage(j.reply, 0) {
 		return errDoQProtocol

@@ -277,7 +277,7 @@ func (h *h2Conn) later(s *h2Stream, j *job) {
 		h.abort(s, h2RefusedStream)
 		return
 	}
-	if !h.takeSlot() {
+	if !h.takeSlot(j.q.client.Addr()) {
 		h.refuse(s, http.StatusServiceUnavailable)
 		return
 	}
@@ -298,7 +298,7 @@ func (h *h2Conn) finish(ctx context.Context, s *h2Stream, j *job) {
 	defer h.work.Done()
 	j.reply = h.wait(ctx, &j.q, j.reply[:0])
 	// The slot is free before the write, which can take as long as the client likes to read nothing.
-	h.slots.give()
+	h.giveSlot(j.q.client.Addr())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.running--

@@ -52,7 +52,7 @@ func newHandler(cfg *Config) (*resolverHandler, error) {
 	h.tasks.ctx, h.stop = context.WithCancel(context.Background())
 	h.flights = flights{
 		tasks:   &h.tasks,
-		timeout: cmp.Or(cfg.Limits.QueryTimeout, 5*time.Second),
+		timeout: cmp.Or(cfg.Limits.QueryTimeout, defaultQueryTimeout),
 		m:       make(map[string]*flight),
 	}
 	return h, h.update(cfg.Settings)

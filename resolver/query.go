@@ -65,15 +65,19 @@ const (
 	dropped                 // no reply may be sent: not a query, or too short for a header. Streams are closed.
 )
 
+// defaultQueryTimeout is shorter than the 5 s for which stub resolvers wait, so that they see why there is no answer.
+const defaultQueryTimeout = 4 * time.Second
+
 // Limits bound what clients can make the server hold. A zero field means its default.
 type Limits struct {
 	Connections          int           // TCP, TLS and QUIC connections in all, a sixteenth of them for who is no client; default 20000
 	ConnectionsPerClient int           // of one client address (IPv6: /64); default 100
 	InFlight             int           // queries waiting for an upstream, in all; default 10000
+	InFlightPerClient    int           // of one client address (IPv6: /64), whatever the transport; default 1000
 	InFlightPerConn      int           // queries waiting on one TCP, TLS or QUIC connection; default 100
 	IdleTimeout          time.Duration // of a connection without a query under way; default 10 s
 	ReadTimeout          time.Duration // from the first octet of a message or request to its last; default 5 s
-	QueryTimeout         time.Duration // for a query that waits for upstreams; default 5 s
+	QueryTimeout         time.Duration // for a query that waits for upstreams; default 4 s
 	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
 }
 
@@ -83,10 +87,11 @@ func (l Limits) withDefaults() Limits {
 		Connections:          cmp.Or(l.Connections, 20000),
 		ConnectionsPerClient: cmp.Or(l.ConnectionsPerClient, 100),
 		InFlight:             cmp.Or(l.InFlight, 10000),
+		InFlightPerClient:    cmp.Or(l.InFlightPerClient, 1000),
 		InFlightPerConn:      cmp.Or(l.InFlightPerConn, 100),
 		IdleTimeout:          cmp.Or(l.IdleTimeout, 10*time.Second),
 		ReadTimeout:          cmp.Or(l.ReadTimeout, 5*time.Second),
-		QueryTimeout:         cmp.Or(l.QueryTimeout, 5*time.Second),
+		QueryTimeout:         cmp.Or(l.QueryTimeout, defaultQueryTimeout),
 		DrainTimeout:         cmp.Or(l.DrainTimeout, 5*time.Second),
 	}
 }
@@ -100,6 +105,7 @@ func (l Limits) validate() error {
 		{"connections", int64(l.Connections)},
 		{"connections per client", int64(l.ConnectionsPerClient)},
 		{"queries in flight", int64(l.InFlight)},
+		{"queries in flight per client", int64(l.InFlightPerClient)},
 		{"queries in flight per connection", int64(l.InFlightPerConn)},
 		{"idle timeout", int64(l.IdleTimeout)},
 		{"read timeout", int64(l.ReadTimeout)},

@@ -222,7 +222,7 @@ func (s *Server) Stats() Stats {
 	var st Stats
 	s.backend.stats(&st)
 	st.Shed += s.shed.Load()
-	st.InFlight = int(s.slots.used.Load())
+	st.InFlight = s.slots.inUse()
 	for t := range NumTransports {
 		st.Connections[t] = int(s.connections[t].Load())
 		st.Refused[t] = s.refused[t].Load()

@@ -260,7 +260,7 @@ func (st *stream) later(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	if !st.takeSlot() {
+	if !st.takeSlot(st.q.client.Addr()) {
 		<-st.waiting
 		reply := appendOverload([]byte{0, 0}, &st.q)
 		if !endMessage(reply, 0) {
@@ -278,7 +278,7 @@ func (st *stream) finish(ctx context.Context, j *job) {
 	defer st.work.Done()
 	j.reply = st.wait(ctx, &j.q, append(j.reply[:0], 0, 0))
 	// The slot is free before the write, which can take as long as the client likes to read nothing.
-	st.slots.give()
+	st.giveSlot(j.q.client.Addr())
 	if !endMessage(j.reply, 0) || st.write(j.reply) != nil {
 		st.c.Close()
 	}

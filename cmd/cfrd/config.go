@@ -133,6 +133,7 @@ type limitsConfig struct {
 	Connections          int           `mapstructure:"connections"`
 	ConnectionsPerClient int           `mapstructure:"connections_per_client"`
 	InFlight             int           `mapstructure:"in_flight"`
+	InFlightPerClient    int           `mapstructure:"in_flight_per_client"`
 	InFlightPerConn      int           `mapstructure:"in_flight_per_connection"`
 	IdleTimeout          time.Duration `mapstructure:"idle_timeout"`
 	ReadTimeout          time.Duration `mapstructure:"read_timeout"`
