@@ -34,7 +34,7 @@ func (b *bench) tcp(ctx context.Context) error {
 		return err
 	}
 	// One for each subject: between two tests iperf3 does not listen for a moment.
-	for _, port := range []string{"5201", "5203"} {
+	for _, port := range []string{"5201", "5203", "5204"} {
 		if _, err := b.start(loadCore, origin, "iperf3", "-s", "-B", "198.51.100.2", "-p", port); err != nil {
 			return err
 		}
@@ -48,13 +48,17 @@ global
   maxconn 4000
 defaults
   mode tcp
-  option splice-auto
   timeout connect 5s
   timeout client 60s
   timeout server 60s
 listen bulk
   bind 10.0.0.54:5201
   server origin 198.51.100.2:5203
+listen spliced
+  option splice-request
+  option splice-response
+  bind 10.0.0.54:5204
+  server origin 198.51.100.2:5204
 listen short
   bind 10.0.0.54:5202
   server origin 198.51.100.2:5202
@@ -95,8 +99,8 @@ log: {level: warn}
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, b.logs())
 	}
-	bulk := func(to string) func(context.Context) (float64, error) {
-		return func(ctx context.Context) (float64, error) { return iperf3(ctx, client, to, b.seconds) }
+	bulk := func(to, port string) func(context.Context) (float64, error) {
+		return func(ctx context.Context) (float64, error) { return iperf3(ctx, client, to, port, b.seconds) }
 	}
 	short := func(to string) func(context.Context) (float64, error) {
 		return func(ctx context.Context) (float64, error) {
@@ -104,10 +108,12 @@ log: {level: warn}
 			return connections, err
 		}
 	}
-	err = b.compare(ctx, "TCP through the relay, bulk (peer: HAProxy)", "MB",
-		subject{pid: cfrd, load: bulk(addr)}, subject{pid: haproxy, load: bulk("10.0.0.54")})
-	if err != nil {
-		return err
+	for _, peer := range []struct{ name, port string }{{"HAProxy", "5201"}, {"HAProxy told to splice", "5204"}} {
+		err = b.compare(ctx, "TCP through the relay, bulk (peer: "+peer.name+")", "MB",
+			subject{pid: cfrd, load: bulk(addr, "5201")}, subject{pid: haproxy, load: bulk("10.0.0.54", peer.port)})
+		if err != nil {
+			return err
+		}
 	}
 	return b.compare(ctx, "TCP through the relay, short connections (peer: HAProxy)", "connection",
 		subject{pid: cfrd, load: short(addr)}, subject{pid: haproxy, load: short("10.0.0.54")})
@@ -163,8 +169,8 @@ ip -n %[3]s route add 192.0.2.64/28 via 198.51.100.1
 }
 
 // iperf3 returns how many megabytes arrived.
-func iperf3(ctx context.Context, ns, to string, seconds int) (float64, error) {
-	out, err := output(ctx, ns, "iperf3", "-c", to, "-p", "5201", "-t", strconv.Itoa(seconds), "-P", "4", "-J")
+func iperf3(ctx context.Context, ns, to, port string, seconds int) (float64, error) {
+	out, err := output(ctx, ns, "iperf3", "-c", to, "-p", port, "-t", strconv.Itoa(seconds), "-P", "4", "-J")
 	if err != nil {
 		return 0, err
 	}
