@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export E2E_REQUIRED=${E2E_REQUIRED:-1}
 
-packages=(bind9-dnsutils bind9-utils ca-certificates chromium curl dnsmasq-base dnsperf haproxy iproute2 isc-dhcp-client
+packages=(bind9-dnsutils bind9-utils ca-certificates chromium curl dnsmasq-base dnsperf haproxy iperf3 iproute2 isc-dhcp-client
 	isc-dhcp-server kea-dhcp4-server kea-dhcp6-server knot-dnsutils ldnsutils libnss3-tools ndisc6 nginx-light nsd openssl
 	procps radvd socat tcpdump tshark udhcpc unbound)
 

@@ -115,7 +115,7 @@ func (b *bench) compare(ctx context.Context, work, perUnit string, ours, peer su
 	cost := func(s sample) float64 { return float64(s.cpu.Nanoseconds()) / s.units / 1000 }
 	rate := func(s sample) float64 { return s.units / s.wall.Seconds() }
 	ca, cp := median(a, cost), median(p, cost)
-	fmt.Printf("| %s | µs CPU per %s | %.3g | %.3g | %.2f | %.4g | %.4g |\n", work, perUnit, ca, cp, ca/cp, median(a, rate), median(p, rate))
+	fmt.Printf("| %s | µs CPU per %s | %.3g | %.3g | %.2f | %.0f | %.0f |\n", work, perUnit, ca, cp, ca/cp, median(a, rate), median(p, rate))
 	return nil
 }
 
