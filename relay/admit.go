@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 )
 
@@ -57,7 +58,7 @@ func (r *Relay) tryAdmit(p proto, client netip.Addr, local netip.AddrPort) (gran
 	if !ok {
 		return grant{}, errNoMapping
 	}
-	if !set.permits(dst) || r.addrs.Contains(dst) {
+	if !r.permits(set, dst) {
 		unmap()
 		return grant{}, errDestination
 	}
@@ -69,10 +70,19 @@ func (r *Relay) tryAdmit(p proto, client netip.Addr, local netip.AddrPort) (gran
 	return grant{dst: netip.AddrPortFrom(dst, local.Port()), relay: r, client: key, proto: p, unmap: unmap}, nil
 }
 
+// Permits reports whether flows to dst are relayed under the settings in force. What they are not must not be handed
+// out as a relay address either.
+func (r *Relay) Permits(dst netip.Addr) bool { return r.permits(r.settings.Load(), dst) }
+
+func (r *Relay) permits(set *settings, dst netip.Addr) bool {
+	return set.permits(dst) && !r.addrs.Contains(dst)
+}
+
 // settings are Settings in the form in which flows consult them. They are never changed.
 type settings struct {
 	clients prefixSet
-	allowed prefixSet // although special-purpose
+	allowed prefixSet // although special-purpose, or our own
+	own     prefixSet // addresses of this host, as they were when the settings were made
 	egress  *egress
 }
 
@@ -95,14 +105,34 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	if s.allowed, err = newPrefixSet(set.AllowSpecial); err != nil {
 		return nil, fmt.Errorf("allowed special-purpose destinations: %w", err)
 	}
-	return s, nil
+	s.own, err = ownAddresses()
+	return s, err
 }
 
-// permits reports whether flows to dst are relayed. Our own egress addresses are not a destination: a flow there
-// would come back to us. See RFC 9298, Section 7.
+// ownAddresses returns the addresses of this host's interfaces.
+func ownAddresses() (prefixSet, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of this host: %w", err)
+	}
+	var own []netip.Prefix
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				addr = addr.Unmap()
+				own = append(own, netip.PrefixFrom(addr, addr.BitLen()))
+			}
+		}
+	}
+	return newPrefixSet(own)
+}
+
+// permits reports whether flows to dst are relayed. This host is not a destination: its services, which know clients
+// by their addresses, would take a client for us, and at an egress address a flow would come back. See RFC 9298,
+// Section 7.
 func (s *settings) permits(dst netip.Addr) bool {
 	if s.egress.contains(dst) {
 		return false
 	}
-	return !specialPurpose(dst) || s.allowed.contains(dst)
+	return !specialPurpose(dst) && !s.own.contains(dst) || s.allowed.contains(dst)
 }

@@ -31,6 +31,10 @@ func TestAdmit(t *testing.T) {
 	m.dst[netip.MustParseAddr("127.80.1.2")] = netip.MustParseAddr("127.80.0.1")
 	m.dst[netip.MustParseAddr("127.80.1.3")] = netip.MustParseAddr("127.90.0.1")
 	m.dst[netip.MustParseAddr("127.80.1.4")] = netip.MustParseAddr("8.8.8.8")
+	m.dst[netip.MustParseAddr("127.80.1.5")] = netip.MustParseAddr("9.9.9.9")
+	withOwn := *r.settings.Load()
+	withOwn.own = prefixSet{netip.MustParsePrefix("9.9.9.9/32")}
+	r.settings.Store(&withOwn)
 
 	tests := []struct {
 		name, client, local string
@@ -47,6 +51,7 @@ func TestAdmit(t *testing.T) {
 		{"private", "192.0.2.1", "127.80.1.1:443", errDestination, ""},
 		{"our-relay-prefix", "192.0.2.1", "127.80.1.2:443", errDestination, ""},
 		{"our-egress-prefix", "192.0.2.1", "127.80.1.3:443", errDestination, ""},
+		{"this-host", "192.0.2.1", "127.80.1.5:443", errDestination, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -66,8 +71,15 @@ func TestAdmit(t *testing.T) {
 	if held := m.held.Load(); held != 0 {
 		t.Errorf("got %d mappings held; want 0", held)
 	}
-	if s := r.Stats(); s.Flows[tcp] != 4 || s.Refused[tcp] != 6 || s.Active[tcp] != 0 {
-		t.Errorf("got %+v; want 4 flows, 6 refused, none active", s)
+	if s := r.Stats(); s.Flows[tcp] != 4 || s.Refused[tcp] != 7 || s.Active[tcp] != 0 {
+		t.Errorf("got %+v; want 4 flows, 7 refused, none active", s)
+	}
+}
+
+func TestOwnAddresses(t *testing.T) {
+	own, err := ownAddresses()
+	if err != nil || !own.contains(netip.MustParseAddr("127.0.0.1")) {
+		t.Errorf("got %v, %v; want 127.0.0.1 among them", own, err)
 	}
 }
 

@@ -42,7 +42,8 @@ type Settings struct {
 	// Egress are the prefixes from which source addresses are drawn, uniformly per family. At least one is needed,
 	// and one of IPv4 if there are relay addresses of IPv4.
 	Egress []netip.Prefix
-	// AllowSpecial are destinations that are relayed to although a special-purpose registry lists them.
+	// AllowSpecial are destinations that are relayed to although a special-purpose registry lists them, or this host
+	// has them.
 	AllowSpecial []netip.Prefix
 }
 

@@ -117,7 +117,8 @@ type Relay interface {
 	// ttl. ok is false, without an error, if this family cannot express dst at all. An error means that the relay
 	// cannot take dst now: no address is left, say.
 	RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (addr netip.Addr, ok bool, err error)
-	// Contains reports whether addr is a relay address itself, which is never steered again.
+	// Contains reports whether addr is no destination of the relay, such as a relay address itself: it is never
+	// steered.
 	Contains(addr netip.Addr) bool
 	// Healthy reports whether the relay takes flows. RelayAddr is not asked while it does not.
 	Healthy() bool

@@ -112,7 +112,7 @@ func (n *node) notReady() (reasons []string) {
 	if n.dns != nil && !n.upstreamHealthy() {
 		reasons = append(reasons, "no upstream answers")
 	}
-	if !n.relayHealthy() {
+	if n.relay != nil && !n.relay.Healthy() {
 		reasons = append(reasons, "the relay takes no new flows")
 	}
 	if why := n.certs.invalid(time.Now()); why != "" {

@@ -136,15 +136,12 @@ func (n *node) newResolver() error {
 func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	var steerTo resolver.Relay
 	if n.addrs != nil {
-		steerTo = steering{n.addrs, n.relayHealthy}
+		steerTo = steering{addrs: n.addrs, relay: n.relay}
 	}
 	settings := v.settings(discovery, steerTo)
 	settings.Public = n.acme.public(v)
 	return settings
 }
-
-// relayHealthy reports whether flows to relay addresses arrive. A relay on another host is taken to be well.
-func (n *node) relayHealthy() bool { return n.relay == nil || n.relay.Healthy() }
 
 // close gives back what newNode opened. It is called once nothing runs any more.
 func (n *node) close() error {
@@ -206,8 +203,8 @@ func named(service string, err error) error {
 
 // steering lets the resolver see the address map as its Relay.
 type steering struct {
-	addrs   *addrmap.Map
-	healthy func() bool
+	addrs *addrmap.Map
+	relay *relay.Relay // or nil: it runs on another host, and is taken to be well
 }
 
 func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, bool, error) {
@@ -218,5 +215,9 @@ func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.A
 	return addr, err == nil, err
 }
 
-func (s steering) Contains(addr netip.Addr) bool { return s.addrs.Contains(addr) }
-func (s steering) Healthy() bool                 { return s.healthy() }
+func (s steering) Contains(addr netip.Addr) bool {
+	return s.addrs.Contains(addr) || s.relay != nil && !s.relay.Permits(addr)
+}
+
+// Healthy reports whether flows to relay addresses arrive.
+func (s steering) Healthy() bool { return s.relay == nil || s.relay.Healthy() }
