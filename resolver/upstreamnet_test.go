@@ -516,6 +516,7 @@ func TestStreamUpstreamForgetsWhoLeft(t *testing.T) {
 		}
 		cancel()
 		wg.Wait()
+		synctest.Wait() // the connections may still be at it
 		for _, c := range u.conns {
 			if len(c.pending) != 0 {
 				t.Errorf("got %d queries pending; want none", len(c.pending))
