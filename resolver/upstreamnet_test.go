@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -410,11 +411,10 @@ func TestStreamUpstreamAgainstGarbage(t *testing.T) {
 
 // pipes is a network in memory: it hands the far ends of the connections that dial makes to serve.
 func pipes(t *testing.T, tk *tasks, serve func(c net.Conn, n int)) *streamUpstream {
-	n := 0
+	var n atomic.Int64 // several may be dialled at once
 	return newStreamUpstream(tk, func(context.Context) (net.Conn, error) {
 		near, far := net.Pipe()
-		n++
-		go serve(far, n)
+		go serve(far, int(n.Add(1)))
 		t.Cleanup(func() { far.Close() })
 		return near, nil
 	})
