@@ -132,6 +132,8 @@ func (s *dohTCP) serveH2(stop, kill context.Context, tc *tls.Conn) {
 		return
 	}
 	defer s.work.Done()
+	// The server closes what is above c, which would wait for a write that is stuck. See dohConn.uncork.
+	defer context.AfterFunc(kill, func() { c.Close() })()
 	ctx, cancel := context.WithCancel(kill)
 	defer cancel()
 	h := newH2Conn(ctx, s.doh, tc, &peer{c.client, c.local, DoH})
@@ -279,11 +281,7 @@ func (h *h2Conn) leave() {
 func (h *h2Conn) beforeRead() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.credit >= h2CreditSize {
-		h.appendWindowUpdate(0, uint32(h.credit))
-		h.recvWindow += h.credit
-		h.credit = 0
-	}
+	h.giveCredit()
 	if h.j != nil {
 		h.free(h.j)
 		h.j = nil

@@ -259,7 +259,7 @@ func (h *h2Conn) setInitialWindow(n int64) error {
 		return h2FlowControlError
 	}
 	for _, s := range h.streams {
-		if s.window += n - h.initial; s.window > h2MaxWindow {
+		if s.window += n - h.initial; s.window > h2MaxWindow && s.state != h2Gone {
 			return h2FlowControlError
 		}
 	}

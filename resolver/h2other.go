@@ -74,7 +74,7 @@ func (h *h2Conn) sendRecorded(s *h2Stream, w *h2Recorder) {
 	h.out.reply = w.appendHeader(h.out.reply)
 	h.appendDate()
 	if len(h.out.reply)-start-h2FrameHeader > h2FrameSize {
-		h.out.reply = h.out.reply[:start]
+		h.out.reply, h.resizeNext = h.out.reply[:start], true
 		h.abort(s, h2InternalError)
 		return
 	}

@@ -349,6 +349,7 @@ func (h *h2Conn) expire() {
 			h.abort(s, h2NoError)
 		}
 	}
+	h.giveCredit() // the reader may wait for a client that waits for this
 	h.armExpiry()
 	h.flush()
 }

@@ -126,6 +126,16 @@ func (h *h2Conn) appendWindowUpdate(id, n uint32) {
 	h.appendFrame(h2WindowUpdate, 0, id, binary.BigEndian.AppendUint32(nil, n))
 }
 
+// giveCredit lets the client send again what it has sent, once that is worth a frame.
+func (h *h2Conn) giveCredit() {
+	if h.credit < h2CreditSize {
+		return
+	}
+	h.appendWindowUpdate(0, uint32(h.credit))
+	h.recvWindow += h.credit
+	h.credit = 0
+}
+
 func (h *h2Conn) appendReset(id uint32, code h2Code) {
 	h.appendFrame(h2RSTStream, 0, id, binary.BigEndian.AppendUint32(nil, uint32(code)))
 }
