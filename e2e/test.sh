@@ -57,15 +57,16 @@ gates() {
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 }
 
+# unit runs after gates, which have downloaded every module: a user namespace has no network to do that.
 unit() {
 	local pkgs
 	pkgs=$(go list ./... | grep -v '/e2e')
 	say "unit tests"
 	# shellcheck disable=SC2086
-	go test -shuffle=on -timeout 10m $pkgs
+	in_namespaces go test -shuffle=on -timeout 10m $pkgs
 	say "unit tests, race detector"
 	# shellcheck disable=SC2086
-	go test -race -shuffle=on -timeout 15m $pkgs
+	in_namespaces go test -race -shuffle=on -timeout 15m $pkgs
 }
 
 # in_namespaces runs a command with the right to make network namespaces: as it is for root, else in a user

@@ -46,7 +46,7 @@ func inNamespace(t *testing.T) bool {
 	switch {
 	case errors.As(err, &exit):
 		t.Errorf("in a namespace:\n%s", out)
-	case err != nil && os.Getenv("E2E_REQUIRED") == "":
+	case err != nil && os.Getenv("E2E_REQUIRED") != "1":
 		t.Skipf("SKIPPED, no right to make a network namespace: %v", err)
 	case err != nil:
 		t.Fatal(err)

@@ -29,6 +29,21 @@ func answerTo(t testing.TB, query []byte) []byte {
 	return mustPack(t, m)
 }
 
+// listenBoth listens on one port of loopback over TCP and UDP, which takes a few tries if others use ports as well.
+func listenBoth(t *testing.T) (net.Listener, net.PacketConn) {
+	t.Helper()
+	var err error
+	for range 20 {
+		ln := listenTCP(t, loopback.String())
+		var pc net.PacketConn
+		if pc, err = net.ListenPacket("udp", ln.Addr().String()); err == nil {
+			return ln, pc
+		}
+	}
+	t.Fatal(err)
+	return nil, nil
+}
+
 // udpServer serves UDP on loopback until the test ends.
 func udpServer(t *testing.T, pc net.PacketConn, serve func(query []byte, from net.Addr)) netip.AddrPort {
 	t.Helper()
@@ -201,11 +216,7 @@ func TestUDPUpstreamFallsBackToTCP(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ln := listenTCP(t, loopback.String())
-			pc, err := net.ListenPacket("udp", ln.Addr().String())
-			if err != nil {
-				t.Skipf("no port for both: %v", err)
-			}
+			ln, pc := listenBoth(t)
 			streamServer(t, ln, echo(t))
 			addr := udpServer(t, pc, func(query []byte, from net.Addr) { pc.WriteTo(reply(query), from) })
 			if err := exchange(t, newUDPUpstream(addr, newTasks(t))); err != nil {

@@ -230,7 +230,7 @@ func (l *lab) withACME(more string) {
 // TestNodeWithoutACertificate starts with an empty store and an authority that is down.
 func TestNodeWithoutACertificate(t *testing.T) {
 	if c, err := net.Listen("tcp", loopback().String()+":443"); err != nil {
-		t.Skipf("port 443 cannot be bound here: %v", err)
+		skip(t, "port 443 cannot be bound here: %v", err)
 	} else {
 		c.Close()
 	}

@@ -52,7 +52,7 @@ func TestDevCA(t *testing.T) {
 func TestDevCAWithOpenSSL(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("openssl is not installed")
+		skip(t, "openssl is not installed")
 	}
 	for name, addrs := range map[string][]netip.Addr{
 		"with-addresses": {netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("2001:db8::53")},

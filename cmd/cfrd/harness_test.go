@@ -179,6 +179,15 @@ func (l *lab) get(t *testing.T, path string) (status int, body string) {
 	return resp.StatusCode, string(data)
 }
 
+// skip skips t loudly, or fails it if nothing may be skipped.
+func skip(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("E2E_REQUIRED") == "1" {
+		t.Fatalf("E2E_REQUIRED=1 and "+format, args...)
+	}
+	t.Skipf("SKIPPED: "+format, args...)
+}
+
 // eventually waits until ok holds, for at most ten seconds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
