@@ -136,7 +136,7 @@ func (n *node) newResolver() error {
 func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	var steerTo resolver.Relay
 	if n.addrs != nil {
-		steerTo = steering{addrs: n.addrs, relay: n.relay}
+		steerTo = steering{n}
 	}
 	settings := v.settings(discovery, steerTo)
 	settings.Public = n.acme.public(v)
@@ -202,10 +202,10 @@ func named(service string, err error) error {
 }
 
 // steering lets the resolver see the address map as its Relay.
-type steering struct {
-	addrs *addrmap.Map
-	relay *relay.Relay // or nil: it runs on another host, and is taken to be well
-}
+//
+// It asks the node for its relay each time, because that is bound after the resolver. Without one, the relay runs on
+// another host, and is taken to be well.
+type steering struct{ *node }
 
 func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, bool, error) {
 	addr, err := s.addrs.Relay(dst, v6, ttl)

@@ -228,7 +228,7 @@ func TestSteeringAdapter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	s := steering{addrs: m}
+	s := steering{&node{addrs: m}}
 	dst := netip.MustParseAddr("198.51.100.1")
 
 	if addr, ok, err := s.RelayAddr(dst, true, time.Minute); !ok || err != nil || !s.Contains(addr) {
