@@ -167,10 +167,11 @@ func (t *table) renew(dst netip.Addr, need int64) (addr netip.Addr, commit *batc
 	if t.store == nil {
 		return l.relay, nil, nil
 	}
-	if l.disk.Load() < need+ahead/2 {
+	disk := l.disk.Load() // before the write begins: the time may be another when it ends
+	if disk < need+ahead/2 {
 		commit, err = t.writeLocked(l, need)
 	}
-	if l.disk.Load() >= need {
+	if disk >= need {
 		// Written early enough that nobody has to wait, nor to know if it went wrong: that shows in time.
 		return l.relay, nil, nil
 	}
