@@ -296,7 +296,7 @@ func (l *lab) serveOldKea(server, printed string) *process {
 	l.t.Helper()
 	program := "kea-" + strings.ToLower(server)
 	if v := l.provider.must(program, "-v"); v >= "2.3" {
-		l.t.Skipf("this machine's Kea is %s, which the tests of Kea 2.6 are about", strings.TrimSpace(v))
+		skip(l.t, "this machine's Kea is %s, which the tests of Kea 2.6 are about", strings.TrimSpace(v))
 	}
 	env := []string{"KEA_PIDFILE_DIR=" + l.dir, "KEA_LOCKFILE_DIR=none", program}
 	for name, content := range map[string]string{"printed.conf": printed, "whole.conf": keaConfig(l, server, printed)} {

@@ -97,7 +97,7 @@ func FuzzFF1(f *testing.F) {
 		key := bytes.Repeat(binary.BigEndian.AppendUint64(nil, seed), 4)
 		c, err := newFF1(key, int(radix), int(n), tweak)
 		if err != nil {
-			t.Skip()
+			return
 		}
 		a, b = a%c.mod[0], b%c.mod[1]
 		x, y := c.encrypt(a, b)
