@@ -139,6 +139,8 @@ type limitsConfig struct {
 	ReadTimeout          time.Duration `mapstructure:"read_timeout"`
 	QueryTimeout         time.Duration `mapstructure:"query_timeout"`
 	DrainTimeout         time.Duration `mapstructure:"drain_timeout"`
+
+	HTTP2 resolver.HTTP2Server `mapstructure:"http2"`
 }
 
 type cacheConfig struct {

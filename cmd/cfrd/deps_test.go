@@ -64,15 +64,16 @@ func sourceFiles(t *testing.T) (files []sourceFile) {
 // TestImportsAmongOurs keeps the packages a star around cmd/cfrd: each can be read and tested alone.
 func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/cfrd":      {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
-		"relay":         {"relay/addrmap"},                                             // asks it what an address stands for
-		"resolver":      nil,                                                           // names what it needs as interfaces of its own
-		"dnr":           {"ddr"},                                                       // announces what ddr describes
-		"ddr":           nil,
-		"zones":         nil,
-		"relay/addrmap": nil, // a leaf: a map of addresses that knows no names
-		"e2e":           nil, // runs the binary
-		"e2e/bench":     nil,
+		"cmd/cfrd":             {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
+		"relay":                {"relay/addrmap"},                                             // asks it what an address stands for
+		"resolver":             {"resolver/internal/h2"},                                      // names what it needs as interfaces of its own
+		"resolver/internal/h2": nil,                                                           // HTTP/2 for resolver alone; knows no DNS
+		"dnr":                  {"ddr"},                                                       // announces what ddr describes
+		"ddr":                  nil,
+		"zones":                nil,
+		"relay/addrmap":        nil, // a leaf: a map of addresses that knows no names
+		"e2e":                  nil, // runs the binary
+		"e2e/bench":            nil,
 	}
 	for _, f := range sourceFiles(t) {
 		list, known := allowed[f.folder]
@@ -104,6 +105,7 @@ func TestImportsOfOthers(t *testing.T) {
 			"its minor versions break; the relay must not parse QUIC"},
 		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
 			"the relay must never see a name"},
+		{"golang.org/x/net/http2", []string{"resolver/internal/h2"}, "DoH is written once, whatever the version of HTTP"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},

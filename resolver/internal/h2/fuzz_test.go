@@ -1,20 +1,19 @@
-package resolver
+package h2
 
 import (
 	"bytes"
 	"io"
 	"testing"
 
-	"github.com/rs/zerolog"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
 
 // Whatever a client sends behind its preface, and however it is cut: what we send is well-formed HTTP/2, each stream has
 // one response at most, and what is kept is within its bounds. The judge is golang.org/x/net/http2.
-func FuzzH2(f *testing.F) {
-	f.Add(appendH2Gets(f, nil, 1, 3), []byte{})
-	f.Add(appendH2Gets(f, nil, 1, 3), []byte{0, 3, 9})
+func FuzzConn(f *testing.F) {
+	f.Add(appendGets(nil, 1, 3), []byte{})
+	f.Add(appendGets(nil, 1, 3), []byte{0, 3, 9})
 	var post bytes.Buffer
 	fr := http2.NewFramer(&post, nil)
 	fr.AllowIllegalWrites = true
@@ -26,8 +25,8 @@ func FuzzH2(f *testing.F) {
 	}
 	fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes()[:5], PadLength: 3})
 	fr.WriteContinuation(1, true, block.Bytes()[5:])
-	fr.WriteDataPadded(1, false, wireQuery(f, "late.example", 1)[:8], []byte{0, 0})
-	fr.WriteData(1, true, wireQuery(f, "late.example", 1)[8:])
+	fr.WriteDataPadded(1, false, []byte("late.example")[:8], []byte{0, 0})
+	fr.WriteData(1, true, []byte("late.example")[8:])
 	fr.WritePing(false, [8]byte{1})
 	fr.WriteWindowUpdate(1, 5)
 	fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}, http2.Setting{ID: http2.SettingHeaderTableSize})
@@ -37,33 +36,33 @@ func FuzzH2(f *testing.F) {
 	f.Add(post.Bytes(), []byte{50})
 	f.Fuzz(func(t *testing.T, in, cuts []byte) {
 		w := &writeCounter{in: &chunks{append([]byte(http2.ClientPreface+emptySettings), in...), cuts}}
-		d := newDoH(newFrontend(newFake(), Limits{InFlightPerConn: 5}.withDefaults(), zerolog.Nop()), DefaultDoHPath, 443)
-		h := newH2Conn(t.Context(), d, nil, &peer{transport: DoH})
-		h.c = flushConn{w, func() error { checkH2Bounds(t, h); return h.beforeRead() }}
+		h := newConn(t.Context(), New(withDefaults(Config{MaxConcurrent: 5}, newFake())), w, w, nil)
+		w.BeforeRead(func() error { checkBounds(t, h); return h.beforeRead() })
 		h.end(h.serve(t.Context()))
-		checkH2Output(t, w.out.Bytes())
+		checkOutput(t, w.out.Bytes())
 	})
 }
 
-func checkH2Bounds(t *testing.T, h *h2Conn) {
+func checkBounds(t *testing.T, h *conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	s := &h.session
 	held, open := 0, 0
-	for _, s := range h.streams {
-		held += len(s.msg) + len(s.rest)
-		if s.state != h2Gone {
+	for _, st := range s.streams {
+		held += len(st.received) + len(st.rest)
+		if st.state != streamReset {
 			open++
 		}
 	}
-	if held > h2RecvWindow+h2MaxQueued || open != h.open || open > 5 || len(h.streams) > 10 || len(h.block) > h2BlockSize {
-		t.Fatalf("got %d octets held by %d of %d streams (%d counted), block of %d", held, open, len(h.streams), h.open, len(h.block))
+	if held > testWindow+maxQueued || open != s.open || open > 5 || len(s.streams) > 10 || len(s.block) > 2*testMaxHeader {
+		t.Fatalf("got %d octets held by %d of %d streams (%d counted), block of %d", held, open, len(s.streams), s.open, len(s.block))
 	}
-	if h.credit < 0 || h.recvWindow < 0 || h.queued < 0 || h.recvWindow+h.credit > h2RecvWindow || h.running < 0 {
-		t.Fatalf("got credit %d, window %d, queued %d, running %d", h.credit, h.recvWindow, h.queued, h.running)
+	if s.credit < 0 || s.recvWindow < 0 || s.queued < 0 || s.recvWindow+s.credit > testWindow || s.running < 0 {
+		t.Fatalf("got credit %d, window %d, queued %d, running %d", s.credit, s.recvWindow, s.queued, s.running)
 	}
 }
 
-func checkH2Output(t *testing.T, out []byte) {
+func checkOutput(t *testing.T, out []byte) {
 	fr := http2.NewFramer(io.Discard, bytes.NewReader(out))
 	fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	ended := make(map[uint32]bool)
