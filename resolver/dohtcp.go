@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 
 	"github.com/rs/zerolog"
 
@@ -116,6 +117,10 @@ func (l dohListener) Accept() (net.Conn, error) {
 type dohConn struct {
 	*conn
 	beforeRead func() error // or nil
+
+	mu      sync.Mutex // TLS writes also on its own account: alerts, key updates
+	holding bool
+	held    []byte
 }
 
 // BeforeRead implements h2.Lower.
@@ -129,6 +134,34 @@ func (c *dohConn) Read(b []byte) (int, error) {
 		}
 	}
 	return c.TCPConn.Read(b)
+}
+
+// Write implements net.Conn.
+func (c *dohConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.holding {
+		c.held = append(c.held, b...)
+		return len(b), nil
+	}
+	return c.TCPConn.Write(b)
+}
+
+// Hold implements h2.Lower.
+func (c *dohConn) Hold(buf []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.holding, c.held = true, buf
+}
+
+// Release implements h2.Lower.
+func (c *dohConn) Release() ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	buf := c.held
+	c.holding, c.held = false, nil
+	_, err := c.TCPConn.Write(buf)
+	return buf, err
 }
 
 // errorLog takes what net/http complains of: faults of clients, and of us. Neither addresses nor what a client sent,

@@ -134,6 +134,8 @@ type fakeLower struct {
 
 func (l *fakeLower) BeforeRead(f func() error) { l.f = f }
 func (l *fakeLower) CloseWrite() error         { return nil }
+func (l *fakeLower) Hold([]byte)               {}
+func (l *fakeLower) Release() ([]byte, error)  { return nil, nil }
 
 func (l *fakeLower) Read(b []byte) (int, error) {
 	if l.f != nil {
@@ -164,6 +166,8 @@ func (w *writeCounter) Read(b []byte) (int, error) {
 
 func (w *writeCounter) BeforeRead(f func() error)        { w.f = f }
 func (w *writeCounter) CloseWrite() error                { return nil }
+func (w *writeCounter) Hold([]byte)                      {}
+func (w *writeCounter) Release() ([]byte, error)         { return nil, nil }
 func (w *writeCounter) SetReadDeadline(time.Time) error  { return nil }
 func (w *writeCounter) SetWriteDeadline(time.Time) error { return nil }
 func (w *writeCounter) Close() error                     { return nil }

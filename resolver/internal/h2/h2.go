@@ -130,10 +130,14 @@ func New(cfg Config) *Server {
 }
 
 // Lower is the connection below TLS. Only there is known that a read is about to wait, because nothing is left in the
-// buffers of TLS.
+// buffers of TLS; and only there can several TLS records go out with one write.
 type Lower interface {
 	net.Conn
 	CloseWrite() error
+	// Hold has Write keep what it is given, in buf, until Release.
+	Hold(buf []byte)
+	// Release writes what was held and returns the buffer.
+	Release() ([]byte, error)
 	// BeforeRead has every Read call f first, and fail if f does. Nil ends that. It is called by the goroutine that
 	// reads, between its reads.
 	BeforeRead(f func() error)
@@ -165,7 +169,11 @@ type exchange struct {
 }
 
 // buffer holds frames that are to be written.
-type buffer struct{ b []byte }
+type buffer struct {
+	b       []byte
+	ends    []int  // where responses end in b
+	records []byte // holds TLS records for Lower.Hold
+}
 
 const (
 	// burstSize is how much is gathered before it is written, which is what fits in one TLS record.
@@ -198,6 +206,9 @@ func (s *Server) freeBuffer(b *buffer) {
 	if cap(b.b) > maxPooled {
 		b.b = nil
 	}
-	b.b = b.b[:0]
+	if cap(b.records) > maxPooled {
+		b.records = nil
+	}
+	b.b, b.ends = b.b[:0], b.ends[:0]
 	s.buffers.Put(b)
 }

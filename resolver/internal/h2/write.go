@@ -97,6 +97,7 @@ func (s *session) respond(st *stream, x *exchange) {
 		return
 	}
 	if bare {
+		s.noteEnd()
 		s.finished(st)
 		return
 	}
@@ -106,6 +107,7 @@ func (s *session) respond(st *stream, x *exchange) {
 // refuse sends a response that has only a status, for requests that no handler gets to see or the end of.
 func (s *session) refuse(st *stream, status int) {
 	s.endResponse(s.beginBlock(st.id, status, true))
+	s.noteEnd()
 	s.finished(st)
 }
 
@@ -194,8 +196,14 @@ func (s *session) sendSome(st *stream, body []byte) int {
 		}
 		s.appendFrame(frameData, flags, st.id, part)
 	}
+	if n == len(body) {
+		s.noteEnd()
+	}
 	return n
 }
+
+// noteEnd notes that a response ends here.
+func (s *session) noteEnd() { s.out.ends = append(s.out.ends, len(s.out.b)) }
 
 // pump sends what has waited for room, the oldest first. The time that a client has for all of it does not begin anew
 // when it makes a little room.
