@@ -17,7 +17,7 @@ const (
 	dnsMessage = "application/dns-message"
 	// maxHeader bounds the headers of a request, and with them the message in a GET.
 	maxHeader = 16 << 10
-	// maxQueryString is checked before a query string is looked into. What is longer belongs into a POST.
+	// maxQueryString is checked before a query string is looked into. A longer message belongs in a POST.
 	maxQueryString = 8 << 10
 	// maxBody bounds the body of a request, whatever its path.
 	maxBody = maxMessage
@@ -78,7 +78,7 @@ type dohExchange struct {
 	// of the request, set by an adapter
 	method, path, query, contentType string
 	complete                         bool   // the whole request is here
-	canWait                          bool   // else pending means that the adapter refuses the request
+	canWait                          bool   // h2.Pending has the request answered; else the adapter refuses it
 	body                             []byte // if complete
 	q                                query  // but for msg
 

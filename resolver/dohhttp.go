@@ -72,7 +72,7 @@ func (d *doh) respond(w http.ResponseWriter, r *http.Request, x *dohExchange) {
 		return
 	}
 	h["Content-Length"] = []string{strconv.Itoa(len(x.reply))}
-	_, _ = w.Write(x.reply) // an error means that the client has gone
+	_, _ = w.Write(x.reply) // an error means that the client reads no more
 }
 
 // serveOther has the handler for other paths answer, once the body is there.

@@ -173,7 +173,7 @@ func (h *conn) receive() error {
 	return nil
 }
 
-// keep moves rest, the end of buf, to its beginning, and makes room behind it. The buffer grows from idle to limit, and
+// keep moves rest, the end of buf, to its beginning, and makes room after it. The buffer grows from idle to limit, and
 // only as it fills: an announced length is not yet data.
 func keep(buf, rest []byte, idle, limit int) []byte {
 	switch {

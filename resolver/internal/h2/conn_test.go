@@ -307,7 +307,7 @@ func TestViolations(t *testing.T) {
 	}
 }
 
-// Whoever does not begin with the preface and SETTINGS does not speak HTTP/2.
+// A client that does not begin with the preface and SETTINGS does not speak HTTP/2.
 func TestPreface(t *testing.T) {
 	for name, raw := range map[string]string{
 		"http1":        "GET / HTTP/1.1\r\n\r\n",

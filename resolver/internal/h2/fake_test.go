@@ -21,7 +21,7 @@ const (
 	testWindow       = 2 << 16
 )
 
-// fakeHandler knows no protocol: it answers a GET with its path and a POST with its body, and a dot behind it. The first
+// fakeHandler knows no protocol: it answers a GET with its path and a POST with its body, followed by a dot. The first
 // label says how:
 //
 //	now     at once

@@ -218,8 +218,8 @@ func TestFloods(t *testing.T) {
 	}
 }
 
-// Answers in between make up for chores, as the WINDOW_UPDATEs of clients that send one for each response are.
-func TestChoresAreEarned(t *testing.T) {
+// A client earns control frames with each answer: many send a WINDOW_UPDATE for each response.
+func TestControlFramesAreEarned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := pipe(t, Config{}, "")
 		for i := range uint32(2 * allowanceBurst) {
@@ -282,7 +282,7 @@ func TestStalled(t *testing.T) {
 	})
 }
 
-// A client that reads nothing is let go.
+// The connection of a client that reads nothing ends.
 func TestSlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := pipe(t, Config{}, "")
@@ -301,7 +301,8 @@ func TestSlowReader(t *testing.T) {
 	})
 }
 
-// The end is announced; what arrives before the client knows of it is answered; then it is over when all is answered.
+// The end is announced; requests that arrive before the client knows of it are answered; the connection ends when all
+// are.
 func TestStop(t *testing.T) {
 	for _, knows := range []bool{true, false} {
 		t.Run(fmt.Sprintf("client-knows-%t", knows), func(t *testing.T) {
@@ -341,7 +342,7 @@ func counted(tb testing.TB) (*conn, *writeCounter) {
 	return h, w
 }
 
-// appendGets appends requests with as little as possible that allocates besides the path.
+// appendGets appends requests in which nothing allocates but the path.
 func appendGets(b []byte, first uint32, n int) []byte {
 	w := bytes.NewBuffer(b)
 	f := http2.NewFramer(w, nil)

@@ -50,7 +50,7 @@ const (
 	windowCredit = 32 << 10
 	// maxSettings is how many settings may come at once, as in nghttp2. There are nine. See CVE-2020-11080.
 	maxSettings = 32
-	// drainPing is the content of the PING behind a GOAWAY.
+	// drainPing is the content of the PING that follows the first GOAWAY.
 	drainPing = 0x6366_7264_6472_6169
 )
 

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Whatever a client sends behind its preface, and however it is cut: what we send is well-formed HTTP/2, each stream has
+// Whatever a client sends after its preface, and however it is cut: what we send is well-formed HTTP/2, each stream has
 // one response at most, and what is kept is within its bounds. The judge is golang.org/x/net/http2.
 func FuzzConn(f *testing.F) {
 	f.Add(appendGets(nil, 1, 3), []byte{})
@@ -85,7 +85,7 @@ func checkOutput(t *testing.T, out []byte) {
 		}
 		id := frame.Header().StreamID
 		if ended[id] {
-			t.Fatalf("more on stream %d behind its end", id)
+			t.Fatalf("more on stream %d after its end", id)
 		}
 		ended[id] = ends
 	}

@@ -178,7 +178,7 @@ type buffer struct {
 const (
 	// burstSize is how much is gathered before it is written, which is what fits in one TLS record.
 	burstSize = 16 << 10
-	// maxPooled is the largest buffer that is kept for reuse, so that one client's large messages do not stay behind.
+	// maxPooled is the largest buffer that is kept for reuse, so that memory for one client's large messages is freed.
 	maxPooled = 2 * burstSize
 )
 

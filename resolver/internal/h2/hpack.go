@@ -69,7 +69,7 @@ func appendString(b []byte, s string) []byte {
 	return append(appendInt(b, 0, uint64(len(s))), s...)
 }
 
-// appendInt appends n with a prefix of seven bits behind flag. See RFC 7541, Section 5.1.
+// appendInt appends n with a prefix of seven bits after flag. See RFC 7541, Section 5.1.
 func appendInt(b []byte, flag byte, n uint64) []byte {
 	if n < 127 {
 		return append(b, flag|byte(n))

@@ -174,8 +174,16 @@ func validName(name string) bool {
 // validValue reports whether value is free of what separates lines, and of blanks around it. See RFC 9113,
 // Section 8.2.1.
 func validValue(value string) bool {
-	return !strings.ContainsAny(value, "\x00\r\n") && strings.Trim(value, " \t") == value
+	for i := range len(value) {
+		switch value[i] {
+		case 0, '\r', '\n':
+			return false
+		}
+	}
+	return value == "" || !isBlank(value[0]) && !isBlank(value[len(value)-1])
 }
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
 // handleHeaders begins a request or the trailers of one. See RFC 9113, Section 6.2.
 func (s *session) handleHeaders(f *frame) error {
