@@ -64,15 +64,18 @@ func sourceFiles(t *testing.T) (files []sourceFile) {
 // TestImportsAmongOurs keeps the packages a star around cmd/cfrd: each can be read and tested alone.
 func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/cfrd":      {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
-		"relay":         {"relay/addrmap"},                                             // asks it what an address stands for
-		"resolver":      nil,                                                           // names what it needs as interfaces of its own
-		"dnr":           {"ddr"},                                                       // announces what ddr describes
-		"ddr":           nil,
-		"zones":         nil,
-		"relay/addrmap": nil, // a leaf: a map of addresses that knows no names
-		"e2e":           nil, // runs the binary
-		"e2e/bench":     nil,
+		"cmd/cfrd": { // puts everything together
+			"cmd/cfrd/internal/check", "resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
+		},
+		"cmd/cfrd/internal/check": {"resolver", "ddr", "dnr"}, // names transports, and reads what resolvers and links say
+		"relay":                   {"relay/addrmap"},          // asks it what an address stands for
+		"resolver":                nil,                        // names what it needs as interfaces of its own
+		"dnr":                     {"ddr"},                    // announces what ddr describes
+		"ddr":                     nil,
+		"zones":                   nil,
+		"relay/addrmap":           nil, // a leaf: a map of addresses that knows no names
+		"e2e":                     nil, // runs the binary
+		"e2e/bench":               nil,
 	}
 	for _, f := range sourceFiles(t) {
 		list, known := allowed[f.folder]
@@ -100,9 +103,9 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/caddyserver/certmagic", []string{"cmd/cfrd"}, "services get a *tls.Config"},
 		{"github.com/mholt/acmez", []string{"cmd/cfrd"}, "services get a *tls.Config"},
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
-		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "e2e/bench"},
+		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "cmd/cfrd/internal/check", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
-		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
+		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "cmd/cfrd/internal/check", "e2e/bench"},
 			"the relay must never see a name"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -191,10 +192,10 @@ func TestDiscoveryFollowsCertificate(t *testing.T) {
 // discover returns the SVCB records at _dns.resolver.arpa by priority.
 func (l *lab) discover(t *testing.T) []string {
 	t.Helper()
-	c := dnsClient{addr: netip.AddrPortFrom(l.addr, 8053)}
+	c := check.Client{Addr: netip.AddrPortFrom(l.addr, 8053)}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	reply, err := c.exchange(ctx, resolver.TCP, question("_dns.resolver.arpa.", dns.TypeSVCB))
+	reply, err := c.Exchange(ctx, resolver.TCP, check.Question("_dns.resolver.arpa.", dns.TypeSVCB))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"bytes"
@@ -27,29 +27,29 @@ import (
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
-// dnsClient asks one resolver over any transport, as a stub resolver would. Every query has a connection of its own,
-// so that each one shows what a client meets that comes for the first time. Contexts must have a deadline.
-type dnsClient struct {
-	addr   netip.AddrPort // where to connect to
-	from   netip.Addr     // source address; the zero value leaves it to the system
-	sni    string         // server name in TLS; empty sends none, as discovery by address requires
-	host   string         // host of DoH URLs: a name or an address without brackets; empty means that of addr
-	path   string         // URI template of DoH; empty means ddr.DefaultDoHPath
-	post   bool           // DoH by POST instead of GET
-	alpn   string         // overrides the protocol id of the transport, for DoH over "http/1.1"
-	verify verifyFunc     // judges every handshake; without one all fail
-	bind   bindFunc       // nil leaves it to the system over which interface packets go
+// Client asks one resolver over any transport, as a stub resolver would. Every query has a connection of its own, so
+// that each one shows what a client meets that comes for the first time. Contexts must have a deadline.
+type Client struct {
+	Addr    netip.AddrPort // where to connect to; required
+	From    netip.Addr     // source address; the zero value leaves it to the system
+	SNI     string         // server name in TLS; "" sends none, as discovery by address requires
+	Host    string         // host of DoH URLs: a name or an address without brackets; "" means that of Addr
+	Path    string         // URI template of DoH; "" means ddr.DefaultDoHPath
+	POST    bool           // DoH by POST instead of GET
+	ALPN    string         // overrides the protocol id of DoH over TCP, "h2", with "http/1.1"
+	Verify  VerifyFunc     // judges every TLS handshake; nil refuses all
+	Control ControlFunc    // prepares every socket; nil leaves the interface to the system
 }
 
-// bindFunc prepares a socket before it is used: see net.Dialer.
-type bindFunc func(network, address string, c syscall.RawConn) error
+// ControlFunc prepares a socket before it is bound or connected. See net.Dialer.
+type ControlFunc func(network, address string, c syscall.RawConn) error
 
-// verifyFunc judges a TLS handshake by the certificates that the server sent.
-type verifyFunc func(tls.ConnectionState) error
+// VerifyFunc judges a TLS handshake by the certificates that the server sent.
+type VerifyFunc func(tls.ConnectionState) error
 
-// verifyNames accepts a server with a path to roots (nil means the system's) whose certificate carries every one of
+// VerifyNames accepts a server with a path to roots (nil means the system's) whose certificate carries every one of
 // names, which can be addresses.
-func verifyNames(roots *x509.CertPool, names ...string) verifyFunc {
+func VerifyNames(roots *x509.CertPool, names ...string) VerifyFunc {
 	return func(cs tls.ConnectionState) error {
 		if err := verifyChain(roots, cs); err != nil {
 			return err
@@ -76,8 +76,8 @@ func verifyChain(roots *x509.CertPool, cs tls.ConnectionState) error {
 	return err
 }
 
-// exchange sends m over t and returns the reply, which has the ID and the question of m.
-func (c dnsClient) exchange(ctx context.Context, t resolver.Transport, m *dns.Msg) (*dns.Msg, error) {
+// Exchange sends m over t and returns the reply, which has the ID and the question of m.
+func (c Client) Exchange(ctx context.Context, t resolver.Transport, m *dns.Msg) (*dns.Msg, error) {
 	q, err := m.Pack()
 	if err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func (c dnsClient) exchange(ctx context.Context, t resolver.Transport, m *dns.Ms
 
 // roundTrip sends the query q over t and returns the reply, whose ID is checked, both in wire form. The ID of q is
 // replaced: it is 0 on DoH and DoQ, and random elsewhere. See RFC 8484, Section 4.1; RFC 9250, Section 4.2.1.
-func (c dnsClient) roundTrip(ctx context.Context, t resolver.Transport, q []byte) ([]byte, error) {
+func (c Client) roundTrip(ctx context.Context, t resolver.Transport, q []byte) ([]byte, error) {
 	q = bytes.Clone(q)
 	if clear(q[:2]); t <= resolver.DoT {
 		rand.Read(q[:2])
@@ -118,7 +118,7 @@ func (c dnsClient) roundTrip(ctx context.Context, t resolver.Transport, q []byte
 	return reply, nil
 }
 
-func (c dnsClient) send(ctx context.Context, t resolver.Transport, q []byte) ([]byte, error) {
+func (c Client) send(ctx context.Context, t resolver.Transport, q []byte) ([]byte, error) {
 	switch t {
 	case resolver.UDP:
 		return c.udp(ctx, q)
@@ -138,7 +138,7 @@ func (c dnsClient) send(ctx context.Context, t resolver.Transport, q []byte) ([]
 const resendAfter = time.Second
 
 // udp asks again until ctx ends, and waits for the reply with the right ID; others may be forged, and are passed over.
-func (c dnsClient) udp(ctx context.Context, q []byte) ([]byte, error) {
+func (c Client) udp(ctx context.Context, q []byte) ([]byte, error) {
 	conn, err := c.dial(ctx, "udp")
 	if err != nil {
 		return nil, err
@@ -174,7 +174,7 @@ func readDatagram(conn net.Conn, id []byte) ([]byte, error) {
 	}
 }
 
-func (c dnsClient) tcp(ctx context.Context, q []byte) ([]byte, error) {
+func (c Client) tcp(ctx context.Context, q []byte) ([]byte, error) {
 	conn, err := c.dial(ctx, "tcp")
 	if err != nil {
 		return nil, err
@@ -184,12 +184,12 @@ func (c dnsClient) tcp(ctx context.Context, q []byte) ([]byte, error) {
 }
 
 // dial connects and lets all that follows end with ctx.
-func (c dnsClient) dial(ctx context.Context, network string) (net.Conn, error) {
-	d := net.Dialer{Control: c.bind}
-	if c.from.IsValid() {
+func (c Client) dial(ctx context.Context, network string) (net.Conn, error) {
+	d := net.Dialer{Control: c.Control}
+	if c.From.IsValid() {
 		d.LocalAddr = c.localAddr(network)
 	}
-	conn, err := d.DialContext(ctx, network, c.addr.String())
+	conn, err := d.DialContext(ctx, network, c.Addr.String())
 	if err != nil {
 		return nil, err
 	}
@@ -199,27 +199,27 @@ func (c dnsClient) dial(ctx context.Context, network string) (net.Conn, error) {
 	return conn, nil
 }
 
-func (c dnsClient) localAddr(network string) net.Addr {
+func (c Client) localAddr(network string) net.Addr {
 	if network == "udp" {
-		return net.UDPAddrFromAddrPort(netip.AddrPortFrom(c.from, 0))
+		return net.UDPAddrFromAddrPort(netip.AddrPortFrom(c.From, 0))
 	}
-	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.from, 0))
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.From, 0))
 }
 
 // dialQUIC connects from a socket of its own. hangUp ends the connection and closes the socket.
-func (c dnsClient) dialQUIC(ctx context.Context, alpn string, cfg *quic.Config) (conn *quic.Conn, hangUp func(), err error) {
+func (c Client) dialQUIC(ctx context.Context, alpn string, cfg *quic.Config) (conn *quic.Conn, hangUp func(), err error) {
 	local := ":0"
-	if c.from.IsValid() {
-		local = netip.AddrPortFrom(c.from, 0).String()
+	if c.From.IsValid() {
+		local = netip.AddrPortFrom(c.From, 0).String()
 	}
-	lc := net.ListenConfig{Control: c.bind}
+	lc := net.ListenConfig{Control: c.Control}
 	pc, err := lc.ListenPacket(ctx, "udp", local)
 	if err != nil {
 		return nil, nil, err
 	}
 	qt := &quic.Transport{Conn: pc}
 	closeSocket := func() { qt.Close(); pc.Close() }
-	if conn, err = qt.Dial(ctx, net.UDPAddrFromAddrPort(c.addr), c.tlsConfig(alpn), cfg); err != nil {
+	if conn, err = qt.Dial(ctx, net.UDPAddrFromAddrPort(c.Addr), c.tlsConfig(alpn), cfg); err != nil {
 		closeSocket()
 		return nil, nil, err
 	}
@@ -252,7 +252,7 @@ func readFramed(r io.Reader) ([]byte, error) {
 	return reply, nil
 }
 
-func (c dnsClient) dot(ctx context.Context, q []byte) ([]byte, error) {
+func (c Client) dot(ctx context.Context, q []byte) ([]byte, error) {
 	conn, err := c.dialTLS(ctx, "dot")
 	if err != nil {
 		return nil, err
@@ -261,7 +261,7 @@ func (c dnsClient) dot(ctx context.Context, q []byte) ([]byte, error) {
 	return exchangeFramed(conn, q)
 }
 
-func (c dnsClient) dialTLS(ctx context.Context, alpn string) (*tls.Conn, error) {
+func (c Client) dialTLS(ctx context.Context, alpn string) (*tls.Conn, error) {
 	conn, err := c.dial(ctx, "tcp")
 	if err != nil {
 		return nil, err
@@ -276,15 +276,15 @@ func (c dnsClient) dialTLS(ctx context.Context, alpn string) (*tls.Conn, error) 
 
 // tlsConfig leaves the judgement to verify, because a client that discovered the resolver by its address checks that
 // address and not the name it connects with.
-func (c dnsClient) tlsConfig(alpn string) *tls.Config {
+func (c Client) tlsConfig(alpn string) *tls.Config {
 	return &tls.Config{
-		ServerName: c.sni, NextProtos: []string{alpn}, MinVersion: tls.VersionTLS12,
+		ServerName: c.SNI, NextProtos: []string{alpn}, MinVersion: tls.VersionTLS12,
 		InsecureSkipVerify: true, // in favour of:
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			if c.verify == nil {
+			if c.Verify == nil {
 				return errors.New("nobody verifies the server")
 			}
-			if err := c.verify(cs); err != nil {
+			if err := c.Verify(cs); err != nil {
 				return err
 			}
 			// A DoT server need not know of ALPN. See RFC 7858, Section 3.2.
@@ -297,18 +297,18 @@ func (c dnsClient) tlsConfig(alpn string) *tls.Config {
 }
 
 // doh asks over HTTP/3, over HTTP/2, or over HTTP/1.1 if that is the protocol id.
-func (c dnsClient) doh(ctx context.Context, t resolver.Transport, q []byte) ([]byte, error) {
+func (c Client) doh(ctx context.Context, t resolver.Transport, q []byte) ([]byte, error) {
 	rt, hangUp := c.roundTripper(t)
 	defer hangUp()
 	return c.roundTripHTTP(ctx, rt, q)
 }
 
 // roundTripper returns what requests go over. hangUp ends its connections.
-func (c dnsClient) roundTripper(t resolver.Transport) (_ http.RoundTripper, hangUp func()) {
+func (c Client) roundTripper(t resolver.Transport) (_ http.RoundTripper, hangUp func()) {
 	if t == resolver.DoH3 {
 		return c.roundTripper3()
 	}
-	alpn := c.alpn
+	alpn := c.ALPN
 	if alpn == "" {
 		alpn = "h2"
 	}
@@ -321,7 +321,7 @@ func (c dnsClient) roundTripper(t resolver.Transport) (_ http.RoundTripper, hang
 	return rt, rt.CloseIdleConnections
 }
 
-func (c dnsClient) roundTripper3() (_ http.RoundTripper, hangUp func()) {
+func (c Client) roundTripper3() (_ http.RoundTripper, hangUp func()) {
 	end := func() {}
 	rt := &http3.Transport{
 		Dial: func(ctx context.Context, _ string, _ *tls.Config, cfg *quic.Config) (*quic.Conn, error) {
@@ -338,7 +338,7 @@ func (c dnsClient) roundTripper3() (_ http.RoundTripper, hangUp func()) {
 const mediaType = "application/dns-message"
 
 // roundTripHTTP is one DoH request. See RFC 8484, Section 4.
-func (c dnsClient) roundTripHTTP(ctx context.Context, rt http.RoundTripper, q []byte) ([]byte, error) {
+func (c Client) roundTripHTTP(ctx context.Context, rt http.RoundTripper, q []byte) ([]byte, error) {
 	req, err := c.request(ctx, q)
 	if err != nil {
 		return nil, err
@@ -358,13 +358,13 @@ func (c dnsClient) roundTripHTTP(ctx context.Context, rt http.RoundTripper, q []
 }
 
 // request builds the URL from the template, with the query in it for GET, and in the body for POST.
-func (c dnsClient) request(ctx context.Context, q []byte) (*http.Request, error) {
-	template, value, method := c.path, base64.RawURLEncoding.EncodeToString(q), http.MethodGet
+func (c Client) request(ctx context.Context, q []byte) (*http.Request, error) {
+	template, value, method := c.Path, base64.RawURLEncoding.EncodeToString(q), http.MethodGet
 	var body io.Reader
 	if template == "" {
 		template = ddr.DefaultDoHPath
 	}
-	if c.post {
+	if c.POST {
 		value, method, body = "", http.MethodPost, bytes.NewReader(q)
 	}
 	path, err := ddr.ExpandDoHPath(template, value)
@@ -376,29 +376,29 @@ func (c dnsClient) request(ctx context.Context, q []byte) (*http.Request, error)
 		return nil, err
 	}
 	req.Header.Set("Accept", mediaType)
-	if c.post {
+	if c.POST {
 		req.Header.Set("Content-Type", mediaType)
 	}
 	return req, nil
 }
 
 // authority is host and port, the latter only if it is not the default one.
-func (c dnsClient) authority() string {
-	host := c.host
+func (c Client) authority() string {
+	host := c.Host
 	if host == "" {
-		host = c.addr.Addr().WithZone("").String()
+		host = c.Addr.Addr().WithZone("").String()
 	}
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
-	if c.addr.Port() == 443 {
+	if c.Addr.Port() == 443 {
 		return host
 	}
-	return fmt.Sprintf("%s:%d", host, c.addr.Port())
+	return fmt.Sprintf("%s:%d", host, c.Addr.Port())
 }
 
 // doq sends one query on a stream of its own and ends the stream. See RFC 9250, Section 4.2.
-func (c dnsClient) doq(ctx context.Context, q []byte) ([]byte, error) {
+func (c Client) doq(ctx context.Context, q []byte) ([]byte, error) {
 	conn, hangUp, err := c.dialQUIC(ctx, "doq", &quic.Config{MaxIncomingStreams: -1})
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"cmp"
@@ -15,11 +15,11 @@ import (
 )
 
 // knownName returns the name that is expected, or that was designated first, or "".
-func (c checker) knownName(records []designation) string {
-	if c.name == "" && len(records) > 0 {
+func (c checker) knownName(records []Designation) string {
+	if c.Name == "" && len(records) > 0 {
 		return records[0].Target
 	}
-	return c.name
+	return c.Name
 }
 
 // byName asks for the designation under the resolver's name, as clients do that were configured with it. See RFC
@@ -41,7 +41,7 @@ func (c checker) byName(ctx context.Context, name string) {
 		c.fail("ddr-by-name", target, "malformed, so that clients reject the whole answer: %v", err)
 	case usable > 0:
 		c.ok("ddr-by-name", target, "%d SVCB records", len(found))
-	case c.name != "":
+	case c.Name != "":
 		c.fail("ddr-by-name", target, "%s without usable SVCB records: clients that know the name stay unencrypted",
 			dns.RcodeToString[m.rcode])
 	default:
@@ -65,7 +65,7 @@ func countUsable(records []record) (n int, err error) {
 }
 
 // resinfo asks what the resolver says of itself, at the name of discovery and at its own. See RFC 9606, Section 3.
-func (c checker) resinfo(ctx context.Context, name string, records []designation) {
+func (c checker) resinfo(ctx context.Context, name string, records []Designation) {
 	for _, owner := range []string{"resolver.arpa.", name} {
 		if owner == "" || len(records) == 0 {
 			continue
@@ -125,8 +125,8 @@ var errNoTransport = errors.New("no encrypted transport answers")
 
 // askEncrypted asks without RD over the first transport that answers. Whether its certificate is right is judged
 // elsewhere.
-func (c checker) askEncrypted(ctx context.Context, name string, qtype uint16, records []designation) (message, error) {
-	m := question(name, qtype)
+func (c checker) askEncrypted(ctx context.Context, name string, qtype uint16, records []Designation) (message, error) {
+	m := Question(name, qtype)
 	m.RecursionDesired = false
 	wire, err := m.Pack()
 	if err != nil {
@@ -144,16 +144,16 @@ func (c checker) askEncrypted(ctx context.Context, name string, qtype uint16, re
 	return message{}, errNoTransport
 }
 
-func (c checker) tryOver(ctx context.Context, t resolver.Transport, client dnsClient, q []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+func (c checker) tryOver(ctx context.Context, t resolver.Transport, client Client, q []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	client.verify = anyServer
+	client.Verify = anyServer
 	return client.roundTrip(ctx, t, q)
 }
 
 // https looks at the HTTPS record of the name, which should say the same of DoH as discovery does, and at the
 // provisioning domain that it points to. See RFC 9461, Section 5.
-func (c checker) https(ctx context.Context, name string, records []designation) {
+func (c checker) https(ctx context.Context, name string, records []Designation) {
 	if name == "" {
 		return
 	}
@@ -181,10 +181,10 @@ func (c checker) https(ctx context.Context, name string, records []designation) 
 	}
 }
 
-func (c checker) httpsRecord(ctx context.Context, name string, r ddr.Record, records []designation) {
+func (c checker) httpsRecord(ctx context.Context, name string, r ddr.Record, records []Designation) {
 	ids, port := httpsALPN(r), cmp.Or(r.Port(), 443)
 	target := fmt.Sprintf("%s %d", name, r.Priority)
-	same := func(d designation) bool { return cmp.Or(d.Port, 443) == port && hasCommon(d.ALPN, ids) }
+	same := func(d Designation) bool { return cmp.Or(d.Port, 443) == port && hasCommon(d.ALPN, ids) }
 	if slices.ContainsFunc(records, same) {
 		c.ok("https-record", target, "alpn=%s port=%d, as discovery says", strings.Join(ids, ","), port)
 	} else {

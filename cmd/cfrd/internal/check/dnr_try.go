@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"context"
@@ -77,9 +77,9 @@ func (c dnrChecker) endpoint(ctx context.Context, e endpoint) {
 		return
 	}
 	name := strings.TrimSuffix(e.adn, ".")
-	client := dnsClient{addr: at, sni: name, host: name, path: e.dohPath, alpn: e.alpn, bind: c.bindFor(e.addr)}
+	client := Client{Addr: at, SNI: name, Host: name, Path: e.dohPath, ALPN: e.alpn, Control: c.bindFor(e.addr)}
 	step := stepName(t, e.alpn)
-	if chain := c.exchange(ctx, step, t, client, comparison{question: question(e.adn, typeOf(e.addr))}); chain != nil {
+	if chain := c.exchange(ctx, step, t, client, comparison{question: Question(e.adn, typeOf(e.addr))}); chain != nil {
 		c.authenticate(step+"-certificate", at, name, chain)
 	}
 }
@@ -93,7 +93,7 @@ func typeOf(addr netip.Addr) uint16 {
 
 // authenticate wants a certificate that clients trust and that carries the name. See RFC 9463, Section 3.3.
 func (c dnrChecker) authenticate(step string, at netip.AddrPort, name string, chain []*x509.Certificate) {
-	if err := verifyNames(c.roots, name)(tls.ConnectionState{PeerCertificates: chain}); err != nil {
+	if err := VerifyNames(c.Roots, name)(tls.ConnectionState{PeerCertificates: chain}); err != nil {
 		c.fail(step, at.String(), "clients refuse it: %s", reason(err))
 		return
 	}
@@ -116,7 +116,7 @@ func (c dnrChecker) canReach(addr netip.Addr) bool {
 }
 
 // bindFor keeps connections on the link, except those to this host itself.
-func (c dnrChecker) bindFor(addr netip.Addr) bindFunc {
+func (c dnrChecker) bindFor(addr netip.Addr) ControlFunc {
 	if slices.Contains(c.link.Addresses, addr) {
 		return nil
 	}
@@ -130,17 +130,17 @@ func (c dnrChecker) discovery(ctx context.Context, s dnr.Survey, list []endpoint
 	for _, addr := range servers {
 		ck := c.at(addr)
 		if !c.canReach(addr) {
-			c.skip("ddr", ck.addr.String(), "this host has no address of that kind on the link, so it was not asked")
+			c.skip("ddr", ck.Addr.String(), "this host has no address of that kind on the link, so it was not asked")
 			continue
 		}
 		m, err := ck.ask(ctx, discoveryName, dns.TypeSVCB)
 		switch {
 		case err != nil && announced:
-			c.fail("ddr", ck.addr.String(), "is handed out as a resolver, but does not answer: %s", reason(err))
+			c.fail("ddr", ck.Addr.String(), "is handed out as a resolver, but does not answer: %s", reason(err))
 		case err != nil:
-			c.skip("ddr", ck.addr.String(), "answers no unencrypted questions")
+			c.skip("ddr", ck.Addr.String(), "answers no unencrypted questions")
 		default:
-			c.compare(ck.addr.String(), m, list)
+			c.compare(ck.Addr.String(), m, list)
 		}
 		if err == nil {
 			ck.adnOnly(ctx, s.Heard)
@@ -173,7 +173,7 @@ func do53Servers(heard []dnr.Heard, list []endpoint) (servers []netip.Addr, anno
 // at returns a checker of the resolver at port 53 of addr, whose steps are those of c.
 func (c dnrChecker) at(addr netip.Addr) checker {
 	ck := c.checker
-	ck.addr, ck.bind = netip.AddrPortFrom(c.zoned(addr), 53), c.bindFor(addr)
+	ck.Addr, ck.control = netip.AddrPortFrom(c.zoned(addr), 53), c.bindFor(addr)
 	return ck
 }
 

@@ -1,91 +1,54 @@
-package main
+package check
 
 import (
 	"context"
-	"errors"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/netip"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/dnr"
 )
 
-// dnrCheckOptions are the flags of `cfrd dnr check`.
-type dnrCheckOptions struct {
-	device     string
-	ca         string
-	timeout    time.Duration // of listening, and of each exchange
-	listenOnly bool
-	asJSON     bool
+// NetworkOptions say which link Network checks, and how.
+type NetworkOptions struct {
+	Interface  string         // the network interface on the link; required
+	Roots      *x509.CertPool // the authorities that are trusted; nil means the system's
+	Timeout    time.Duration  // of listening, and of each exchange; required
+	ListenOnly bool           // does not connect to the resolvers
 }
 
-func newDNRCheckCommand() *cobra.Command {
-	o := dnrCheckOptions{}
-	cmd := &cobra.Command{
-		Use:   "check --interface IF",
-		Short: "Ask a network what resolvers it hands out, and try them as its clients would",
-		Long: "check asks every router and DHCP server of a link, takes their options apart, says what is wrong with them\n" +
-			"and what known clients make of them, and then does what clients must: it connects to every transport and\n" +
-			"compares certificates, name and addresses (RFC 9463), and what the resolver itself says (RFC 9462). It takes\n" +
-			"no lease and changes nothing on this host, whose interface needs no address. It needs CAP_NET_RAW.\n\n" +
-			"It exits with code 1 if a client would stumble over something, and with 2 if it was called wrongly.",
-		Example: "  cfrd dnr check --interface eth0\n" +
-			"  cfrd dnr check --interface eth0 --ca ca.pem --json\n" +
-			"  cfrd dnr check --interface eth0 --listen-only --timeout 1m",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.NoArgs(cmd, args); err != nil {
-				return usageError{err}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDNRCheck(cmd.Context(), cmd.OutOrStdout(), o) },
-	}
-	f := cmd.Flags()
-	f.StringVar(&o.device, "interface", "", "network `interface` on the link to be checked")
-	f.StringVar(&o.ca, "ca", "", "PEM `file` with certificate authorities to trust besides the system's")
-	f.DurationVar(&o.timeout, "timeout", dnr.DefaultWindow, "for listening, and for each exchange after that")
-	f.BoolVar(&o.listenOnly, "listen-only", false, "do not connect to the resolvers")
-	f.BoolVar(&o.asJSON, "json", false, "print JSON instead of a table")
-	return cmd
-}
-
-func runDNRCheck(ctx context.Context, w io.Writer, o dnrCheckOptions) error {
+// Network asks every router and DHCP server of a link what it hands out, judges that, and tries the resolvers as a
+// client would. The error says why nothing could be asked; what was found is in the report.
+func Network(ctx context.Context, o NetworkOptions) (*NetworkReport, error) {
 	c := dnrChecker{checker: checker{
-		checkOptions{timeout: o.timeout},
-		&report{Resolver: o.device, OK: true},
+		Options{Timeout: o.Timeout, Roots: o.Roots},
+		&Report{Resolver: o.Interface, OK: true},
 	}}
-	switch {
-	case o.device == "":
-		return usageError{errors.New("--interface is missing: on which link?")}
-	case o.timeout <= 0:
-		return usageError{errors.New("--timeout must be greater than 0")}
-	case o.ca != "":
-		var err error
-		if c.roots, err = readRoots(o.ca); err != nil {
-			return usageError{err}
-		}
-	}
-	survey, err := dnr.Listen(ctx, dnr.ListenConfig{Interface: o.device, Window: o.timeout})
+	survey, err := dnr.Listen(ctx, dnr.ListenConfig{Interface: o.Interface, Window: o.Timeout})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c.link = survey.Link
 	c.judge(survey)
-	if !o.listenOnly {
+	if !o.ListenOnly {
 		c.try(ctx, survey)
 	}
-	write := c.writeTable
-	if o.asJSON {
-		write = func(w io.Writer) error { return writeJSON(w, c.document(survey)) }
-	}
-	return errors.Join(write(w), c.err())
+	return &NetworkReport{c.Report, c.document(survey)}, nil
 }
 
-// dnrChecker makes the steps of one run.
+// NetworkReport is what Network found.
+type NetworkReport struct {
+	*Report
+	document dnrDocument
+}
+
+// WriteJSON writes the steps and everything that the servers hand out.
+func (r *NetworkReport) WriteJSON(w io.Writer) error { return writeJSON(w, r.document) }
+
+// dnrChecker makes the steps of one run on a link and adds them to the report.
 type dnrChecker struct {
 	checker
 	link dnr.Link
@@ -96,7 +59,7 @@ type dnrDocument struct {
 	Interface    string      `json:"interface"`
 	OK           bool        `json:"ok"`
 	FirstFailure string      `json:"first_failure,omitempty"` // the name of a step
-	Steps        []step      `json:"steps"`
+	Steps        []Step      `json:"steps"`
 	Servers      []dnrServer `json:"servers"`
 }
 

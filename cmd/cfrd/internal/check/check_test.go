@@ -1,16 +1,11 @@
-package main
+package check
 
 import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
-	"encoding/pem"
-	"errors"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,20 +18,20 @@ import (
 )
 
 // failures returns the names of the steps that do not hold, in order, each once.
-func failures(r *report) []string {
+func failures(r *Report) []string {
 	var names []string
 	for _, s := range r.Steps {
-		if s.Status == statusFail && (len(names) == 0 || names[len(names)-1] != s.Name) {
+		if s.Status == Fail && (len(names) == 0 || names[len(names)-1] != s.Name) {
 			names = append(names, s.Name)
 		}
 	}
 	return names
 }
 
-func table(t *testing.T, r *report) string {
+func table(t *testing.T, r *Report) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := r.writeTable(&b); err != nil {
+	if err := r.WriteTable(&b); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -47,9 +42,9 @@ func TestCheckFindsNothing(t *testing.T) {
 	f.relay = &ddr.RelayService{Port: 443}
 	f.start(t)
 	o := f.options()
-	o.name = fakeName + "."
-	r := runCheck(t.Context(), o)
-	if !r.OK || r.err() != nil {
+	o.Name = fakeName + "."
+	r := Resolver(t.Context(), o)
+	if !r.OK || r.Err() != nil {
 		t.Fatalf("got failures:\n%s", table(t, r))
 	}
 	want := []string{
@@ -61,7 +56,7 @@ func TestCheckFindsNothing(t *testing.T) {
 	var got []string
 	for _, s := range r.Steps {
 		got = append(got, s.Name)
-		if wantStatus := map[bool]status{true: statusSkip, false: statusOK}[s.Name == "steered"]; s.Status != wantStatus {
+		if wantStatus := map[bool]Status{true: Skip, false: OK}[s.Name == "steered"]; s.Status != wantStatus {
 			t.Errorf("%s: got %s; want %s", s.Name, s.Status, wantStatus)
 		}
 	}
@@ -93,7 +88,7 @@ func TestCheckFinds(t *testing.T) {
 	}
 	for name, row := range map[string]struct {
 		breakIt func(f *fakeResolver)
-		options func(o *checkOptions)
+		options func(o *Options)
 		want    []string
 	}{
 		"no-address-in-certificate-elsewhere": {
@@ -132,15 +127,15 @@ func TestCheckFinds(t *testing.T) {
 			func(f *fakeResolver) {
 				c := f.ca.issue(t, hour, "127.0.0.1")
 				f.cert = func(string) *tls.Certificate { return c }
-			}, func(o *checkOptions) { o.name = fakeName + "." },
+			}, func(o *Options) { o.Name = fakeName + "." },
 			[]string{"dot-certificate", "doh-certificate", "doh3-certificate", "doq-certificate"},
 		},
 		"unknown-authority": {
-			func(f *fakeResolver) { f.addr = elsewhere }, func(o *checkOptions) { o.roots = newTestCA(t).pool },
+			func(f *fakeResolver) { f.addr = elsewhere }, func(o *Options) { o.Roots = newTestCA(t).pool },
 			[]string{"dot-certificate", "doh-certificate", "doh3-certificate", "doq-certificate"},
 		},
 		"other-name-than-expected": {
-			nil, func(o *checkOptions) { o.name = "other.example." },
+			nil, func(o *Options) { o.Name = "other.example." },
 			[]string{"svcb", "ddr-by-name", "dot-certificate", "doh-certificate", "doh3-certificate", "doq-certificate"},
 		},
 		"wrong-alpn-of-doh": {func(f *fakeResolver) { f.dohALPN = "http/1.1" }, nil, []string{"doh"}},
@@ -214,12 +209,12 @@ func TestCheckFinds(t *testing.T) {
 			if row.options != nil {
 				row.options(&o)
 			}
-			r := runCheck(t.Context(), o)
+			r := Resolver(t.Context(), o)
 			if diff := cmp.Diff(row.want, failures(r)); diff != "" {
 				t.Errorf("-want +got:\n%s\n%s", diff, table(t, r))
 			}
-			if (r.err() == nil) != (row.want == nil) || row.want != nil && r.FirstFailure != row.want[0] {
-				t.Errorf("got %v, first failure %q; want %v", r.err(), r.FirstFailure, row.want)
+			if (r.Err() == nil) != (row.want == nil) || row.want != nil && r.FirstFailure != row.want[0] {
+				t.Errorf("got %v, first failure %q; want %v", r.Err(), r.FirstFailure, row.want)
 			}
 		})
 	}
@@ -269,10 +264,10 @@ func TestCheckSteered(t *testing.T) {
 			f.override = answers(t, row.zone...)
 			f.start(t)
 			o := f.options()
-			o.steered = "s.example."
-			o.relayPort = f.services[1].Addr.Port() // stands for the origin behind the relay
-			o.timeout = 2 * time.Second
-			r := runCheck(t.Context(), o)
+			o.Steered = "s.example."
+			o.RelayPort = f.services[1].Addr.Port() // stands for the origin behind the relay
+			o.Timeout = 2 * time.Second
+			r := Resolver(t.Context(), o)
 			if diff := cmp.Diff(row.want, failures(r)); diff != "" {
 				t.Errorf("-want +got:\n%s\n%s", diff, table(t, r))
 			}
@@ -286,12 +281,12 @@ func TestRelayAnswers(t *testing.T) {
 	f.start(t)
 	for name, row := range map[string]struct {
 		serve func(net.Conn)
-		want  status
+		want  Status
 	}{
-		"alert":   {func(c net.Conn) { c.Write([]byte{21, 3, 3, 0, 2, 2, 40}) }, statusOK},
-		"not-tls": {func(c net.Conn) { c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) }, statusFail},
-		"closes":  {func(net.Conn) {}, statusFail},
-		"resets":  {func(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }, statusFail},
+		"alert":   {func(c net.Conn) { c.Write([]byte{21, 3, 3, 0, 2, 2, 40}) }, OK},
+		"not-tls": {func(c net.Conn) { c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) }, Fail},
+		"closes":  {func(net.Conn) {}, Fail},
+		"resets":  {func(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }, Fail},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -309,8 +304,8 @@ func TestRelayAnswers(t *testing.T) {
 				conn.Read(make([]byte, 4096)) // the ClientHello
 				row.serve(conn)
 			}()
-			c := checker{f.options(), &report{OK: true}}
-			c.steered = "s.example."
+			c := checker{f.options(), &Report{OK: true}}
+			c.Steered = "s.example."
 			c.relayTCP(t.Context(), netip.MustParseAddrPort(ln.Addr().String()))
 			ln.Close()
 			<-done
@@ -331,10 +326,10 @@ func TestRelayQUIC(t *testing.T) {
 		"answers":            {2, "in QUIC"},
 		"answers-other-alpn": {3, "with an error"},
 	} {
-		c := checker{f.options(), &report{OK: true}}
-		c.steered = fakeName + "."
+		c := checker{f.options(), &Report{OK: true}}
+		c.Steered = fakeName + "."
 		c.relayQUIC(t.Context(), f.services[row.service].Addr)
-		if got := c.Steps[0]; got.Status != statusOK || !strings.Contains(got.Detail, row.want) {
+		if got := c.Steps[0]; got.Status != OK || !strings.Contains(got.Detail, row.want) {
 			t.Errorf("%s: got %s: %s; want %q", name, got.Status, got.Detail, row.want)
 		}
 	}
@@ -346,123 +341,22 @@ func TestClientVerifies(t *testing.T) {
 	f.start(t)
 	for i, tr := range []resolver.Transport{resolver.DoT, resolver.DoH, resolver.DoH3, resolver.DoQ} {
 		for name, row := range map[string]struct {
-			verify verifyFunc
+			verify VerifyFunc
 			ok     bool
 		}{
-			"right-names":   {verifyNames(f.ca.pool, fakeName, "127.0.0.1"), true},
-			"wrong-name":    {verifyNames(f.ca.pool, "other.example"), false},
-			"wrong-address": {verifyNames(f.ca.pool, "127.0.0.2"), false},
-			"wrong-roots":   {verifyNames(newTestCA(t).pool, fakeName), false},
+			"right-names":   {VerifyNames(f.ca.pool, fakeName, "127.0.0.1"), true},
+			"wrong-name":    {VerifyNames(f.ca.pool, "other.example"), false},
+			"wrong-address": {VerifyNames(f.ca.pool, "127.0.0.2"), false},
+			"wrong-roots":   {VerifyNames(newTestCA(t).pool, fakeName), false},
 			"nobody":        {nil, false},
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			c := dnsClient{addr: f.services[i].Addr, verify: row.verify}
-			_, err := c.exchange(ctx, tr, question(fakeName+".", dns.TypeA))
+			c := Client{Addr: f.services[i].Addr, Verify: row.verify}
+			_, err := c.Exchange(ctx, tr, Question(fakeName+".", dns.TypeA))
 			if (err == nil) != row.ok {
 				t.Errorf("%s, %s: got %v; want success %t", tr, name, err, row.ok)
 			}
 			cancel()
 		}
 	}
-}
-
-func TestCommand(t *testing.T) {
-	f := newFake(t)
-	f.start(t)
-	ca := filepath.Join(t.TempDir(), "ca.pem")
-	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.ca.cert.Raw})
-	if err := os.WriteFile(ca, block, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, err := runCheckCommand(t, f.do53.String(), "--ca", ca, "--name", "DNS.fake.example", "--json")
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	var r report
-	if err := json.Unmarshal([]byte(out), &r); err != nil {
-		t.Fatal(err)
-	}
-	if !r.OK || r.Resolver != f.do53.String() || len(r.Designations) != 4 || len(r.Steps) < 20 {
-		t.Errorf("got %s", out)
-	}
-	_, err = runCheckCommand(t, f.do53.String(), "--name", "other.example")
-	if err == nil || errors.As(err, new(usageError)) {
-		t.Errorf("got %v; want an error that is not about usage", err)
-	}
-}
-
-func runCheckCommand(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	var out bytes.Buffer
-	cmd := newCheckCommand()
-	cmd.SetArgs(args)
-	cmd.SetOut(&out)
-	cmd.SetErr(&out)
-	err := cmd.ExecuteContext(t.Context())
-	return out.String(), err
-}
-
-func TestCommandUsage(t *testing.T) {
-	notPEM := filepath.Join(t.TempDir(), "x")
-	if err := os.WriteFile(notPEM, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for name, args := range map[string][]string{
-		"no-address":        {},
-		"two-addresses":     {"127.0.0.1", "127.0.0.2"},
-		"a-name":            {"dns.example"},
-		"port-0":            {"127.0.0.1:0"},
-		"unspecified":       {"0.0.0.0"},
-		"multicast":         {"[ff02::1]:53"},
-		"unknown-flag":      {"127.0.0.1", "--insecure"},
-		"bad-timeout":       {"127.0.0.1", "--timeout", "-1s"},
-		"bad-name":          {"127.0.0.1", "--name", "a..b"},
-		"bad-steered":       {"127.0.0.1", "--steered", strings.Repeat("a", 64)},
-		"ca-missing":        {"127.0.0.1", "--ca", filepath.Join(t.TempDir(), "none")},
-		"ca-not-pem":        {"127.0.0.1", "--ca", notPEM},
-		"relay-port-0":      {"127.0.0.1", "--relay-port", "0"},
-		"relay-port-beyond": {"127.0.0.1", "--relay-port", "65536"},
-	} {
-		if _, err := runCheckCommand(t, args...); !errors.As(err, new(usageError)) {
-			t.Errorf("%s: got %v; want a usage error", name, err)
-		}
-	}
-}
-
-func TestParseResolver(t *testing.T) {
-	for in, want := range map[string]string{
-		"192.0.2.53": "192.0.2.53:53", "192.0.2.53:5300": "192.0.2.53:5300", "2001:db8::53": "[2001:db8::53]:53",
-		"[2001:db8::53]": "[2001:db8::53]:53", "[2001:db8::53]:5300": "[2001:db8::53]:5300",
-		"fe80::1%eth0": "[fe80::1%eth0]:53", "::ffff:192.0.2.53": "192.0.2.53:53",
-	} {
-		if got, err := parseResolver(in); err != nil || got.String() != want {
-			t.Errorf("%s: got %s, %v; want %s", in, got, err, want)
-		}
-	}
-}
-
-// FuzzParseMessage checks that no reply makes the verifier panic, and that what the DNS library accepts is accepted
-// with the same number of records.
-func FuzzParseMessage(f *testing.F) {
-	m := question(discoveryName, dns.TypeSVCB)
-	m.Response = true
-	m.Answer = append(m.Answer, &dns.SVCB{
-		Hdr:      dns.RR_Header{Name: discoveryName, Rrtype: dns.TypeSVCB, Class: dns.ClassINET},
-		Priority: 1, Target: "dns.example.", Value: []dns.SVCBKeyValue{&dns.SVCBAlpn{Alpn: []string{"dot"}}},
-	})
-	seed, _ := m.Pack()
-	f.Add(seed)
-	f.Add(seed[:len(seed)-3])
-	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := parseMessage(b)
-		var oracle dns.Msg
-		if oracle.Unpack(b) != nil || oracle.Rcode > 0xf {
-			return
-		}
-		// The library stops at the end of the octets whatever the header counts.
-		counts := [3]int{len(oracle.Answer), len(oracle.Ns), len(oracle.Extra)}
-		if err == nil && (len(got.answer) != counts[0] || len(got.extra) != counts[2]) {
-			t.Errorf("got %d and %d records; want %d and %d", len(got.answer), len(got.extra), counts[0], counts[2])
-		}
-	})
 }

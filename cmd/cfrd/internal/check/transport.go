@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"cmp"
@@ -20,7 +20,7 @@ import (
 const maxProbes = 16
 
 // transports tries everything that was advertised, in the order in which a client would.
-func (c checker) transports(ctx context.Context, records []designation) {
+func (c checker) transports(ctx context.Context, records []Designation) {
 	if len(records) == 0 {
 		return
 	}
@@ -48,16 +48,16 @@ type comparison struct {
 
 // reference asks what every transport must answer as well: the addresses of the resolver.
 func (c checker) reference(ctx context.Context, name string) (comparison, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	qtype := dns.TypeA
-	if c.addr.Addr().Is6() {
+	if c.Addr.Addr().Is6() {
 		qtype = dns.TypeAAAA
 	}
-	m := question(name, qtype)
-	reply, err := dnsClient{addr: c.addr}.exchange(ctx, resolver.UDP, m)
+	m := Question(name, qtype)
+	reply, err := Client{Addr: c.Addr}.Exchange(ctx, resolver.UDP, m)
 	if err == nil && reply.Truncated {
-		reply, err = dnsClient{addr: c.addr}.exchange(ctx, resolver.TCP, m)
+		reply, err = Client{Addr: c.Addr}.Exchange(ctx, resolver.TCP, m)
 	}
 	if err != nil {
 		return comparison{question: m}, err
@@ -80,7 +80,7 @@ func essence(m *dns.Msg) string {
 
 // transport tries one protocol of one record: without SNI and with the asked address as the host of DoH, as clients
 // that know only the address must, then with the name. See RFC 9462, Section 6.3.
-func (c checker) transport(ctx context.Context, d designation, alpn string, want comparison) {
+func (c checker) transport(ctx context.Context, d Designation, alpn string, want comparison) {
 	t, ok := transportOf(alpn)
 	if !ok {
 		c.skip(alpn, d.Target, "not a transport of DNS that is known here")
@@ -92,24 +92,24 @@ func (c checker) transport(ctx context.Context, d designation, alpn string, want
 	if first == nil {
 		return
 	}
-	c.certificate(name+"-certificate", client.addr, first)
+	c.certificate(name+"-certificate", client.Addr, first)
 	if ddr.IsHTTP(alpn) {
 		post := client
-		post.post = true
+		post.POST = true
 		c.exchange(ctx, name+"-post", t, post, want)
 	}
-	client.sni, client.host = strings.TrimSuffix(d.Target, "."), strings.TrimSuffix(d.Target, ".")
+	client.SNI, client.Host = strings.TrimSuffix(d.Target, "."), strings.TrimSuffix(d.Target, ".")
 	// The certificate for the name must do as well: one for the name and another for the address is a common mistake.
 	second := c.exchange(ctx, name+"-sni", t, client, want)
 	if second != nil && !second[0].Equal(first[0]) {
-		c.certificate(name+"-sni-certificate", client.addr, second)
+		c.certificate(name+"-sni-certificate", client.Addr, second)
 	}
 }
 
 // unnamed returns a client that knows the resolver by its address only.
-func (c checker) unnamed(ctx context.Context, d designation, t resolver.Transport, alpn string) dnsClient {
-	return dnsClient{
-		addr: c.endpoint(ctx, d, t), host: c.addr.Addr().WithZone("").String(), path: d.DoHPath, alpn: alpn,
+func (c checker) unnamed(ctx context.Context, d Designation, t resolver.Transport, alpn string) Client {
+	return Client{
+		Addr: c.endpoint(ctx, d, t), Host: c.Addr.Addr().WithZone("").String(), Path: d.DoHPath, ALPN: alpn,
 	}
 }
 
@@ -129,8 +129,8 @@ func stepName(t resolver.Transport, alpn string) string {
 
 // endpoint chooses the address to connect to: the one that was asked if the target has it, one of its family
 // otherwise. Without any, clients fall back to the address that was asked.
-func (c checker) endpoint(ctx context.Context, d designation, t resolver.Transport) netip.AddrPort {
-	addrs, asked := d.Addresses, c.addr.Addr()
+func (c checker) endpoint(ctx context.Context, d Designation, t resolver.Transport) netip.AddrPort {
+	addrs, asked := d.Addresses, c.Addr.Addr()
 	if len(addrs) == 0 {
 		addrs = c.lookup(ctx, d.Target)
 	}
@@ -171,14 +171,14 @@ func (c checker) lookup(ctx context.Context, name string) []netip.Addr {
 
 // exchange asks once, and returns the certificates that the server sent, or nil if there was no handshake.
 func (c checker) exchange(
-	ctx context.Context, name string, t resolver.Transport, client dnsClient, want comparison,
+	ctx context.Context, name string, t resolver.Transport, client Client, want comparison,
 ) []*x509.Certificate {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	var last atomic.Pointer[tls.ConnectionState]
-	client.verify = func(cs tls.ConnectionState) error { last.Store(&cs); return nil } // judged by the caller
-	target := client.addr.String()
-	reply, err := client.exchange(ctx, t, want.question)
+	client.Verify = func(cs tls.ConnectionState) error { last.Store(&cs); return nil } // judged by the caller
+	target := client.Addr.String()
+	reply, err := client.Exchange(ctx, t, want.question)
 	seen := cmp.Or(last.Load(), &tls.ConnectionState{})
 	switch {
 	case err != nil:
@@ -194,26 +194,26 @@ func (c checker) exchange(
 	return seen.PeerCertificates
 }
 
-func (c dnsClient) manner() string {
-	if c.sni == "" {
+func (c Client) manner() string {
+	if c.SNI == "" {
 		return "without SNI"
 	}
-	return "with SNI " + c.sni
+	return "with SNI " + c.SNI
 }
 
 // certificate applies the rules of Verified Discovery, then those of Opportunistic Discovery. See RFC 9462,
 // Sections 4.2 and 4.3. Clients that know the name check that too: see Section 5.
 func (c checker) certificate(name string, endpoint netip.AddrPort, chain []*x509.Certificate) {
-	asked, target := c.addr.Addr().WithZone(""), endpoint.String()
+	asked, target := c.Addr.Addr().WithZone(""), endpoint.String()
 	names := []string{asked.String()}
-	if c.name != "" {
-		names = append(names, strings.TrimSuffix(c.name, "."))
+	if c.Name != "" {
+		names = append(names, strings.TrimSuffix(c.Name, "."))
 	}
-	err := verifyNames(c.roots, names...)(tls.ConnectionState{PeerCertificates: chain})
+	err := VerifyNames(c.Roots, names...)(tls.ConnectionState{PeerCertificates: chain})
 	switch {
 	case err == nil:
 		c.ok(name, target, "is trusted and carries %s: Verified Discovery", strings.Join(names, " and "))
-	case c.name == "" && ddr.IsPrivate(asked) && endpoint.Addr() == c.addr.Addr():
+	case c.Name == "" && ddr.IsPrivate(asked) && endpoint.Addr() == c.Addr.Addr():
 		c.ok(name, target, "Opportunistic Discovery only, at the same private address: %s", reason(err))
 	default:
 		c.fail(name, target, "clients refuse it: %s", reason(err))

@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"encoding/json"
@@ -11,34 +11,34 @@ import (
 	"unicode"
 )
 
-// status is the outcome of a step.
-type status string
+// Status is the outcome of a step.
+type Status string
 
 const (
-	statusOK   status = "ok"
-	statusFail status = "fail" // a client would stumble over this
-	statusSkip status = "skip" // could not be tried, or does not apply
+	OK   Status = "ok"
+	Fail Status = "fail" // a client would stumble over this
+	Skip Status = "skip" // could not be tried, or does not apply
 )
 
-// step is one thing that a client does, and what came of it.
-type step struct {
+// Step is one thing that a client does, and what came of it.
+type Step struct {
 	Name   string `json:"step"`             // stable, for scripts
 	Target string `json:"target,omitempty"` // the address, record or name it was done to
-	Status status `json:"status"`
+	Status Status `json:"status"`
 	Detail string `json:"detail"` // one sentence
 }
 
-// report is what `cfrd check` found. Its JSON field names are stable.
-type report struct {
+// Report is what was found. Its JSON field names are stable.
+type Report struct {
 	Resolver     string        `json:"resolver"`
 	OK           bool          `json:"ok"`
 	FirstFailure string        `json:"first_failure,omitempty"` // the name of a step
-	Steps        []step        `json:"steps"`
-	Designations []designation `json:"designations"`
+	Steps        []Step        `json:"steps"`
+	Designations []Designation `json:"designations"`
 }
 
-// designation is one record of the discovery answer.
-type designation struct {
+// Designation is one record of the discovery answer.
+type Designation struct {
 	Priority  uint16       `json:"priority"`
 	Target    string       `json:"target"`
 	ALPN      []string     `json:"alpn,omitempty"`
@@ -48,34 +48,34 @@ type designation struct {
 	Relay     bool         `json:"relay,omitempty"`
 }
 
-func (r *report) add(s status, name, target, format string, args ...any) {
-	r.Steps = append(r.Steps, step{Name: name, Target: target, Status: s, Detail: fmt.Sprintf(format, args...)})
-	if s == statusFail && r.FirstFailure == "" {
+func (r *Report) add(s Status, name, target, format string, args ...any) {
+	r.Steps = append(r.Steps, Step{Name: name, Target: target, Status: s, Detail: fmt.Sprintf(format, args...)})
+	if s == Fail && r.FirstFailure == "" {
 		r.FirstFailure = name
 	}
 	r.OK = r.FirstFailure == ""
 }
 
-func (r *report) ok(name, target, format string, args ...any) {
-	r.add(statusOK, name, target, format, args...)
+func (r *Report) ok(name, target, format string, args ...any) {
+	r.add(OK, name, target, format, args...)
 }
 
-func (r *report) fail(name, target, format string, args ...any) {
-	r.add(statusFail, name, target, format, args...)
+func (r *Report) fail(name, target, format string, args ...any) {
+	r.add(Fail, name, target, format, args...)
 }
 
-func (r *report) skip(name, target, format string, args ...any) {
-	r.add(statusSkip, name, target, format, args...)
+func (r *Report) skip(name, target, format string, args ...any) {
+	r.add(Skip, name, target, format, args...)
 }
 
-// err is what the command returns: nil if every step that could be tried held.
-func (r *report) err() error {
+// Err returns nil if every step that could be tried held, and else how many did not and which was the first.
+func (r *Report) Err() error {
 	if r.OK {
 		return nil
 	}
 	failed := 0
 	for _, s := range r.Steps {
-		if s.Status == statusFail {
+		if s.Status == Fail {
 			failed++
 		}
 	}
@@ -83,7 +83,7 @@ func (r *report) err() error {
 		r.Resolver, failed, len(r.Steps), r.FirstFailure)
 }
 
-func (r *report) writeTable(w io.Writer) error {
+func (r *Report) WriteTable(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range r.Steps {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", s.Status, s.Name, printable(s.Target), printable(s.Detail))
@@ -100,7 +100,7 @@ func printable(s string) string {
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
-func (r *report) writeJSON(w io.Writer) error { return writeJSON(w, r) }
+func (r *Report) WriteJSON(w io.Writer) error { return writeJSON(w, r) }
 
 func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"fmt"
@@ -130,7 +130,7 @@ func alsoIn(list []dnr.Inspection, i int, f dnr.Finding) string {
 
 func describe(in dnr.Inspection) string {
 	r := ddr.Record{Params: in.Params}
-	d := designation{ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(), Addresses: in.Addresses}
+	d := Designation{ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(), Addresses: in.Addresses}
 	return d.params()
 }
 

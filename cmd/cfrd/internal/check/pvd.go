@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"context"
@@ -26,21 +26,21 @@ func (c checker) pvd(ctx context.Context, name string, r ddr.Record) {
 		if !ok || !ddr.IsHTTP(id) {
 			continue
 		}
-		client := dnsClient{
-			addr: c.endpoint(ctx, designation{Target: target, Port: r.Port()}, t),
-			sni:  strings.TrimSuffix(name, "."), alpn: id,
+		client := Client{
+			Addr: c.endpoint(ctx, Designation{Target: target, Port: r.Port()}, t),
+			SNI:  strings.TrimSuffix(name, "."), ALPN: id,
 		}
 		p, trusted, err := c.fetchPvD(ctx, t, client, name)
 		step := "pvd-" + stepName(t, id)
 		switch {
-		case !trusted && c.name == "" && ddr.IsPrivate(c.addr.Addr()):
-			c.skip(step, client.addr.String(), "clients that discover opportunistically do not take it: %s", reason(err))
+		case !trusted && c.Name == "" && ddr.IsPrivate(c.Addr.Addr()):
+			c.skip(step, client.Addr.String(), "clients that discover opportunistically do not take it: %s", reason(err))
 		case err != nil:
-			c.fail(step, client.addr.String(), "clients do not take it: %s", reason(err))
+			c.fail(step, client.Addr.String(), "clients do not take it: %s", reason(err))
 		case len(p.Proxies) > 0:
-			c.ok(step, client.addr.String(), "names %d proxies, which no client may use unless told to", len(p.Proxies))
+			c.ok(step, client.Addr.String(), "names %d proxies, which no client may use unless told to", len(p.Proxies))
 		default:
-			c.ok(step, client.addr.String(), "describes %s until %s", p.Identifier, p.Expires.Format(time.RFC3339))
+			c.ok(step, client.Addr.String(), "describes %s until %s", p.Identifier, p.Expires.Format(time.RFC3339))
 		}
 	}
 }
@@ -49,13 +49,13 @@ func (c checker) pvd(ctx context.Context, name string, r ddr.Record) {
 // certificate must agree. See draft-ietf-intarea-proxy-config and RFC 8801, Section 4.1. trusted is false if the
 // certificate was why it did not.
 func (c checker) fetchPvD(
-	ctx context.Context, t resolver.Transport, client dnsClient, name string,
+	ctx context.Context, t resolver.Transport, client Client, name string,
 ) (p ddr.PvD, trusted bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	var untrusted atomic.Bool
-	client.verify = func(cs tls.ConnectionState) error {
-		err := verifyNames(c.roots, client.sni)(cs)
+	client.Verify = func(cs tls.ConnectionState) error {
+		err := VerifyNames(c.Roots, client.SNI)(cs)
 		untrusted.Store(err != nil)
 		return err
 	}
@@ -86,10 +86,10 @@ const maxFetch = 128 << 10
 
 // fetch gets a document of the given type from the server named by sni, on the port for https whatever port it is that
 // the client connects to.
-func (c dnsClient) fetch(ctx context.Context, t resolver.Transport, path, wantType string) ([]byte, error) {
+func (c Client) fetch(ctx context.Context, t resolver.Transport, path, wantType string) ([]byte, error) {
 	rt, hangUp := c.roundTripper(t)
 	defer hangUp()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.sni+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.SNI+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -108,5 +108,5 @@ func (c dnsClient) fetch(ctx context.Context, t resolver.Transport, path, wantTy
 	return io.ReadAll(io.LimitReader(resp.Body, maxFetch))
 }
 
-// anyServer is the verifyFunc of exchanges that are judged otherwise.
+// anyServer is the VerifyFunc of exchanges that are judged otherwise.
 func anyServer(tls.ConnectionState) error { return nil }

@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"context"
@@ -121,9 +121,9 @@ func newFake(t testing.TB) *fakeResolver {
 }
 
 // options are those of a check that should find nothing.
-func (f *fakeResolver) options() checkOptions {
-	return checkOptions{
-		addr: f.do53, roots: f.ca.pool, maxTTL: time.Minute, relayPort: 443, timeout: 5 * time.Second,
+func (f *fakeResolver) options() Options {
+	return Options{
+		Addr: f.do53, Roots: f.ca.pool, MaxTTL: time.Minute, RelayPort: 443, Timeout: 5 * time.Second,
 	}
 }
 

@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 // steering looks at the answers for a name that is reached through the relay, and knocks at the addresses. Whether
 // those are a relay's, nobody can tell from outside.
 func (c checker) steering(ctx context.Context) {
-	if c.steered == "" {
+	if c.Steered == "" {
 		c.skip("steered", "", "no name was given with --steered")
 		return
 	}
@@ -32,7 +32,7 @@ func (c checker) steering(ctx context.Context) {
 		if i > 0 && a.Is4() == addrs[i-1].Is4() {
 			continue // one of each family will do
 		}
-		relay := netip.AddrPortFrom(a, c.relayPort)
+		relay := netip.AddrPortFrom(a, c.RelayPort)
 		c.relayTCP(ctx, relay)
 		c.relayQUIC(ctx, relay)
 	}
@@ -42,8 +42,8 @@ func (c checker) steering(ctx context.Context) {
 func (c checker) steeredAddresses(ctx context.Context) []netip.Addr {
 	var addrs []netip.Addr
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
-		target := c.steered + " " + dns.TypeToString[qtype]
-		m, err := c.ask(ctx, c.steered, qtype)
+		target := c.Steered + " " + dns.TypeToString[qtype]
+		m, err := c.ask(ctx, c.Steered, qtype)
 		if err != nil || m.rcode != dns.RcodeSuccess {
 			c.fail("steered-addresses", target, "%s", outcomeOf(m, err))
 			continue
@@ -56,7 +56,7 @@ func (c checker) steeredAddresses(ctx context.Context) []netip.Addr {
 		}
 	}
 	if len(addrs) == 0 {
-		c.fail("steered-addresses", c.steered, "has no address at all")
+		c.fail("steered-addresses", c.Steered, "has no address at all")
 	}
 	return addrs
 }
@@ -70,7 +70,7 @@ func outcomeOf(m message, err error) string {
 
 func (c checker) cap(target string, records []record) {
 	for _, rr := range records {
-		if limit := uint32(c.maxTTL.Seconds()); rr.ttl > limit {
+		if limit := uint32(c.MaxTTL.Seconds()); rr.ttl > limit {
 			c.fail("steered-addresses", target, "TTL %d s is above the cap of %d s", rr.ttl, limit)
 			return
 		}
@@ -88,8 +88,8 @@ func (c checker) cap(target string, records []record) {
 
 // hints compares the HTTPS record with A and AAAA: browsers race the three, so that one of them alone leaks.
 func (c checker) hints(ctx context.Context, addrs []netip.Addr) {
-	target := c.steered + " HTTPS"
-	m, err := c.ask(ctx, c.steered, dns.TypeHTTPS)
+	target := c.Steered + " HTTPS"
+	m, err := c.ask(ctx, c.Steered, dns.TypeHTTPS)
 	if err != nil || m.rcode != dns.RcodeSuccess {
 		c.fail("steered-hints", target, "%s", outcomeOf(m, err))
 		return
@@ -104,7 +104,7 @@ func (c checker) hints(ctx context.Context, addrs []netip.Addr) {
 			c.fail("steered-hints", target, "malformed: %v", err)
 			continue
 		}
-		if t := dns.CanonicalName(r.Target); t != "." && t != c.steered {
+		if t := dns.CanonicalName(r.Target); t != "." && t != c.Steered {
 			addrs = c.lookup(ctx, t)
 		}
 		c.hintsOf(target, r, addrs)
@@ -137,9 +137,9 @@ func hintsIn(r ddr.Record) []netip.Addr {
 
 // relayTCP sends a ClientHello and takes any answer in TLS, an alert too, for proof that bytes come through.
 func (c checker) relayTCP(ctx context.Context, relay netip.AddrPort) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	client := dnsClient{addr: relay}
+	client := Client{Addr: relay}
 	conn, err := client.dial(ctx, "tcp")
 	if unreachable(err) {
 		c.skip("relay-tcp", relay.String(), "this host has no way there: %v", err)
@@ -155,7 +155,7 @@ func (c checker) relayTCP(ctx context.Context, relay netip.AddrPort) {
 	var alert tls.AlertError
 	switch {
 	case err == nil:
-		c.ok("relay-tcp", relay.String(), "answers for %s in %s", c.steered,
+		c.ok("relay-tcp", relay.String(), "answers for %s in %s", c.Steered,
 			tls.VersionName(tc.ConnectionState().Version))
 	case errors.As(err, &alert), isRemoteAlert(err):
 		c.ok("relay-tcp", relay.String(), "TLS answers, with an alert: %v", err)
@@ -167,7 +167,7 @@ func (c checker) relayTCP(ctx context.Context, relay netip.AddrPort) {
 // anyServer trusts everybody: the question is whether somebody answers, nothing secret is sent, and the certificate
 // is the business of the client and the origin.
 func (c checker) anyServer(alpn ...string) *tls.Config {
-	return &tls.Config{ServerName: strings.TrimSuffix(c.steered, "."), NextProtos: alpn, InsecureSkipVerify: true}
+	return &tls.Config{ServerName: strings.TrimSuffix(c.Steered, "."), NextProtos: alpn, InsecureSkipVerify: true}
 }
 
 func isRemoteAlert(err error) bool {
@@ -181,14 +181,14 @@ func unreachable(err error) bool {
 
 // relayQUIC does the same over UDP. Silence is no failure: many origins do not speak QUIC.
 func (c checker) relayQUIC(ctx context.Context, relay netip.AddrPort) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	conn, err := quic.DialAddr(ctx, relay.String(), c.anyServer("h3"), nil)
 	var remote *quic.TransportError
 	switch {
 	case err == nil:
 		conn.CloseWithError(0, "")
-		c.ok("relay-quic", relay.String(), "answers for %s in QUIC", c.steered)
+		c.ok("relay-quic", relay.String(), "answers for %s in QUIC", c.Steered)
 	case errors.As(err, &remote) && remote.Remote:
 		c.ok("relay-quic", relay.String(), "QUIC answers, with an error: %v", err)
 	default:

@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"crypto/tls"
@@ -89,9 +89,9 @@ func TestVerifierRules(t *testing.T) {
 			}
 			o := f.options()
 			if row.known != "" {
-				o.name = row.known + "."
+				o.Name = row.known + "."
 			}
-			r := runCheck(t.Context(), o)
+			r := Resolver(t.Context(), o)
 			if diff := cmp.Diff(row.want, failures(r)); diff != "" {
 				t.Errorf("-want +got:\n%s\n%s", diff, table(t, r))
 			}
@@ -117,19 +117,19 @@ func TestCheckPvD(t *testing.T) {
 	for name, row := range map[string]struct {
 		status         int
 		mediaType, doc string
-		want           status
+		want           Status
 		detail         string
 	}{
-		"good":               {200, "application/pvd+json", good, statusOK, "describes dns.fake.example. until"},
-		"with-charset":       {200, "application/pvd+json; charset=utf-8", good, statusOK, ""},
-		"proxies":            {200, "application/pvd+json", document(fakeName, time.Hour, "", `,"proxies":[{}]`), statusOK, "1 proxies"},
-		"not-found":          {404, "text/plain", "", statusFail, "404"},
-		"media-type":         {200, "application/json", good, statusFail, "content type"},
-		"other-identifier":   {200, "application/pvd+json", document("x.example.", time.Hour, "", ""), statusFail, "identifier"},
-		"expired":            {200, "application/pvd+json", document(fakeName, -time.Hour, "", ""), statusFail, "expired"},
-		"prefixes":           {200, "application/pvd+json", document(fakeName, time.Hour, `"2001:db8::/32"`, ""), statusFail, "prefixes"},
-		"not-json":           {200, "application/pvd+json", "<html>", statusFail, "PvD information"},
-		"larger-than-64-KiB": {200, "application/pvd+json", good + strings.Repeat(" ", 64<<10), statusFail, "64 KiB"},
+		"good":               {200, "application/pvd+json", good, OK, "describes dns.fake.example. until"},
+		"with-charset":       {200, "application/pvd+json; charset=utf-8", good, OK, ""},
+		"proxies":            {200, "application/pvd+json", document(fakeName, time.Hour, "", `,"proxies":[{}]`), OK, "1 proxies"},
+		"not-found":          {404, "text/plain", "", Fail, "404"},
+		"media-type":         {200, "application/json", good, Fail, "content type"},
+		"other-identifier":   {200, "application/pvd+json", document("x.example.", time.Hour, "", ""), Fail, "identifier"},
+		"expired":            {200, "application/pvd+json", document(fakeName, -time.Hour, "", ""), Fail, "expired"},
+		"prefixes":           {200, "application/pvd+json", document(fakeName, time.Hour, `"2001:db8::/32"`, ""), Fail, "prefixes"},
+		"not-json":           {200, "application/pvd+json", "<html>", Fail, "PvD information"},
+		"larger-than-64-KiB": {200, "application/pvd+json", good + strings.Repeat(" ", 64<<10), Fail, "64 KiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
@@ -147,7 +147,7 @@ func TestCheckPvD(t *testing.T) {
 			f.override = answers(t, "dns.fake.example. 60 A 127.0.0.1", fmt.Sprintf(
 				"dns.fake.example. 60 HTTPS 1 . alpn=h2,h3 no-default-alpn= port=%d key11=", f.services[1].Addr.Port()))
 			f.mu.Unlock()
-			r := runCheck(t.Context(), f.options())
+			r := Resolver(t.Context(), f.options())
 			var steps []string
 			for _, s := range r.Steps {
 				if !strings.HasPrefix(s.Name, "pvd-") {
@@ -167,7 +167,7 @@ func TestCheckPvD(t *testing.T) {
 
 // TestCheckPvDCertificate has a certificate that only opportunistic clients take.
 func TestCheckPvDCertificate(t *testing.T) {
-	for known, want := range map[string]status{"": statusSkip, fakeName + ".": statusFail} {
+	for known, want := range map[string]Status{"": Skip, fakeName + ".": Fail} {
 		f := newFake(t)
 		f.onePort = true
 		c := f.ca.issue(t, time.Now().Add(time.Hour), "other.example")
@@ -176,8 +176,8 @@ func TestCheckPvDCertificate(t *testing.T) {
 			t.Error("was asked although its certificate is for another name")
 		}
 		f.start(t)
-		ck := checker{f.options(), &report{OK: true}}
-		ck.name = known
+		ck := checker{f.options(), &Report{OK: true}}
+		ck.Name = known
 		ck.pvd(t.Context(), fakeName+".", ddr.Record{Priority: 1, Target: ".", Params: []ddr.Param{
 			{Key: ddr.KeyALPN, Value: []byte("\x02h2")}, {Key: ddr.KeyNoDefaultALPN},
 			{Key: ddr.KeyPort, Value: []byte{byte(f.services[1].Addr.Port() >> 8), byte(f.services[1].Addr.Port())}},

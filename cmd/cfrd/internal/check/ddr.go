@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"context"
@@ -26,21 +26,22 @@ func (c checker) ask(ctx context.Context, name string, qtype uint16) (message, e
 }
 
 func (c checker) askOver(ctx context.Context, t resolver.Transport, name string, qtype uint16) (message, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	q, err := question(name, qtype).Pack()
+	q, err := Question(name, qtype).Pack()
 	if err != nil {
 		return message{}, err
 	}
-	reply, err := dnsClient{addr: c.addr, bind: c.bind}.roundTrip(ctx, t, q)
+	reply, err := Client{Addr: c.Addr, Control: c.control}.roundTrip(ctx, t, q)
 	if err != nil {
 		return message{}, err
 	}
 	return parseMessage(reply)
 }
 
-// question has a size that no path fragments. See https://www.dnsflagday.net/2020/ .
-func question(name string, qtype uint16) *dns.Msg {
+// Question returns a query for name and qtype with a random ID. The size that it offers for UDP messages is one that no
+// path fragments. See https://www.dnsflagday.net/2020/ .
+func Question(name string, qtype uint16) *dns.Msg {
 	return new(dns.Msg).SetQuestion(name, qtype).SetEdns0(1232, false)
 }
 
@@ -48,7 +49,7 @@ func question(name string, qtype uint16) *dns.Msg {
 func (c checker) do53(ctx context.Context) (reply message, ok bool) {
 	for _, t := range []resolver.Transport{resolver.UDP, resolver.TCP} {
 		m, err := c.askOver(ctx, t, discoveryName, dns.TypeSVCB)
-		name, target := "do53-"+t.String(), c.addr.String()
+		name, target := "do53-"+t.String(), c.Addr.String()
 		switch {
 		case err != nil:
 			c.fail(name, target, "Do53 does not answer: %v", err)
@@ -67,7 +68,7 @@ func (c checker) do53(ctx context.Context) (reply message, ok bool) {
 }
 
 // designated judges the discovery answer and returns the records that a client can use.
-func (c checker) designated(m message) []designation {
+func (c checker) designated(m message) []Designation {
 	if m.rcode == dns.RcodeNameError {
 		c.fail("ddr", discoveryName, "NXDOMAIN: this resolver does not know of discovery, so clients stay unencrypted")
 		return nil
@@ -79,7 +80,7 @@ func (c checker) designated(m message) []designation {
 		return nil
 	}
 	c.ok("ddr", discoveryName, "%d SVCB records, TTL %d s", len(records), records[0].ttl)
-	var usable []designation
+	var usable []Designation
 	for _, rr := range records {
 		if d, ok := c.designation(rr, m.extra); ok {
 			usable = append(usable, d)
@@ -88,18 +89,18 @@ func (c checker) designated(m message) []designation {
 	if len(usable) == 0 {
 		c.fail("ddr", discoveryName, "none of the records designates a resolver that a client can use")
 	}
-	slices.SortStableFunc(usable, func(a, b designation) int { return int(a.Priority) - int(b.Priority) })
+	slices.SortStableFunc(usable, func(a, b Designation) int { return int(a.Priority) - int(b.Priority) })
 	return usable
 }
 
 // designation judges one record, and returns it and whether a DNS client can use it.
-func (c checker) designation(rr record, extra []record) (designation, bool) {
+func (c checker) designation(rr record, extra []record) (Designation, bool) {
 	r, err := ddr.ParseRecord(rr.data)
 	if err != nil {
 		c.fail("svcb", discoveryName, "malformed, so that clients reject the whole answer: %v", err)
-		return designation{}, false
+		return Designation{}, false
 	}
-	d := designation{
+	d := Designation{
 		Priority: r.Priority, Target: dns.CanonicalName(r.Target), ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(),
 		Addresses: additionalAddrs(r.Target, extra), Relay: isRelay(r),
 	}
@@ -113,8 +114,8 @@ func (c checker) designation(rr record, extra []record) (designation, bool) {
 	case err != nil:
 		c.fail("svcb", target, "clients cannot use it: %v", err)
 		return d, false
-	case c.name != "" && d.Target != c.name:
-		c.fail("svcb", target, "designates another name than %s", c.name)
+	case c.Name != "" && d.Target != c.Name:
+		c.fail("svcb", target, "designates another name than %s", c.Name)
 	default:
 		c.ok("svcb", target, "%s", d.params())
 	}
@@ -123,7 +124,7 @@ func (c checker) designation(rr record, extra []record) (designation, bool) {
 }
 
 // addresses looks at what the Additional section holds for the target of d.
-func (c checker) addresses(d designation, target string, extra []record) {
+func (c checker) addresses(d Designation, target string, extra []record) {
 	all := addressRecordsOf(d.Target, extra)
 	switch {
 	case len(all) == 0:
@@ -133,7 +134,7 @@ func (c checker) addresses(d designation, target string, extra []record) {
 	}
 }
 
-func (d designation) params() string {
+func (d Designation) params() string {
 	s := "alpn=" + strings.Join(d.ALPN, ",")
 	if d.Port != 0 {
 		s += fmt.Sprintf(" port=%d", d.Port)

@@ -1,10 +1,9 @@
-package main
+package check
 
 import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -19,10 +18,10 @@ import (
 
 // newDNRChecker returns a checker on a link of which this host has loopback addresses, so that tests can be servers.
 func newDNRChecker(f *fakeResolver) dnrChecker {
-	c := dnrChecker{checker: checker{checkOptions{timeout: 5 * time.Second}, &report{Resolver: "lo", OK: true}}}
+	c := dnrChecker{checker: checker{Options{Timeout: 5 * time.Second}, &Report{Resolver: "lo", OK: true}}}
 	c.link = dnr.Link{Interface: "lo", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
 	if f != nil {
-		c.roots = f.ca.pool
+		c.Roots = f.ca.pool
 	}
 	return c
 }
@@ -92,7 +91,7 @@ func TestDNRAgreement(t *testing.T) {
 				designate(t, dnr.DHCPv4, "192.0.2.2"), // hands out none
 				designate(t, row.by, "192.0.2.1", designatedBy(row.by, row.second)),
 			})
-			if len(c.Steps) != 1 || (c.Steps[0].Status == statusOK) != (row.want == "") || !strings.Contains(c.Steps[0].Detail, row.want) {
+			if len(c.Steps) != 1 || (c.Steps[0].Status == OK) != (row.want == "") || !strings.Contains(c.Steps[0].Detail, row.want) {
 				t.Errorf("got %+v; want %q", c.Steps, row.want)
 			}
 		})
@@ -112,14 +111,14 @@ func TestDNRAgreement(t *testing.T) {
 func TestDNRLifetime(t *testing.T) {
 	for name, row := range map[string]struct {
 		lifetime, interval time.Duration
-		want               status
+		want               Status
 	}{
-		"withdrawn":           {0, 0, statusFail},
-		"infinite":            {dnr.Infinity, time.Hour, statusOK},
-		"usual":               {30 * time.Minute, 0, statusOK},
-		"three-intervals":     {30 * time.Minute, 10 * time.Minute, statusOK},
-		"less-than-that":      {30*time.Minute - time.Second, 10 * time.Minute, statusFail},
-		"less-than-any-could": {11 * time.Second, 0, statusFail},
+		"withdrawn":           {0, 0, Fail},
+		"infinite":            {dnr.Infinity, time.Hour, OK},
+		"usual":               {30 * time.Minute, 0, OK},
+		"three-intervals":     {30 * time.Minute, 10 * time.Minute, OK},
+		"less-than-that":      {30*time.Minute - time.Second, 10 * time.Minute, Fail},
+		"less-than-any-could": {11 * time.Second, 0, Fail},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newDNRChecker(nil)
@@ -207,17 +206,17 @@ func TestDNREndpoint(t *testing.T) {
 					row.change(&e)
 				}
 				c := newDNRChecker(f)
-				c.timeout = 2 * time.Second
+				c.Timeout = 2 * time.Second
 				c.endpoint(t.Context(), e)
 				var want []string
 				for _, suffix := range row.want {
 					tr, _ := transportOf(id)
 					want = append(want, tr.String()+suffix)
 				}
-				if diff := cmp.Diff(want, failures(c.report)); diff != "" {
-					t.Errorf("%s: -want +got:\n%s\n%s", id, diff, table(t, c.report))
+				if diff := cmp.Diff(want, failures(c.Report)); diff != "" {
+					t.Errorf("%s: -want +got:\n%s\n%s", id, diff, table(t, c.Report))
 				}
-				if row.skipped != (c.Steps[0].Status == statusSkip) {
+				if row.skipped != (c.Steps[0].Status == Skip) {
 					t.Errorf("%s: got %+v", id, c.Steps)
 				}
 			}
@@ -226,7 +225,7 @@ func TestDNREndpoint(t *testing.T) {
 	t.Run("without-dohpath", func(t *testing.T) {
 		c := newDNRChecker(nil)
 		c.endpoint(t.Context(), endpoint{service{fakeName + ".", "h2", 443, ""}, netip.MustParseAddr("127.0.0.1")})
-		if c.Steps[0].Status != statusSkip {
+		if c.Steps[0].Status != Skip {
 			t.Errorf("got %+v", c.Steps)
 		}
 	})
@@ -251,16 +250,16 @@ func TestDNRDiscovery(t *testing.T) {
 	for name, row := range map[string]struct {
 		m    message
 		list []endpoint
-		want status
+		want Status
 		text string
 	}{
-		"same":          {m, []endpoint{dot, doh}, statusOK, "the same"},
-		"less":          {m, []endpoint{dot}, statusOK, "the same"},
-		"also-there":    {m, []endpoint{dot, with(dot, func(e *endpoint) { e.port = 1 })}, statusOK, "the same"},
-		"other-port":    {m, []endpoint{with(dot, func(e *endpoint) { e.port = 1 })}, statusFail, "port 1 "},
-		"other-dohpath": {m, []endpoint{dot, with(doh, func(e *endpoint) { e.dohPath = "/q{?dns}" })}, statusFail, "/q{?dns}"},
-		"other-name":    {m, []endpoint{with(dot, func(e *endpoint) { e.adn = "dns.other.example." })}, statusSkip, "does not hand out"},
-		"nothing":       {message{}, []endpoint{dot}, statusOK, "only DNR"},
+		"same":          {m, []endpoint{dot, doh}, OK, "the same"},
+		"less":          {m, []endpoint{dot}, OK, "the same"},
+		"also-there":    {m, []endpoint{dot, with(dot, func(e *endpoint) { e.port = 1 })}, OK, "the same"},
+		"other-port":    {m, []endpoint{with(dot, func(e *endpoint) { e.port = 1 })}, Fail, "port 1 "},
+		"other-dohpath": {m, []endpoint{dot, with(doh, func(e *endpoint) { e.dohPath = "/q{?dns}" })}, Fail, "/q{?dns}"},
+		"other-name":    {m, []endpoint{with(dot, func(e *endpoint) { e.adn = "dns.other.example." })}, Skip, "does not hand out"},
+		"nothing":       {message{}, []endpoint{dot}, OK, "only DNR"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newDNRChecker(f)
@@ -301,7 +300,7 @@ func TestDNRDocument(t *testing.T) {
 	var got struct {
 		Interface string
 		OK        bool
-		Steps     []step
+		Steps     []Step
 		Servers   []map[string]any
 	}
 	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
@@ -337,20 +336,5 @@ func TestPrintable(t *testing.T) {
 		if got := printable(in); got != want {
 			t.Errorf("got %s; want %s", got, want)
 		}
-	}
-}
-
-func TestDNRCheckUsage(t *testing.T) {
-	for name, args := range map[string][]string{
-		"no-interface": {}, "timeout": {"--interface", "lo", "--timeout", "0s"}, "argument": {"--interface", "lo", "x"},
-		"flag": {"--no-such-flag"}, "no-file": {"--interface", "lo", "--ca", "no such file"},
-	} {
-		var out, errs bytes.Buffer
-		if code := run(t.Context(), append([]string{"dnr", "check"}, args...), &out, &errs); code != 2 {
-			t.Errorf("%s: got exit code %d, %s; want 2", name, code, errs.String())
-		}
-	}
-	if err := runDNRCheck(t.Context(), nil, dnrCheckOptions{device: "no such one", timeout: 1}); err == nil || errors.As(err, new(usageError)) {
-		t.Errorf("got %v; want an error that is not about usage", err)
 	}
 }

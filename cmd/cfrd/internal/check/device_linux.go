@@ -1,4 +1,4 @@
-package main
+package check
 
 import (
 	"syscall"
@@ -7,7 +7,7 @@ import (
 )
 
 // bindToDevice makes a socket send and receive on one interface only.
-func bindToDevice(name string) bindFunc {
+func bindToDevice(name string) ControlFunc {
 	return func(_, _ string, c syscall.RawConn) error {
 		var failure error
 		if err := c.Control(func(fd uintptr) { failure = unix.BindToDevice(int(fd), name) }); err != nil {
