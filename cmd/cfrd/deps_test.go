@@ -64,15 +64,18 @@ func sourceFiles(t *testing.T) (files []sourceFile) {
 // TestImportsAmongOurs keeps the packages a star around cmd/cfrd: each can be read and tested alone.
 func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/cfrd":      {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
-		"relay":         {"relay/addrmap"},                                             // asks it what an address stands for
-		"resolver":      nil,                                                           // names what it needs as interfaces of its own
-		"dnr":           {"ddr"},                                                       // announces what ddr describes
-		"ddr":           nil,
-		"zones":         nil,
-		"relay/addrmap": nil, // a leaf: a map of addresses that knows no names
-		"e2e":           nil, // runs the binary
-		"e2e/bench":     nil,
+		"cmd/cfrd": { // puts everything together
+			"cmd/cfrd/internal/config", "resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
+		},
+		"cmd/cfrd/internal/config": {"resolver", "ddr", "zones"}, // asks their rules, and builds none of them
+		"relay":                    {"relay/addrmap"},            // asks it what an address stands for
+		"resolver":                 nil,                          // names what it needs as interfaces of its own
+		"dnr":                      {"ddr"},                      // announces what ddr describes
+		"ddr":                      nil,
+		"zones":                    nil,
+		"relay/addrmap":            nil, // a leaf: a map of addresses that knows no names
+		"e2e":                      nil, // runs the binary
+		"e2e/bench":                nil,
 	}
 	for _, f := range sourceFiles(t) {
 		list, known := allowed[f.folder]
@@ -96,9 +99,10 @@ func TestImportsOfOthers(t *testing.T) {
 		allowed []string
 		why     string
 	}{
-		{"github.com/spf13", []string{"cmd/cfrd"}, "services get typed values, not configuration"},
-		{"github.com/caddyserver/certmagic", []string{"cmd/cfrd"}, "services get a *tls.Config"},
-		{"github.com/mholt/acmez", []string{"cmd/cfrd"}, "services get a *tls.Config"},
+		{"github.com/spf13/cobra", []string{"cmd/cfrd"}, "rooms get typed values, not flags"},
+		{"github.com/spf13/viper", []string{"cmd/cfrd/internal/config"}, "services get typed values, not configuration"},
+		{"github.com/caddyserver/certmagic", []string{"cmd/cfrd", "cmd/cfrd/internal/config"}, "services get a *tls.Config"},
+		{"github.com/mholt/acmez", []string{"cmd/cfrd", "cmd/cfrd/internal/config"}, "services get a *tls.Config"},
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
 		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
