@@ -14,6 +14,7 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -45,8 +46,8 @@ func (s solver) Present(_ context.Context, c acme.Challenge) error { return s.pr
 func (s solver) CleanUp(_ context.Context, c acme.Challenge) error { return s.cleanUp(c) }
 
 // solvers returns those of types.
-func (cs *challenges) solvers(types []challengeType) map[string]acmez.Solver {
-	all := map[challengeType]solver{
+func (cs *challenges) solvers(types []config.Challenge) map[string]acmez.Solver {
+	all := map[config.Challenge]solver{
 		acme.ChallengeTypeTLSALPN01: {cs.presentALPN, cs.locked(func(c acme.Challenge) { delete(cs.alpn, challengeSNI(c)) })},
 		acme.ChallengeTypeHTTP01: {
 			cs.locked(func(c acme.Challenge) { cs.http[c.HTTP01ResourcePath()] = c.KeyAuthorization }),

@@ -19,6 +19,8 @@ import (
 	"github.com/mholt/acmez/v3"
 	"github.com/mholt/acmez/v3/acme"
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 func testChallenge(kind, value string) acme.Challenge {
@@ -30,7 +32,7 @@ func testChallenge(kind, value string) acme.Challenge {
 }
 
 func allSolvers(cs *challenges) map[string]acmez.Solver {
-	return cs.solvers([]challengeType{acme.ChallengeTypeTLSALPN01, acme.ChallengeTypeHTTP01, acme.ChallengeTypeDNS01})
+	return cs.solvers([]config.Challenge{acme.ChallengeTypeTLSALPN01, acme.ChallengeTypeHTTP01, acme.ChallengeTypeDNS01})
 }
 
 // TestTLSALPN asks a running node as an authority does, at the listener that clients use too.
@@ -283,7 +285,7 @@ func TestNodeWithStoredCertificate(t *testing.T) {
 	l := newLab(t)
 	l.withACME("")
 	l.write(t)
-	cfg, err := readConfig(l.path(), modeAll)
+	cfg, err := config.Read(l.path(), config.ModeAll)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,12 +293,12 @@ func TestNodeWithStoredCertificate(t *testing.T) {
 	if err := newACMEStore(cfg.TLS.ACME).save(context.Background(), "dns.isp.example", []byte(bundle)); err != nil {
 		t.Fatal(err)
 	}
-	v, err := loadValues(cfg, modeAll, time.Now())
+	v, err := loadValues(cfg, config.ModeAll, time.Now())
 	if err != nil || v.certificate == nil {
 		t.Fatalf("got error %v, certificate %v; want the one in the store", err, v)
 	}
-	v, err = loadValues(cfg, modeAll, time.Now().Add(2*time.Hour))
-	if err != nil || v.certificate != nil || !slices.ContainsFunc(v.warnings, func(s string) bool { return strings.Contains(s, "expired on") }) {
-		t.Errorf("when it has expired: got error %v, certificate %v, warnings %q; want a warning only", err, v.certificate, v.warnings)
+	v, err = loadValues(cfg, config.ModeAll, time.Now().Add(2*time.Hour))
+	if err != nil || v.certificate != nil || !slices.ContainsFunc(v.Warnings, func(s string) bool { return strings.Contains(s, "expired on") }) {
+		t.Errorf("when it has expired: got error %v, certificate %v, warnings %q; want a warning only", err, v.certificate, v.Warnings)
 	}
 }

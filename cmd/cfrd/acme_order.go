@@ -14,6 +14,8 @@ import (
 	"github.com/mholt/acmez/v3"
 	"github.com/mholt/acmez/v3/acme"
 	"github.com/rs/zerolog"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 // authority gives certificates.
@@ -38,7 +40,7 @@ type acmeClient struct {
 	email  string
 }
 
-func newACMEClient(cfg acmeConfig, store acmeStore, proofs *challenges, log zerolog.Logger) (*acmeClient, error) {
+func newACMEClient(cfg config.ACME, store acmeStore, proofs *challenges, log zerolog.Logger) (*acmeClient, error) {
 	transport := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		ForceAttemptHTTP2:   true,
@@ -55,12 +57,12 @@ func newACMEClient(cfg acmeConfig, store acmeStore, proofs *challenges, log zero
 	return &acmeClient{
 		client: &acmez.Client{
 			Client: &acme.Client{
-				Directory:  cfg.directory(),
+				Directory:  cfg.DirectoryURL(),
 				UserAgent:  "cfrd/" + version(),
 				HTTPClient: &http.Client{Transport: transport, Timeout: acmeHTTPTimeout},
 				Logger:     slog.New(details{zerolog.NewSlogHandler(log)}),
 			},
-			ChallengeSolvers: proofs.solvers(cfg.challenges()),
+			ChallengeSolvers: proofs.solvers(cfg.EnabledChallenges()),
 		},
 		store: store,
 		email: cfg.Email,

@@ -60,7 +60,7 @@ func (s *acmeService) close() {
 
 // public returns the name at which DNS-01 is answered for who has settings v, or nil.
 func (s *acmeService) public(v *values) *resolver.Public {
-	if s == nil || !v.TLS.ACME.uses(acme.ChallengeTypeDNS01) {
+	if s == nil || !v.TLS.ACME.Uses(acme.ChallengeTypeDNS01) {
 		return nil
 	}
 	return s.proofs.publicZone(v.Name)

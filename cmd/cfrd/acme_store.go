@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 // acmeStore keeps what must survive a restart: the account's key, and the certificate with its key. It lies below the
@@ -23,8 +25,8 @@ type acmeStore struct {
 	issuer string
 }
 
-func newACMEStore(cfg acmeConfig) acmeStore {
-	issuer := (&certmagic.ACMEIssuer{CA: cfg.directory()}).IssuerKey()
+func newACMEStore(cfg config.ACME) acmeStore {
+	issuer := (&certmagic.ACMEIssuer{CA: cfg.DirectoryURL()}).IssuerKey()
 	return acmeStore{&certmagic.FileStorage{Path: cfg.Storage}, issuer}
 }
 

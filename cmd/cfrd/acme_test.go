@@ -22,6 +22,8 @@ import (
 
 	"github.com/mholt/acmez/v3/acme"
 	"github.com/rs/zerolog"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 // fakeAuthority gives certificates as it is told to.
@@ -120,7 +122,7 @@ func testIdentity() identity {
 func renew(t *testing.T, dir string, f *fakeAuthority) *renewal {
 	t.Helper()
 	log := &logBuffer{}
-	store := newACMEStore(acmeConfig{Storage: dir})
+	store := newACMEStore(config.ACME{Storage: dir})
 	r := &renewal{newRenewer(newCertificates(nil), store, f, testIdentity(), zerolog.New(log)), f, log}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -387,7 +389,7 @@ func TestRenewerWithoutAStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeAuthority{life: 6 * day}
 		// Where the certificate is to go there is a file.
-		store := newACMEStore(acmeConfig{Storage: dir})
+		store := newACMEStore(config.ACME{Storage: dir})
 		path := filepath.Join(dir, filepath.FromSlash(store.bundleKey("dns.isp.example")))
 		if err := os.MkdirAll(filepath.Dir(filepath.Dir(path)), 0o700); err != nil {
 			t.Fatal(err)
@@ -405,7 +407,7 @@ func TestRenewerWithoutAStore(t *testing.T) {
 
 func TestStoreKeepsTheAccount(t *testing.T) {
 	dir := t.TempDir()
-	store := newACMEStore(acmeConfig{Storage: dir})
+	store := newACMEStore(config.ACME{Storage: dir})
 	first, err := store.accountKey(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -414,7 +416,7 @@ func TestStoreKeepsTheAccount(t *testing.T) {
 	if err != nil || !first.Public().(*ecdsa.PublicKey).Equal(again.Public()) {
 		t.Errorf("got error %v, or another key; want the same", err)
 	}
-	other, err := newACMEStore(acmeConfig{Storage: dir, Directory: "https://ca.example/dir"}).accountKey(t.Context())
+	other, err := newACMEStore(config.ACME{Storage: dir, Directory: "https://ca.example/dir"}).accountKey(t.Context())
 	if err != nil || first.Public().(*ecdsa.PublicKey).Equal(other.Public()) {
 		t.Errorf("another authority: got error %v, or the same key; want another", err)
 	}
@@ -430,7 +432,7 @@ func TestStoreKeepsTheAccount(t *testing.T) {
 }
 
 func TestStoreWithABrokenCertificate(t *testing.T) {
-	store := newACMEStore(acmeConfig{Storage: t.TempDir()})
+	store := newACMEStore(config.ACME{Storage: t.TempDir()})
 	if err := store.save(t.Context(), "dns.isp.example", []byte("half a")); err != nil {
 		t.Fatal(err)
 	}

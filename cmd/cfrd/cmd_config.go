@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 )
@@ -90,7 +91,7 @@ func writeNew(path string, data []byte, perm fs.FileMode, overwrite bool) error 
 }
 
 func newConfigCheckCommand() *cobra.Command {
-	var m mode
+	var m config.Mode
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Report everything that is wrong with a configuration",
@@ -116,18 +117,18 @@ func newConfigCheckCommand() *cobra.Command {
 }
 
 // checkConfig does what serve does before it binds anything.
-func checkConfig(path string, m mode) (warnings []string, err error) {
-	cfg, err := readConfig(path, m)
+func checkConfig(path string, m config.Mode) (warnings []string, err error) {
+	cfg, err := config.Read(path, m)
 	if err != nil {
 		return nil, err
 	}
 	v, err := loadValues(cfg, m, time.Now())
 	if err != nil || v.certificate == nil {
-		return cfg.warnings, err
+		return cfg.Warnings, err
 	}
-	discovery, err := ddr.New(v.discovery(v.listen(), newCertificates(v.certificate), v.relays()))
+	discovery, err := ddr.New(v.discovery(v.listen(), newCertificates(v.certificate), v.Relays()))
 	if err != nil {
-		return cfg.warnings, err
+		return cfg.Warnings, err
 	}
-	return append(cfg.warnings, v.undiscovered(discovery, v.certificate.Leaf)...), nil
+	return append(cfg.Warnings, v.undiscovered(discovery, v.certificate.Leaf)...), nil
 }

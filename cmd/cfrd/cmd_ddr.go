@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 )
 
@@ -37,7 +38,7 @@ func newDDRPrintCommand() *cobra.Command {
 		Example: "  cfrd ddr print --config /etc/cfrd/cfrd.yaml\n  cfrd ddr print --generic > dns.isp.example.inc",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := readConfig(path, modeAll)
+			cfg, err := config.Read(path, config.ModeAll)
 			if err != nil {
 				return fmt.Errorf("configuration %s:\n%w", path, err)
 			}
@@ -50,15 +51,15 @@ func newDDRPrintCommand() *cobra.Command {
 }
 
 // printZone writes the lines. It needs no certificate: a zone file outlives that.
-func printZone(w io.Writer, cfg *config, generic bool) error {
-	v := &values{config: cfg}
-	if !v.encrypted() {
+func printZone(w io.Writer, cfg *config.Config, generic bool) error {
+	v := &values{Config: cfg}
+	if !v.Encrypted() {
 		return fmt.Errorf("nothing to publish: none of listen.dot, listen.doh and listen.doq is set")
 	}
-	if len(v.addresses()) == 0 {
+	if len(v.Addresses()) == 0 {
 		return fmt.Errorf("ddr.addresses: missing: the addresses of %s, which wildcards in listen do not tell", v.Name)
 	}
-	zone, err := ddr.New(v.discovery(v.listen(), nil, v.relays()))
+	zone, err := ddr.New(v.discovery(v.listen(), nil, v.Relays()))
 	if err != nil {
 		return err
 	}

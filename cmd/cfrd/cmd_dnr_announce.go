@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/dnr"
 )
@@ -18,7 +19,7 @@ import (
 // dnrAnnounceOptions are the flags of `cfrd dnr announce`.
 type dnrAnnounceOptions struct {
 	dnrSource
-	announceConfig
+	config.Announce
 	do53 bool
 }
 
@@ -58,21 +59,21 @@ func announceDNR(ctx context.Context, o dnrAnnounceOptions, stderr io.Writer) er
 	if !o.RA && !o.DHCPv6 && !o.DHCPv4 {
 		o.RA, o.DHCPv6 = true, true
 	}
-	var ps problems
-	o.check("--", &ps)
+	var ps config.Problems
+	o.Check("--", &ps)
 	for i := range ps {
-		ps[i].key = strings.ReplaceAll(ps[i].key, "_", "-")
+		ps[i].Key = strings.ReplaceAll(ps[i].Key, "_", "-")
 	}
-	if err := ps.err(); err != nil {
+	if err := ps.Err(); err != nil {
 		return usageError{err}
 	}
 	described, do53, err := o.resolver()
 	if err != nil {
 		return err
 	}
-	cfg := o.announceConfig.config()
+	cfg := announcerConfig(o.Announce)
 	cfg.Source = func(link dnr.Link) dnr.Announcement { return describeTo(link, described, do53, o.PvD) }
-	cfg.Log = newLogger(logConfig{Level: zerolog.InfoLevel}, stderr)
+	cfg.Log = newLogger(config.Log{Level: zerolog.InfoLevel}, stderr)
 	a, err := dnr.NewAnnouncer(cfg)
 	if err != nil {
 		return err
@@ -90,7 +91,7 @@ func (o dnrAnnounceOptions) resolver() (described ddr.Config, do53 []netip.AddrP
 	}
 	switch {
 	case o.name == "":
-		cfg, err := readConfig(o.dnrSource.config, o.mode)
+		cfg, err := config.Read(o.dnrSource.config, o.mode)
 		if err != nil {
 			return described, nil, fmt.Errorf("configuration %s:\n%w", o.dnrSource.config, err)
 		}

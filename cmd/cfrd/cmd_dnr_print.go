@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/dnr"
 	"github.com/cfrd-project/cfrd/resolver"
@@ -20,7 +21,7 @@ import (
 // dnrSource says which resolver is to be handed out: that of a configuration, or one that flags describe.
 type dnrSource struct {
 	config     string
-	mode       mode
+	mode       config.Mode
 	name       string
 	addresses  []string
 	transports []string
@@ -149,13 +150,13 @@ func (s dnrSource) describe() (ddr.Config, error) {
 	if s.name != "" {
 		return s.describeFlags()
 	}
-	cfg, err := readConfig(s.config, s.mode)
+	cfg, err := config.Read(s.config, s.mode)
 	if err != nil {
 		return ddr.Config{}, fmt.Errorf("configuration %s:\n%w", s.config, err)
 	}
 	l := cfg.Listen
 	listen := resolver.Listen{Do53: l.Do53, DoT: l.DoT, DoH: l.DoH, DoQ: l.DoQ}
-	return ddr.Config{Name: cfg.Name, Addresses: cfg.addresses(), Services: services(listen)}, nil
+	return ddr.Config{Name: cfg.Name, Addresses: cfg.Addresses(), Services: services(listen)}, nil
 }
 
 func (s dnrSource) describeFlags() (ddr.Config, error) {

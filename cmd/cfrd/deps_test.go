@@ -65,17 +65,19 @@ func sourceFiles(t *testing.T) (files []sourceFile) {
 func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
 		"cmd/cfrd": { // puts everything together
-			"cmd/cfrd/internal/check", "resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
+			"cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
+			"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
 		},
-		"cmd/cfrd/internal/check": {"resolver", "ddr", "dnr"}, // names transports, and reads what resolvers and links say
-		"relay":                   {"relay/addrmap"},          // asks it what an address stands for
-		"resolver":                nil,                        // names what it needs as interfaces of its own
-		"dnr":                     {"ddr"},                    // announces what ddr describes
-		"ddr":                     nil,
-		"zones":                   nil,
-		"relay/addrmap":           nil, // a leaf: a map of addresses that knows no names
-		"e2e":                     nil, // runs the binary
-		"e2e/bench":               nil,
+		"cmd/cfrd/internal/check":  {"resolver", "ddr", "dnr"},   // names transports, and reads what resolvers and links say
+		"cmd/cfrd/internal/config": {"resolver", "ddr", "zones"}, // asks their rules, and builds none of them
+		"relay":                    {"relay/addrmap"},            // asks it what an address stands for
+		"resolver":                 nil,                          // names what it needs as interfaces of its own
+		"dnr":                      {"ddr"},                      // announces what ddr describes
+		"ddr":                      nil,
+		"zones":                    nil,
+		"relay/addrmap":            nil, // a leaf: a map of addresses that knows no names
+		"e2e":                      nil, // runs the binary
+		"e2e/bench":                nil,
 	}
 	for _, f := range sourceFiles(t) {
 		list, known := allowed[f.folder]
@@ -99,9 +101,10 @@ func TestImportsOfOthers(t *testing.T) {
 		allowed []string
 		why     string
 	}{
-		{"github.com/spf13", []string{"cmd/cfrd"}, "services get typed values, not configuration"},
-		{"github.com/caddyserver/certmagic", []string{"cmd/cfrd"}, "services get a *tls.Config"},
-		{"github.com/mholt/acmez", []string{"cmd/cfrd"}, "services get a *tls.Config"},
+		{"github.com/spf13/cobra", []string{"cmd/cfrd"}, "rooms get typed values, not flags"},
+		{"github.com/spf13/viper", []string{"cmd/cfrd/internal/config"}, "services get typed values, not configuration"},
+		{"github.com/caddyserver/certmagic", []string{"cmd/cfrd", "cmd/cfrd/internal/config"}, "services get a *tls.Config"},
+		{"github.com/mholt/acmez", []string{"cmd/cfrd", "cmd/cfrd/internal/config"}, "services get a *tls.Config"},
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
 		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "cmd/cfrd/internal/check", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},

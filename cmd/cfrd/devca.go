@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 const (
@@ -46,7 +48,7 @@ const (
 // writeDevCA makes both and writes them to dir, in which there must not be any of the files.
 func writeDevCA(dir, name string, addrs []netip.Addr, now time.Time) (devCA, error) {
 	ca := devCA{strings.TrimSuffix(name, "."), addrs, dir, now.Add(devLeafLife)}
-	if !isHostname(ca.name) {
+	if !config.IsHostname(ca.name) {
 		return ca, fmt.Errorf("a certificate needs a host name such as dns.isp.example, not %q", name)
 	}
 	files, err := ca.make(now)
@@ -206,7 +208,7 @@ func (o *devCAOptions) write(dir string, args []string, stderr io.Writer) error 
 	}
 	var addrs []netip.Addr
 	for _, s := range o.addrs {
-		a, err := parseAddr(s)
+		a, err := config.ParseAddr(s)
 		if err != nil {
 			return fmt.Errorf("--address: %w", err)
 		}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 func TestDevCA(t *testing.T) {
@@ -176,7 +178,7 @@ func TestDevCACommand(t *testing.T) {
 
 // checkFiles loads the certificate that a configuration names.
 func checkFiles(path string) (any, error) {
-	cfg, err := readConfig(path, modeAll)
+	cfg, err := config.Read(path, config.ModeAll)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func (v *values) undiscovered(discovery *ddr.Zone, leaf *x509.Certificate) (line
 	if leaf == nil {
 		return nil
 	}
-	addrs := v.do53Addresses()
+	addrs := v.Do53Addresses()
 	known := uncovered(leaf, addrs)
 	for _, a := range addrs {
 		if _, err := discovery.Resolvers(a); err != nil && !slices.Contains(known, a) {

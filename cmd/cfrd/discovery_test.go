@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
 )
@@ -36,7 +37,7 @@ func TestOwned(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v := &values{config: &config{Name: row.resolver}, zones: z}
+			v := &values{Config: &config.Config{Name: row.resolver}, zones: z}
 			if name, https := v.owned(); name != row.name || https != row.https {
 				t.Errorf("got %t, %t; want %t, %t", name, https, row.name, row.https)
 			}

@@ -22,6 +22,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 // certificateTemplate describes a certificate for tests.
@@ -134,16 +136,16 @@ func (l *lab) write(t *testing.T) {
 func (l *lab) start(t *testing.T) (*node, *logBuffer) {
 	t.Helper()
 	l.write(t)
-	cfg, err := readConfig(l.path(), modeAll)
+	cfg, err := config.Read(l.path(), config.ModeAll)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := loadValues(cfg, modeAll, time.Now())
+	v, err := loadValues(cfg, config.ModeAll, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := &logBuffer{}
-	n, err := newNode(v, modeAll, newLogger(cfg.Log, log))
+	n, err := newNode(v, config.ModeAll, newLogger(cfg.Log, log))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,4 +234,18 @@ func dialFrom(network string, addr netip.Addr) *net.Dialer {
 		return &net.Dialer{LocalAddr: &net.UDPAddr{IP: addr.AsSlice()}}
 	}
 	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: addr.AsSlice()}}
+}
+
+func prefixes(list ...string) (ps []netip.Prefix) {
+	for _, s := range list {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+func addrPorts(list ...string) (aps []netip.AddrPort) {
+	for _, s := range list {
+		aps = append(aps, netip.MustParseAddrPort(s))
+	}
+	return aps
 }

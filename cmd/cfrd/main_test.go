@@ -29,8 +29,8 @@ func TestCommandLine(t *testing.T) {
 		"unknown-flag":      {"serve --bogus", 2, "", "unknown flag: --bogus; see `cfrd serve --help`"},
 		"wrong-mode":        {"serve --mode both", 2, "", "must be all, resolver or relay"},
 		"no-configuration":  {"serve --config /nonexistent", 1, "", "read configuration: open /nonexistent"},
-		"bad-configuration": {"serve --config testdata/bad/name-missing.yaml", 1, "", "\nname: missing"},
-		"config-check":      {"config check testdata/bad/name-missing.yaml", 1, "name: missing", ""},
+		"bad-configuration": {"serve --config internal/config/testdata/bad/name-missing.yaml", 1, "", "\nname: missing"},
+		"config-check":      {"config check internal/config/testdata/bad/name-missing.yaml", 1, "name: missing", ""},
 		"config-init":       {"config init", 0, "name: dns.isp.example", ""},
 	}
 	for name, test := range tests {

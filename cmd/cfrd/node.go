@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
@@ -22,7 +23,7 @@ import (
 // node is every service that one process runs, bound to its addresses.
 type node struct {
 	// set once by newNode
-	mode  mode
+	mode  config.Mode
 	log   zerolog.Logger
 	certs *certificates    // or nil
 	acme  *acmeService     // or nil
@@ -50,9 +51,9 @@ const (
 )
 
 // newNode opens the address map and binds every listener. Nothing is served before run.
-func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
+func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) {
 	n := &node{mode: m, log: log, values: v}
-	if m.resolves() && v.encrypted() {
+	if m.Resolves() && v.Encrypted() {
 		n.certs = newCertificates(v.certificate)
 	}
 	defer func() {
@@ -60,18 +61,18 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 			n.close()
 		}
 	}()
-	if n.certs != nil && v.TLS.ACME.used() {
+	if n.certs != nil && v.TLS.ACME.Used() {
 		if n.acme, err = newACMEService(v, n.certs, component(log, "acme")); err != nil {
 			return nil, err
 		}
 	}
-	if v.relays() {
+	if v.Relays() {
 		if n.addrs, err = addrmap.Open(v.addressMap()); err != nil {
 			return nil, err
 		}
 	}
 	// The resolver comes first: it refuses addresses that are in use, and the relay's wildcard listeners use them all.
-	if m.resolves() {
+	if m.Resolves() {
 		if err = n.newResolver(); err != nil {
 			return nil, err
 		}
@@ -80,7 +81,7 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 		}
 	}
 	if n.acme != nil {
-		if err = n.acme.bind(v.challengeListeners()); err != nil {
+		if err = n.acme.bind(v.ChallengeListeners()); err != nil {
 			return nil, err
 		}
 	}
@@ -97,7 +98,7 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 }
 
 // relays reports whether this node relays flows.
-func (n *node) relays() bool { return n.mode.relays() && n.values.relays() }
+func (n *node) relays() bool { return n.mode.Relays() && n.values.Relays() }
 
 func (n *node) relayConfig() relay.Config {
 	return relay.Config{

@@ -15,6 +15,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -28,7 +29,7 @@ func TestDaemon(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	log, done := &logBuffer{}, make(chan error, 1)
-	go func() { done <- runDaemon(ctx, l.path(), modeAll, log) }()
+	go func() { done <- runDaemon(ctx, l.path(), config.ModeAll, log) }()
 
 	if got := manager.next(t); got != notifyReady {
 		t.Errorf("service manager: got %q; want %q", got, notifyReady)
@@ -101,15 +102,15 @@ relay:
   routes: false
 `, addr, 20000+int(addr.As4()[3]))
 	writeFile(t, filepath.Join(dir, "cfrd.yaml"), text)
-	cfg, err := readConfig(filepath.Join(dir, "cfrd.yaml"), modeRelay)
+	cfg, err := config.Read(filepath.Join(dir, "cfrd.yaml"), config.ModeRelay)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := loadValues(cfg, modeRelay, time.Now())
+	v, err := loadValues(cfg, config.ModeRelay, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = newNode(v, modeRelay, newLogger(cfg.Log, &logBuffer{}))
+	_, err = newNode(v, config.ModeRelay, newLogger(cfg.Log, &logBuffer{}))
 	if err == nil || !strings.Contains(err.Error(), "ip -6 route add local 2001:db8:cf::/64 dev lo") {
 		t.Errorf("without a route: got error %v; want the command that adds it", err)
 	}
@@ -119,19 +120,19 @@ relay:
 func TestAddressInUse(t *testing.T) {
 	l := newLab(t)
 	l.start(t)
-	v, err := loadValues(parseLab(t, l), modeAll, time.Now())
+	v, err := loadValues(parseLab(t, l), config.ModeAll, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = newNode(v, modeAll, newLogger(v.Log, &logBuffer{}))
+	_, err = newNode(v, config.ModeAll, newLogger(v.Log, &logBuffer{}))
 	if err == nil || !strings.Contains(err.Error(), l.addr.String()+":8053") {
 		t.Errorf("got error %v; want one that names %s:8053", err, l.addr)
 	}
 }
 
-func parseLab(t *testing.T, l *lab) *config {
+func parseLab(t *testing.T, l *lab) *config.Config {
 	t.Helper()
-	cfg, err := readConfig(l.path(), modeAll)
+	cfg, err := config.Read(l.path(), config.ModeAll)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,13 +100,21 @@ func uncovered(leaf *x509.Certificate, addrs []netip.Addr) (missing []netip.Addr
 }
 
 // uncoveredWarning says which addresses of Do53 leaf does not carry, or "".
-func (c *config) uncoveredWarning(leaf *x509.Certificate) string {
-	missing := uncovered(leaf, c.do53Addresses())
+func (v *values) uncoveredWarning(leaf *x509.Certificate) string {
+	missing := uncovered(leaf, v.Do53Addresses())
 	if len(missing) == 0 {
 		return ""
 	}
 	return fmt.Sprintf("the certificate does not carry %s as IP address: "+
 		"clients that ask there without encryption will not discover the encrypted transports", join(missing))
+}
+
+func join(addrs []netip.Addr) string {
+	words := make([]string, len(addrs))
+	for i, a := range addrs {
+		words[i] = a.String()
+	}
+	return strings.Join(words, ", ")
 }
 
 // watchInterval is how often the certificate's files are read to see whether they have changed. They are a few

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 // watched is a node that only watches the files of its certificate.
@@ -31,13 +33,13 @@ func newWatched(t *testing.T) *watched {
 	t.Helper()
 	dir, log := t.TempDir(), &logBuffer{}
 	forResolver().write(t, dir)
-	cfg := &config{Name: "dns.isp.example"}
+	cfg := &config.Config{Name: "dns.isp.example"}
 	cfg.TLS.Certificate, cfg.TLS.Key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	cert, err := loadCertificate(cfg.TLS.Certificate, cfg.TLS.Key, cfg.Name, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{values: &values{config: cfg}, certs: newCertificates(cert), log: zerolog.New(log)}
+	n := &node{values: &values{Config: cfg}, certs: newCertificates(cert), log: zerolog.New(log)}
 	w := &watched{node: n, dir: dir, log: log}
 	w.look()
 	return w

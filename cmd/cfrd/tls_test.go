@@ -14,6 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 )
 
@@ -205,13 +206,13 @@ func TestTicketsRotate(t *testing.T) {
 // discoveryOf returns what a node with encrypted listeners at addrs advertises with certs.
 func discoveryOf(t *testing.T, certs *certificates, addrs ...string) *ddr.Zone {
 	t.Helper()
-	cfg := &config{Name: "dns.isp.example"}
+	cfg := &config.Config{Name: "dns.isp.example"}
 	for _, a := range addrs {
 		addr := netip.MustParseAddr(a)
 		cfg.Listen.Do53 = append(cfg.Listen.Do53, netip.AddrPortFrom(addr, 53))
 		cfg.Listen.DoT = append(cfg.Listen.DoT, netip.AddrPortFrom(addr, 853))
 	}
-	v := &values{config: cfg}
+	v := &values{Config: cfg}
 	zone, err := ddr.New(v.discovery(v.listen(), certs, false))
 	if err != nil {
 		t.Fatal(err)

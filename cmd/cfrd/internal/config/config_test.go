@@ -1,6 +1,7 @@
-package main
+package config
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,14 +18,23 @@ import (
 )
 
 // parse parses a configuration as if it were the file /etc/cfrd/cfrd.yaml.
-func parse(t *testing.T, text string) *config {
+func parse(t *testing.T, text string) *Config {
 	t.Helper()
-	cfg, err := parseConfig([]byte(text), "/etc/cfrd", modeAll)
+	cfg, err := Parse([]byte(text), "/etc/cfrd", ModeAll)
 	if err != nil {
 		t.Fatalf("parseConfig: %v", err)
 	}
 	return cfg
 }
+
+// referenceConfig is the configuration that `cfrd config init` writes.
+var referenceConfig = func() []byte {
+	data, err := os.ReadFile("../../testdata/cfrd.yaml")
+	if err != nil {
+		panic(err)
+	}
+	return data
+}()
 
 func prefixes(list ...string) (ps []netip.Prefix) {
 	for _, s := range list {
@@ -41,49 +51,49 @@ func addrPorts(list ...string) (aps []netip.AddrPort) {
 }
 
 func TestReferenceConfig(t *testing.T) {
-	want := &config{
+	want := &Config{
 		Name:    "dns.isp.example",
 		Clients: prefixes("10.0.0.0/8", "2001:db8::/32"),
-		Listen: listenConfig{
+		Listen: Listen{
 			Do53:  addrPorts("10.0.0.53:53", "[2001:db8::53]:53"),
 			DoT:   addrPorts("10.0.0.53:853", "[2001:db8::53]:853"),
 			DoH:   addrPorts("10.0.0.53:443", "[2001:db8::53]:443"),
 			DoQ:   addrPorts("10.0.0.53:853", "[2001:db8::53]:853"),
 			Admin: netip.MustParseAddrPort("127.0.0.1:9153"),
 		},
-		TLS: tlsConfig{Certificate: "/etc/cfrd/cert.pem", Key: "/etc/cfrd/key.pem"},
+		TLS: TLS{Certificate: "/etc/cfrd/cert.pem", Key: "/etc/cfrd/key.pem"},
 		Upstreams: []resolver.Upstream{
 			{Addr: netip.MustParseAddrPort("192.0.2.1:53")},
 			{Protocol: resolver.UpstreamTLS, Addr: netip.MustParseAddrPort("192.0.2.2:853"), Name: "dns.example"},
 		},
-		DDR: ddrConfig{AdvertiseRelay: true, PvD: true},
-		Steer: steerConfig{Rules: []ruleConfig{
-			{Suffixes: []string{"bank.example"}, Action: actionPass},
+		DDR: DDR{AdvertiseRelay: true, PvD: true},
+		Steer: Steer{Rules: []Rule{
+			{Suffixes: []string{"bank.example"}, Action: ActionPass},
 			{Suffixes: []string{"cdn.example"}},
 			{Prefixes: prefixes("198.51.100.0/24")},
 			{ECH: true},
 		}},
-		Relay: relayConfig{
+		Relay: Relay{
 			Ports:  []uint16{443, 80},
-			Sealed: sealedConfig{Prefix: netip.MustParsePrefix("2001:db8:cf::/64"), KeyFile: "/etc/cfrd/seal.key"},
-			Table:  tableConfig{Prefixes: prefixes("10.99.0.0/16"), Store: "/etc/cfrd/leases.db"},
+			Sealed: Sealed{Prefix: netip.MustParsePrefix("2001:db8:cf::/64"), KeyFile: "/etc/cfrd/seal.key"},
+			Table:  Table{Prefixes: prefixes("10.99.0.0/16"), Store: "/etc/cfrd/leases.db"},
 			Egress: prefixes("192.0.2.64/28", "2001:db8:e::/64"),
 			Routes: true, GSO: true,
 		},
-		Log: logConfig{Level: zerolog.InfoLevel},
+		Log: Log{Level: zerolog.InfoLevel},
 	}
 	got := parse(t, string(referenceConfig))
 	if diff := cmp.Diff(want, got, configComparers()); diff != "" {
 		t.Errorf("testdata/cfrd.yaml (-want +got):\n%s", diff)
 	}
-	if len(got.warnings) > 0 {
-		t.Errorf("got warnings %q; want none", got.warnings)
+	if len(got.Warnings) > 0 {
+		t.Errorf("got warnings %q; want none", got.Warnings)
 	}
 }
 
 func configComparers() cmp.Options {
 	return cmp.Options{
-		cmp.AllowUnexported(config{}),
+		cmp.AllowUnexported(Config{}),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 		cmpopts.EquateEmpty(),
@@ -94,13 +104,13 @@ func configComparers() cmp.Options {
 func TestReferenceACME(t *testing.T) {
 	text := strings.Replace(string(referenceConfig), "  certificate: cert.pem\n  key: key.pem\n", "", 1)
 	got := parse(t, strings.ReplaceAll(text, "#: ", "")).TLS.ACME
-	want := acmeConfig{
+	want := ACME{
 		Directory:  "https://acme-v02.api.letsencrypt.org/directory",
 		Email:      "noc@isp.example",
 		CA:         "/etc/cfrd/acme-ca.pem",
 		Storage:    "/etc/cfrd/acme",
 		Profile:    "shortlived",
-		Challenges: []challengeType{"tls-alpn-01"},
+		Challenges: []Challenge{"tls-alpn-01"},
 		Addresses:  []netip.Addr{netip.MustParseAddr("2001:db8::53")},
 		Agree:      true,
 	}
@@ -142,7 +152,7 @@ func TestBadConfig(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m, want := modeAll, []string(nil)
+			m, want := ModeAll, []string(nil)
 			for line := range strings.Lines(string(data)) {
 				text, ok := strings.CutPrefix(strings.TrimSpace(line), "# ")
 				if !ok {
@@ -156,7 +166,7 @@ func TestBadConfig(t *testing.T) {
 				}
 				want = append(want, text)
 			}
-			_, err = parseConfig(data, "/etc/cfrd", m)
+			_, err = Parse(data, "/etc/cfrd", m)
 			if err == nil {
 				t.Fatalf("got no error; want %q", want)
 			}
@@ -196,7 +206,7 @@ func TestEnvironment(t *testing.T) {
 		"steer.max_ttl":         30 * time.Second,
 		"relay.ports":           []uint16{8443},
 		"limits.connections":    12,
-		"cache.size":            byteSize(1 << 20),
+		"cache.size":            ByteSize(1 << 20),
 		"relay.sealed.key_file": "/etc/cfrd/other.key",
 		"name":                  "dns.isp.example",
 	}
@@ -215,7 +225,7 @@ func TestEnvironmentErrors(t *testing.T) {
 	} {
 		t.Run(variable, func(t *testing.T) {
 			t.Setenv(variable, row.value)
-			_, err := parseConfig(referenceConfig, "/etc/cfrd", modeAll)
+			_, err := Parse(referenceConfig, "/etc/cfrd", ModeAll)
 			if err == nil || err.Error() != row.want {
 				t.Errorf("got error %v; want %s", err, row.want)
 			}
@@ -238,7 +248,7 @@ relay:
   sealed: {prefix: "2001:db8:cf::/64", key_file: seal.key}
   egress: [192.0.2.64/28]
 `
-	if _, err := parseConfig([]byte(text), "/etc/cfrd", modeRelay); err != nil {
+	if _, err := Parse([]byte(text), "/etc/cfrd", ModeRelay); err != nil {
 		t.Errorf("got error %v; want none", err)
 	}
 }
@@ -250,8 +260,8 @@ func TestWarnings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := parse(t, strings.Replace(string(referenceConfig), row.old, row.new, 1))
-			if len(cfg.warnings) != 1 || !strings.Contains(cfg.warnings[0], row.want) {
-				t.Errorf("got warnings %q; want one about %s", cfg.warnings, row.want)
+			if len(cfg.Warnings) != 1 || !strings.Contains(cfg.Warnings[0], row.want) {
+				t.Errorf("got warnings %q; want one about %s", cfg.Warnings, row.want)
 			}
 		})
 	}
@@ -274,15 +284,24 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte("steer: {rules: [{1: 2}, 3, [4]]}")) // keys that are not text
 	f.Add([]byte("listen: 5\nlisten.do53: 6"))        // keys with dots
 	f.Fuzz(func(t *testing.T, data []byte) {
-		cfg, err := parseConfig(data, "/etc/cfrd", modeAll)
+		cfg, err := Parse(data, "/etc/cfrd", ModeAll)
 		if (cfg == nil) != (err != nil) {
 			t.Fatalf("got configuration %v and error %v; want one of them", cfg, err)
 		}
 		if err == nil {
 			return
 		}
-		if _, ok := err.(problems); !ok || err.Error() == "" {
+		if _, ok := err.(Problems); !ok || err.Error() == "" {
 			t.Fatalf("got error %T %q; want problems", err, err)
 		}
 	})
+}
+
+func TestDo53Addresses(t *testing.T) {
+	cfg := &Config{DDR: DDR{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}}
+	cfg.Listen.Do53 = addrPorts("0.0.0.0:53", "[2001:db8::53]:53")
+	got := fmt.Sprint(cfg.Do53Addresses())
+	if want := "[192.0.2.53 2001:db8::53]"; got != want {
+		t.Errorf("got %s; want %s: an address for the wildcard", got, want)
+	}
 }

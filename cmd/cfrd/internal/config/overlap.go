@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -34,7 +34,7 @@ func overlap(p netip.Prefix, others []keyedPrefix) (keyedPrefix, bool) {
 
 // checkAddressMap checks the two ways in which relay addresses stand for destinations.
 func (v *validator) checkAddressMap() {
-	if s := v.Relay.Sealed; s.used() {
+	if s := v.Relay.Sealed; s.Used() {
 		switch p := s.Prefix; {
 		case !p.IsValid():
 			v.bad("relay.sealed.prefix", "missing: the IPv6 /64 of the relay addresses, such as 2001:db8:cf::/64")
@@ -45,14 +45,14 @@ func (v *validator) checkAddressMap() {
 			v.bad("relay.sealed.key_file", "missing: make one with `cfrd config init --with-key`")
 		}
 	}
-	if v.Relay.Table.used() {
+	if v.Relay.Table.Used() {
 		v.checkTable()
 	}
 }
 
 func (v *validator) checkTable() {
 	t := v.Relay.Table
-	if v.mode != modeAll {
+	if v.mode != ModeAll {
 		v.bad("relay.table", "leases are known on one host only: with --mode %s use relay.sealed instead", v.mode)
 		return
 	}
@@ -69,7 +69,7 @@ const leastUDPIdle = 2 * time.Minute
 
 // checkRelay checks what only the process that relays needs.
 func (v *validator) checkRelay() {
-	if !v.relays() {
+	if !v.Relays() {
 		v.bad("relay", "has no relay addresses: add relay.sealed or relay.table")
 	}
 	if len(v.Relay.Ports) == 0 {
@@ -80,7 +80,7 @@ func (v *validator) checkRelay() {
 			v.bad(fmt.Sprintf("relay.ports[%d]", i), "%d is listed twice", p)
 		}
 	}
-	if len(v.relayClients()) == 0 {
+	if len(v.RelayClients()) == 0 {
 		v.bad("relay.clients", "missing: the prefixes that may use the relay; by default those of clients")
 	}
 	v.warnOpen("relay.clients", v.Relay.Clients)
@@ -92,7 +92,7 @@ func (v *validator) checkRelay() {
 
 // checkEgress makes sure that every family of destinations can be reached.
 func (v *validator) checkEgress() {
-	need4 := v.Relay.Sealed.used() || slices.ContainsFunc(v.Relay.Table.Prefixes, isV4)
+	need4 := v.Relay.Sealed.Used() || slices.ContainsFunc(v.Relay.Table.Prefixes, isV4)
 	need6 := slices.ContainsFunc(v.Relay.Table.Prefixes, isV6)
 	lacks4 := need4 && !slices.ContainsFunc(v.Relay.Egress, isV4)
 	lacks6 := need6 && !slices.ContainsFunc(v.Relay.Egress, isV6)
@@ -111,8 +111,8 @@ func (v *validator) checkEgress() {
 	}
 }
 
-// relayRanges returns the prefixes of relay addresses.
-func (c *config) relayRanges() []netip.Prefix {
+// RelayRanges returns the prefixes of relay addresses.
+func (c *Config) RelayRanges() []netip.Prefix {
 	var list []netip.Prefix
 	for _, p := range c.relayPrefixes() {
 		list = append(list, p.prefix)

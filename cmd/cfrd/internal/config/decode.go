@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -17,23 +17,23 @@ import (
 )
 
 type (
-	// byteSize is an amount of memory in octets, written as "64MiB" or as a bare number.
-	byteSize int64
-	// ruleAction is what a steering rule does with what it matches.
-	ruleAction uint8
-	// logFormat is how log lines are written.
-	logFormat uint8
+	// ByteSize is an amount of memory in octets, written as "64MiB" or as a bare number.
+	ByteSize int64
+	// Action is what a steering rule does with what it matches.
+	Action uint8
+	// LogFormat is how log lines are written.
+	LogFormat uint8
 )
 
 const (
-	actionSteer ruleAction = iota
-	actionPass
+	ActionSteer Action = iota
+	ActionPass
 )
 
 const (
-	formatAuto logFormat = iota // console on a terminal, else JSON
-	formatJSON
-	formatConsole
+	FormatAuto LogFormat = iota // console on a terminal, else JSON
+	FormatJSON
+	FormatConsole
 )
 
 // decodeValue is the hook through which every value of the configuration passes on its way to its Go type. What it
@@ -43,14 +43,14 @@ func decodeValue(from, to reflect.Value) (any, error) {
 	case netip.Prefix:
 		return parseAs(from, parsePrefix)
 	case netip.Addr:
-		return parseAs(from, parseAddr)
+		return parseAs(from, ParseAddr)
 	case netip.AddrPort:
 		return parseAs(from, parseAddrPort)
 	case resolver.Upstream:
 		return parseAs(from, parseUpstream)
 	case time.Duration:
 		return parseAs(from, parseDuration)
-	case byteSize:
+	case ByteSize:
 		return parseAs(from, parseSize)
 	case uint16:
 		return parseAs(from, parsePort)
@@ -66,13 +66,13 @@ func decodeValue(from, to reflect.Value) (any, error) {
 		return parseAs(from, oneOf(map[string]resolver.FailMode{
 			"pass": resolver.FailPass, "fail": resolver.FailServfail,
 		}))
-	case challengeType:
+	case Challenge:
 		return parseAs(from, parseChallenge)
-	case ruleAction:
-		return parseAs(from, oneOf(map[string]ruleAction{"steer": actionSteer, "pass": actionPass}))
-	case logFormat:
-		return parseAs(from, oneOf(map[string]logFormat{
-			"auto": formatAuto, "json": formatJSON, "console": formatConsole,
+	case Action:
+		return parseAs(from, oneOf(map[string]Action{"steer": ActionSteer, "pass": ActionPass}))
+	case LogFormat:
+		return parseAs(from, oneOf(map[string]LogFormat{
+			"auto": FormatAuto, "json": FormatJSON, "console": FormatConsole,
 		}))
 	case zerolog.Level:
 		return parseAs(from, oneOf(map[string]zerolog.Level{
@@ -161,7 +161,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-func parseAddr(s string) (netip.Addr, error) {
+func ParseAddr(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Is4In6() || a.Zone() != "" {
 		return a, fmt.Errorf("must be an address such as 192.0.2.53 or 2001:db8::53, not %q", s)
@@ -213,7 +213,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return d, nil
 }
 
-func parseSize(s string) (byteSize, error) {
+func parseSize(s string) (ByteSize, error) {
 	number, shift := s, 0
 	for i, unit := range []string{"KiB", "MiB", "GiB"} {
 		if rest, ok := strings.CutSuffix(s, unit); ok {
@@ -224,7 +224,7 @@ func parseSize(s string) (byteSize, error) {
 	if err != nil || n < 1 || n > math.MaxInt64>>shift {
 		return 0, fmt.Errorf("must be a size such as 64MiB or 1GiB, not %q", s)
 	}
-	return byteSize(n << shift), nil
+	return ByteSize(n << shift), nil
 }
 
 // oneOf returns a parser of the words that are the keys of values.

@@ -1,4 +1,6 @@
-package main
+// Package config turns the configuration file of cfrd into typed values: it decodes it, lets variables of the
+// environment override it, and reports everything that is wrong with it. It opens no other file and builds no service.
+package config
 
 import (
 	"bytes"
@@ -16,30 +18,30 @@ import (
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
-// config is the configuration file as it is written, with its values already of their types. What the services need
+// Config is the configuration file as it is written, with its values already of their types. What the services need
 // is made from it by loadValues.
-type config struct {
+type Config struct {
 	Name       string              `mapstructure:"name"`
 	Clients    []netip.Prefix      `mapstructure:"clients"`
-	Listen     listenConfig        `mapstructure:"listen"`
-	TLS        tlsConfig           `mapstructure:"tls"`
+	Listen     Listen              `mapstructure:"listen"`
+	TLS        TLS                 `mapstructure:"tls"`
 	Upstreams  []resolver.Upstream `mapstructure:"upstreams"`
 	UpstreamCA string              `mapstructure:"upstream_ca"`
 	Zones      []string            `mapstructure:"zones"`
 	Forward    []string            `mapstructure:"forward"`
-	DDR        ddrConfig           `mapstructure:"ddr"`
-	DNR        dnrConfig           `mapstructure:"dnr"`
-	Steer      steerConfig         `mapstructure:"steer"`
-	Relay      relayConfig         `mapstructure:"relay"`
-	Limits     limitsConfig        `mapstructure:"limits"`
-	Cache      cacheConfig         `mapstructure:"cache"`
-	Admin      adminConfig         `mapstructure:"admin"`
-	Log        logConfig           `mapstructure:"log"`
+	DDR        DDR                 `mapstructure:"ddr"`
+	DNR        DNR                 `mapstructure:"dnr"`
+	Steer      Steer               `mapstructure:"steer"`
+	Relay      Relay               `mapstructure:"relay"`
+	Limits     Limits              `mapstructure:"limits"`
+	Cache      Cache               `mapstructure:"cache"`
+	Admin      Admin               `mapstructure:"admin"`
+	Log        Log                 `mapstructure:"log"`
 
-	warnings []string
+	Warnings []string
 }
 
-type listenConfig struct {
+type Listen struct {
 	Do53  []netip.AddrPort `mapstructure:"do53"`
 	DoT   []netip.AddrPort `mapstructure:"dot"`
 	DoH   []netip.AddrPort `mapstructure:"doh"`
@@ -47,13 +49,13 @@ type listenConfig struct {
 	Admin netip.AddrPort   `mapstructure:"admin"`
 }
 
-type tlsConfig struct {
-	Certificate string     `mapstructure:"certificate"`
-	Key         string     `mapstructure:"key"`
-	ACME        acmeConfig `mapstructure:"acme"`
+type TLS struct {
+	Certificate string `mapstructure:"certificate"`
+	Key         string `mapstructure:"key"`
+	ACME        ACME   `mapstructure:"acme"`
 }
 
-type ddrConfig struct {
+type DDR struct {
 	AdvertiseRelay bool          `mapstructure:"advertise_relay"`
 	RelayKey       int           `mapstructure:"relay_key"`
 	TTL            time.Duration `mapstructure:"ttl"`
@@ -62,11 +64,11 @@ type ddrConfig struct {
 	PvD            bool          `mapstructure:"pvd"`
 }
 
-type dnrConfig struct {
-	Announce []announceConfig `mapstructure:"announce"`
+type DNR struct {
+	Announce []Announce `mapstructure:"announce"`
 }
 
-type announceConfig struct {
+type Announce struct {
 	Interface   string        `mapstructure:"interface"`
 	RA          bool          `mapstructure:"ra"`
 	DHCPv6      bool          `mapstructure:"dhcpv6"`
@@ -77,47 +79,47 @@ type announceConfig struct {
 	PvD         bool          `mapstructure:"pvd"`
 }
 
-type steerConfig struct {
+type Steer struct {
 	MaxTTL       time.Duration     `mapstructure:"max_ttl"`
 	Hints        resolver.HintMode `mapstructure:"hints"`
 	OnFailure    resolver.FailMode `mapstructure:"on_failure"`
 	AllowSpecial []netip.Prefix    `mapstructure:"allow_special"`
-	Rules        []ruleConfig      `mapstructure:"rules"`
+	Rules        []Rule            `mapstructure:"rules"`
 }
 
-type ruleConfig struct {
+type Rule struct {
 	Suffixes []string       `mapstructure:"suffixes"`
 	Prefixes []netip.Prefix `mapstructure:"prefixes"`
 	ECH      bool           `mapstructure:"ech"`
-	Action   ruleAction     `mapstructure:"action"`
+	Action   Action         `mapstructure:"action"`
 }
 
-type relayConfig struct {
-	Ports        []uint16          `mapstructure:"ports"`
-	Sealed       sealedConfig      `mapstructure:"sealed"`
-	Table        tableConfig       `mapstructure:"table"`
-	Egress       []netip.Prefix    `mapstructure:"egress"`
-	Clients      []netip.Prefix    `mapstructure:"clients"`
-	AllowSpecial []netip.Prefix    `mapstructure:"allow_special"`
-	Routes       bool              `mapstructure:"routes"`
-	GSO          bool              `mapstructure:"gso"`
-	Limits       relayLimitsConfig `mapstructure:"limits"`
+type Relay struct {
+	Ports        []uint16       `mapstructure:"ports"`
+	Sealed       Sealed         `mapstructure:"sealed"`
+	Table        Table          `mapstructure:"table"`
+	Egress       []netip.Prefix `mapstructure:"egress"`
+	Clients      []netip.Prefix `mapstructure:"clients"`
+	AllowSpecial []netip.Prefix `mapstructure:"allow_special"`
+	Routes       bool           `mapstructure:"routes"`
+	GSO          bool           `mapstructure:"gso"`
+	Limits       RelayLimits    `mapstructure:"limits"`
 }
 
-type sealedConfig struct {
+type Sealed struct {
 	Prefix  netip.Prefix  `mapstructure:"prefix"`
 	KeyFile string        `mapstructure:"key_file"`
 	Epoch   time.Duration `mapstructure:"epoch"`
 }
 
-type tableConfig struct {
+type Table struct {
 	Prefixes  []netip.Prefix `mapstructure:"prefixes"`
 	Store     string         `mapstructure:"store"`
 	Grace     time.Duration  `mapstructure:"grace"`
 	MaxLeases int            `mapstructure:"max_leases"`
 }
 
-type relayLimitsConfig struct {
+type RelayLimits struct {
 	TCPFlows          int           `mapstructure:"tcp_flows"`
 	UDPFlows          int           `mapstructure:"udp_flows"`
 	TCPFlowsPerClient int           `mapstructure:"tcp_flows_per_client"`
@@ -129,7 +131,7 @@ type relayLimitsConfig struct {
 	DrainTimeout      time.Duration `mapstructure:"drain_timeout"`
 }
 
-type limitsConfig struct {
+type Limits struct {
 	Connections          int           `mapstructure:"connections"`
 	ConnectionsPerClient int           `mapstructure:"connections_per_client"`
 	InFlight             int           `mapstructure:"in_flight"`
@@ -141,73 +143,83 @@ type limitsConfig struct {
 	DrainTimeout         time.Duration `mapstructure:"drain_timeout"`
 }
 
-type cacheConfig struct {
-	Size byteSize `mapstructure:"size"`
+type Cache struct {
+	Size ByteSize `mapstructure:"size"`
 }
 
-type adminConfig struct {
+type Admin struct {
 	Pprof bool `mapstructure:"pprof"`
 }
 
-type logConfig struct {
+type Log struct {
 	Level  zerolog.Level `mapstructure:"level"`
-	Format logFormat     `mapstructure:"format"`
+	Format LogFormat     `mapstructure:"format"`
 }
 
 // defaultConfig returns what holds for keys that are not written. Zero values are left to the services' own defaults,
 // which testdata/cfrd.yaml repeats.
-func defaultConfig() *config {
-	return &config{
-		DDR:   ddrConfig{AdvertiseRelay: true, PvD: true},
-		Relay: relayConfig{Routes: true, GSO: true},
-		Log:   logConfig{Level: zerolog.InfoLevel},
+func defaultConfig() *Config {
+	return &Config{
+		DDR:   DDR{AdvertiseRelay: true, PvD: true},
+		Relay: Relay{Routes: true, GSO: true},
+		Log:   Log{Level: zerolog.InfoLevel},
 	}
 }
 
-// problem is one thing that is wrong with the configuration.
-type problem struct {
-	key  string // its path, such as "steer.rules[1].suffixes"; empty if it is about the file as a whole
-	text string // what is wrong and what would be right
+// Problem is one thing that is wrong with the configuration.
+type Problem struct {
+	Key  string // its path, such as "steer.rules[1].suffixes"; empty if it is about the file as a whole
+	Text string // what is wrong and what would be right
 }
 
-// problems is everything that is wrong with the configuration, as an error of one line each.
-type problems []problem
+// Problems is everything that is wrong with the configuration, as an error of one line each.
+type Problems []Problem
 
-func (ps problems) Error() string {
+func (ps Problems) Error() string {
 	lines := make([]string, len(ps))
 	for i, p := range ps {
-		lines[i] = p.text
-		if p.key != "" {
-			lines[i] = p.key + ": " + p.text
+		lines[i] = p.Text
+		if p.Key != "" {
+			lines[i] = p.Key + ": " + p.Text
 		}
 	}
 	return strings.Join(lines, "\n")
 }
 
-func (ps *problems) add(key, format string, args ...any) {
-	*ps = append(*ps, problem{key, fmt.Sprintf(format, args...)})
+func (ps *Problems) Add(key, format string, args ...any) {
+	*ps = append(*ps, Problem{key, fmt.Sprintf(format, args...)})
+}
+
+// AddNamed adds what another package says about a key below section: "sealed.epoch: too short".
+func (ps *Problems) AddNamed(section, text string) {
+	key, rest, ok := strings.Cut(text, ": ")
+	if !ok || strings.ContainsAny(key, " ") {
+		ps.Add(section, "%s", text)
+		return
+	}
+	ps.Add(section+"."+key, "%s", rest)
 }
 
 // has reports whether something is known to be wrong with key or below it.
-func (ps problems) has(key string) bool {
+func (ps Problems) has(key string) bool {
 	for _, p := range ps {
-		if rest, ok := strings.CutPrefix(p.key, key); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+		if rest, ok := strings.CutPrefix(p.Key, key); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
 			return true
 		}
 	}
 	return false
 }
 
-// err returns ps as an error, or nil if there is none.
-func (ps problems) err() error {
+// Err returns ps as an error, or nil if there is none.
+func (ps Problems) Err() error {
 	if len(ps) == 0 {
 		return nil
 	}
 	return ps
 }
 
-// readConfig reads and checks the configuration file. The error is of type problems unless the file cannot be read.
-func readConfig(path string, m mode) (*config, error) {
+// Read reads and checks the configuration file. The error is of type problems unless the file cannot be read.
+func Read(path string, m Mode) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
@@ -216,38 +228,38 @@ func readConfig(path string, m mode) (*config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	return parseConfig(data, dir, m)
+	return Parse(data, dir, m)
 }
 
-// parseConfig decodes a configuration, lets CFRD_ variables of the environment override it, and reports everything
+// Parse decodes a configuration, lets CFRD_ variables of the environment override it, and reports everything
 // that is wrong with it. Relative paths in it are relative to dir.
-func parseConfig(data []byte, dir string, m mode) (*config, error) {
+func Parse(data []byte, dir string, m Mode) (*Config, error) {
 	cfg, ps := decodeConfig(data)
 	if cfg == nil {
 		return nil, ps
 	}
 	cfg.resolvePaths(dir)
-	(&validator{config: cfg, problems: &ps, mode: m}).validate()
-	if err := ps.err(); err != nil {
+	(&validator{Config: cfg, problems: &ps, mode: m}).validate()
+	if err := ps.Err(); err != nil {
 		return nil, markEnvironment(ps)
 	}
 	return cfg, nil
 }
 
 // decodeConfig returns nil if data is not even YAML.
-func decodeConfig(data []byte) (*config, problems) {
-	var ps problems
+func decodeConfig(data []byte) (*Config, Problems) {
+	var ps Problems
 	v := viper.New()
 	v.SetConfigType("yaml")
 	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
 		text := strings.TrimPrefix(err.Error(), "While parsing config: ")
-		ps.add("", "not a YAML file of keys and values: %s", strings.Join(strings.Fields(text), " "))
+		ps.Add("", "not a YAML file of keys and values: %s", strings.Join(strings.Fields(text), " "))
 		return nil, ps
 	}
 	known := configKeys()
 	bindEnvironment(v, known)
 	cfg := defaultConfig()
-	cfg.warnings = unknownVariables(os.Environ(), known)
+	cfg.Warnings = unknownVariables(os.Environ(), known)
 	err := v.UnmarshalExact(cfg, viper.DecodeHook(decodeValue))
 	ps.addDecodeErrors(err, known)
 	ps.addEmptyUnknown(v.AllKeys(), known)
@@ -255,7 +267,7 @@ func decodeConfig(data []byte) (*config, problems) {
 }
 
 // resolvePaths makes every path in the configuration absolute.
-func (c *config) resolvePaths(dir string) {
+func (c *Config) resolvePaths(dir string) {
 	paths := []*string{&c.TLS.Certificate, &c.TLS.Key, &c.TLS.ACME.CA, &c.TLS.ACME.Storage, &c.UpstreamCA, &c.Relay.Sealed.KeyFile, &c.Relay.Table.Store}
 	for i := range c.Zones {
 		paths = append(paths, &c.Zones[i])
@@ -267,30 +279,42 @@ func (c *config) resolvePaths(dir string) {
 	}
 }
 
-// steers reports whether answers are to be rewritten.
-func (c *config) steers() bool { return len(c.Steer.Rules) > 0 }
+// Steers reports whether answers are to be rewritten.
+func (c *Config) Steers() bool { return len(c.Steer.Rules) > 0 }
 
-// relays reports whether the relay section says anything about addresses.
-func (c *config) relays() bool { return c.Relay.Sealed.used() || c.Relay.Table.used() }
+// Relays reports whether the relay section says anything about addresses.
+func (c *Config) Relays() bool { return c.Relay.Sealed.Used() || c.Relay.Table.Used() }
 
 // relayPrefixes returns the prefixes of relay addresses, with their keys.
-func (c *config) relayPrefixes() (ps []keyedPrefix) {
+func (c *Config) relayPrefixes() (ps []keyedPrefix) {
 	if p := c.Relay.Sealed.Prefix; p.IsValid() {
 		ps = append(ps, keyedPrefix{"relay.sealed.prefix", p})
 	}
 	return append(ps, keyedPrefixes("relay.table.prefixes", c.Relay.Table.Prefixes)...)
 }
 
-// relayClients returns who may use the relay.
-func (c *config) relayClients() []netip.Prefix {
+// RelayClients returns who may use the relay.
+func (c *Config) RelayClients() []netip.Prefix {
 	if len(c.Relay.Clients) > 0 {
 		return c.Relay.Clients
 	}
 	return c.Clients
 }
 
-func (s sealedConfig) used() bool { return s != sealedConfig{} }
-func (t tableConfig) used() bool {
+// Do53Addresses returns where clients may ask before they have discovered anything.
+func (c *Config) Do53Addresses() (addrs []netip.Addr) {
+	for _, l := range c.Listen.Do53 {
+		if !l.Addr().IsUnspecified() {
+			addrs = append(addrs, l.Addr().WithZone(""))
+			continue
+		}
+		addrs = append(addrs, c.DDR.Addresses...)
+	}
+	return addrs
+}
+
+func (s Sealed) Used() bool { return s != Sealed{} }
+func (t Table) Used() bool {
 	return len(t.Prefixes) > 0 || t.Store != "" || t.Grace != 0 || t.MaxLeases != 0
 }
 
@@ -302,7 +326,7 @@ type decodeError interface {
 }
 
 // addDecodeErrors adds what UnmarshalExact found: a tree of errors, the leaves of which know their key.
-func (ps *problems) addDecodeErrors(err error, known []configKey) {
+func (ps *Problems) addDecodeErrors(err error, known []configKey) {
 	switch e := err.(type) {
 	case nil:
 	case decodeError:
@@ -312,7 +336,7 @@ func (ps *problems) addDecodeErrors(err error, known []configKey) {
 			}
 			return
 		}
-		ps.add(e.Name(), "%s", e.Unwrap())
+		ps.Add(e.Name(), "%s", e.Unwrap())
 	case interface{ Unwrap() []error }:
 		for _, err := range e.Unwrap() {
 			ps.addDecodeErrors(err, known)
@@ -322,6 +346,6 @@ func (ps *problems) addDecodeErrors(err error, known []configKey) {
 			ps.addDecodeErrors(inner, known)
 			return
 		}
-		ps.add("", "%s", err)
+		ps.Add("", "%s", err)
 	}
 }

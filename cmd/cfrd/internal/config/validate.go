@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"cmp"
@@ -16,13 +16,13 @@ import (
 
 // validator checks what no single value of a configuration shows: what is missing, overlaps, or cannot work together.
 type validator struct {
-	*config
-	problems *problems
-	mode     mode
+	*Config
+	problems *Problems
+	mode     Mode
 }
 
 func (v *validator) validate() {
-	if v.mode.resolves() {
+	if v.mode.Resolves() {
 		v.checkName()
 		v.checkClients()
 		v.checkListen()
@@ -33,7 +33,7 @@ func (v *validator) validate() {
 		v.checkSteer()
 	}
 	v.checkAddressMap()
-	if v.mode.relays() && (v.mode == modeRelay || v.relays() || len(v.Relay.Ports) > 0 || len(v.Relay.Egress) > 0) {
+	if v.mode.Relays() && (v.mode == ModeRelay || v.Relays() || len(v.Relay.Ports) > 0 || len(v.Relay.Egress) > 0) {
 		v.checkRelay()
 		v.checkPortsShared()
 	}
@@ -43,19 +43,19 @@ func (v *validator) validate() {
 // bad adds a problem, unless something is wrong with that key already.
 func (v *validator) bad(key, format string, args ...any) {
 	if !v.problems.has(key) {
-		v.problems.add(key, format, args...)
+		v.problems.Add(key, format, args...)
 	}
 }
 
 func (v *validator) warn(format string, args ...any) {
-	v.warnings = append(v.warnings, fmt.Sprintf(format, args...))
+	v.Warnings = append(v.Warnings, fmt.Sprintf(format, args...))
 }
 
 func (v *validator) checkName() {
 	switch {
 	case v.Name == "":
 		v.bad("name", "missing: the name of the resolver that its certificate carries, such as dns.isp.example")
-	case !isHostname(v.Name):
+	case !IsHostname(v.Name):
 		v.bad("name", "must be a host name such as dns.isp.example, not %q", v.Name)
 	}
 }
@@ -83,7 +83,7 @@ type keyedAddr struct {
 }
 
 // listeners returns every listen address and what it takes of its port.
-func (c *config) listeners() (ls []keyedAddr) {
+func (c *Config) listeners() (ls []keyedAddr) {
 	add := func(key string, addrs []netip.AddrPort, tcp, udp bool) {
 		for i, a := range addrs {
 			ls = append(ls, keyedAddr{fmt.Sprintf("listen.%s[%d]", key, i), a, tcp, udp})
@@ -93,7 +93,7 @@ func (c *config) listeners() (ls []keyedAddr) {
 	add("dot", c.Listen.DoT, true, false)
 	add("doh", c.Listen.DoH, true, true)
 	add("doq", c.Listen.DoQ, false, true)
-	for _, a := range c.challengeListeners() {
+	for _, a := range c.ChallengeListeners() {
 		ls = append(ls, keyedAddr{"tls.acme.challenges", a, true, false})
 	}
 	if c.Listen.Admin.IsValid() {
@@ -102,12 +102,12 @@ func (c *config) listeners() (ls []keyedAddr) {
 	return ls
 }
 
-func (c *config) encrypted() bool {
+func (c *Config) Encrypted() bool {
 	return len(c.Listen.DoT)+len(c.Listen.DoH)+len(c.Listen.DoQ) > 0
 }
 
 func (v *validator) checkListen() {
-	if len(v.Listen.Do53) == 0 && !v.encrypted() {
+	if len(v.Listen.Do53) == 0 && !v.Encrypted() {
 		v.bad("listen", `missing: at least one address to answer at, such as do53: ["192.0.2.53:53"]`)
 	}
 	ls := v.listeners()
@@ -124,7 +124,7 @@ func (v *validator) checkListen() {
 }
 
 func (v *validator) checkTLS() {
-	if v.TLS.ACME.used() {
+	if v.TLS.ACME.Used() {
 		v.checkACME()
 		return
 	}
@@ -136,7 +136,7 @@ func (v *validator) checkTLS() {
 		v.bad(missing, "missing: tls.certificate and tls.key are PEM files that belong together")
 	}
 	if v.TLS.Certificate != "" || v.TLS.Key != "" {
-		if !v.encrypted() {
+		if !v.Encrypted() {
 			v.warn("tls: not used, because none of listen.dot, listen.doh and listen.doq is set")
 		}
 		return
@@ -166,14 +166,14 @@ func (v *validator) checkUpstreams() {
 
 // isOurs reports whether a query to up would arrive at one of our own listeners.
 func (v *validator) isOurs(up resolver.Upstream) bool {
-	return slices.ContainsFunc(v.listenersOf(up.Protocol), func(l netip.AddrPort) bool {
+	return slices.ContainsFunc(v.ListenersOf(up.Protocol), func(l netip.AddrPort) bool {
 		wild := l.Addr().IsUnspecified() && up.Addr.Addr().IsLoopback()
 		return l.Port() == up.Addr.Port() && (wild || l.Addr() == up.Addr.Addr())
 	})
 }
 
-// listenersOf returns our own listeners of an upstream protocol.
-func (c *config) listenersOf(p resolver.UpstreamProtocol) []netip.AddrPort {
+// ListenersOf returns our own listeners of an upstream protocol.
+func (c *Config) ListenersOf(p resolver.UpstreamProtocol) []netip.AddrPort {
 	if p == resolver.UpstreamTLS {
 		return c.Listen.DoT
 	}
@@ -189,8 +189,8 @@ func (v *validator) checkDDR() {
 	}
 }
 
-// addresses returns the addresses of the resolver's name, as far as the configuration knows them.
-func (c *config) addresses() (addrs []netip.Addr) {
+// Addresses returns the addresses of the resolver's name, as far as the configuration knows them.
+func (c *Config) Addresses() (addrs []netip.Addr) {
 	if len(c.DDR.Addresses) > 0 {
 		return c.DDR.Addresses
 	}
@@ -207,22 +207,22 @@ func (c *config) addresses() (addrs []netip.Addr) {
 const defaultEpoch = 24 * time.Hour
 
 func (v *validator) checkSteer() {
-	if v.steers() && !v.relays() && !v.problems.has("relay") {
+	if v.Steers() && !v.Relays() && !v.problems.has("relay") {
 		v.bad("steer.rules", "there is no relay to steer to: add relay.sealed or relay.table")
 	}
-	if epoch := cmp.Or(v.Relay.Sealed.Epoch, defaultEpoch); v.Relay.Sealed.used() && v.Steer.MaxTTL > epoch {
+	if epoch := cmp.Or(v.Relay.Sealed.Epoch, defaultEpoch); v.Relay.Sealed.Used() && v.Steer.MaxTTL > epoch {
 		v.bad("steer.max_ttl", "%s is longer than relay.sealed.epoch, %s: relay addresses would end before answers",
 			v.Steer.MaxTTL, epoch)
 	}
 	for i, r := range v.Steer.Rules {
 		v.checkRule(fmt.Sprintf("steer.rules[%d]", i), r)
 	}
-	if !v.steers() && v.relays() {
+	if !v.Steers() && v.Relays() {
 		v.warn("steer.rules: missing, so nothing is steered to the relay")
 	}
 }
 
-func (v *validator) checkRule(key string, r ruleConfig) {
+func (v *validator) checkRule(key string, r Rule) {
 	if len(r.Suffixes) == 0 && len(r.Prefixes) == 0 && !r.ECH {
 		v.bad(key, "matches nothing: give it suffixes, prefixes or ech: true")
 	}
@@ -233,15 +233,15 @@ func (v *validator) checkRule(key string, r ruleConfig) {
 		}
 	}
 	for i, p := range r.Prefixes {
-		if other, ok := overlap(p, v.relayPrefixes()); ok && r.Action == actionSteer {
+		if other, ok := overlap(p, v.relayPrefixes()); ok && r.Action == ActionSteer {
 			v.bad(fmt.Sprintf("%s.prefixes[%d]", key, i), "%s overlaps %s: relay addresses are never steered", p, other)
 		}
 	}
 }
 
-// isHostname reports whether s is made of labels of letters, digits and hyphens, has two of them or more, and is no
+// IsHostname reports whether s is made of labels of letters, digits and hyphens, has two of them or more, and is no
 // address.
-func isHostname(s string) bool {
+func IsHostname(s string) bool {
 	s = strings.TrimSuffix(s, ".")
 	if _, err := netip.ParseAddr(s); err == nil || len(s) > 253 || !strings.Contains(s, ".") {
 		return false
@@ -286,7 +286,7 @@ func parseUpstream(s string) (up resolver.Upstream, err error) {
 			return up, err
 		}
 	}
-	if u.Fragment != "" && (up.Protocol != resolver.UpstreamTLS || !isHostname(u.Fragment)) {
+	if u.Fragment != "" && (up.Protocol != resolver.UpstreamTLS || !IsHostname(u.Fragment)) {
 		return up, bad
 	}
 	up.Addr, up.Name = netip.AddrPortFrom(addr.Unmap(), port), u.Fragment

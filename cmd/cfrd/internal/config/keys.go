@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -19,7 +19,7 @@ type configKey struct {
 }
 
 // configKeys returns every key there is, from the fields of config.
-func configKeys() []configKey { return sectionKeys("", reflect.TypeFor[config](), false) }
+func configKeys() []configKey { return sectionKeys("", reflect.TypeFor[Config](), false) }
 
 func sectionKeys(path string, t reflect.Type, inList bool) (keys []configKey) {
 	for field := range t.Fields() {
@@ -53,16 +53,16 @@ func joinKey(path, key string) string {
 }
 
 // addUnknown adds a key that does not exist, with the one that was probably meant.
-func (ps *problems) addUnknown(path string, known []configKey) {
+func (ps *Problems) addUnknown(path string, known []configKey) {
 	if nearest := nearestKey(path, known); nearest != "" {
-		ps.add(path, "unknown key: did you mean %s?", nearest)
+		ps.Add(path, "unknown key: did you mean %s?", nearest)
 		return
 	}
-	ps.add(path, "unknown key: `cfrd help configuration` lists all keys")
+	ps.Add(path, "unknown key: `cfrd help configuration` lists all keys")
 }
 
 // addEmptyUnknown adds unknown keys without a value, which UnmarshalExact never gets to see.
-func (ps *problems) addEmptyUnknown(written []string, known []configKey) {
+func (ps *Problems) addEmptyUnknown(written []string, known []configKey) {
 	slices.Sort(written)
 	for _, path := range written {
 		below := func(k configKey) bool { return k.path == path || k.leaf && strings.HasPrefix(path, k.path+".") }
@@ -73,9 +73,9 @@ func (ps *problems) addEmptyUnknown(written []string, known []configKey) {
 }
 
 // hasParent reports whether something is known to be wrong with a section that holds path.
-func (ps problems) hasParent(path string) bool {
-	return slices.ContainsFunc(ps, func(p problem) bool {
-		return p.key != "" && strings.HasPrefix(path, p.key+".")
+func (ps Problems) hasParent(path string) bool {
+	return slices.ContainsFunc(ps, func(p Problem) bool {
+		return p.Key != "" && strings.HasPrefix(path, p.Key+".")
 	})
 }
 
@@ -142,11 +142,11 @@ func bindEnvironment(v *viper.Viper, known []configKey) {
 }
 
 // markEnvironment says which of the wrong values are not from the file.
-func markEnvironment(ps problems) problems {
+func markEnvironment(ps Problems) Problems {
 	for i, p := range ps {
-		key, _, _ := strings.Cut(p.key, "[") // a variable holds a whole list
+		key, _, _ := strings.Cut(p.Key, "[") // a variable holds a whole list
 		if name := environmentName(key); os.Getenv(name) != "" {
-			ps[i].text = fmt.Sprintf("(set by %s) %s", name, p.text)
+			ps[i].Text = fmt.Sprintf("(set by %s) %s", name, p.Text)
 		}
 	}
 	return ps
