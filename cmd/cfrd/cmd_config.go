@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
@@ -35,7 +36,7 @@ func newConfigCommand() *cobra.Command {
 func newConfigInitCommand() *cobra.Command {
 	var output string
 	var force, withKey bool
-	var ca devCAOptions
+	var ca privateCAOptions
 	cmd := &cobra.Command{
 		Use:   "init [--dev-ca [DIR]]",
 		Short: "Write a configuration in which every key is explained",
@@ -126,7 +127,7 @@ func checkConfig(path string, m config.Mode) (warnings []string, err error) {
 	if err != nil || v.certificate == nil {
 		return cfg.Warnings, err
 	}
-	discovery, err := ddr.New(v.discovery(v.listen(), newCertificates(v.certificate), v.Relays()))
+	discovery, err := ddr.New(v.discovery(v.listen(), certs.NewHolder(v.certificate), v.Relays()))
 	if err != nil {
 		return cfg.Warnings, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
@@ -181,10 +182,10 @@ func TestDiscoveryFollowsCertificate(t *testing.T) {
 	if got := len(l.discover(t)); got == 0 {
 		t.Fatal("got no record; want those of the listeners")
 	}
-	expired := certificateTemplate{names: []string{"dns.isp.example"}, notAfter: time.Now().Add(-time.Minute)}
-	cert := *n.certs.current.Load()
-	cert.Leaf = expired.write(t, t.TempDir())
-	n.certs.current.Store(&cert)
+	expired := certstest.Template{Names: []string{"dns.isp.example"}, NotAfter: time.Now().Add(-time.Minute)}
+	cert := *n.certs.Current()
+	cert.Leaf = expired.Write(t, t.TempDir())
+	n.certs.Replace(&cert)
 	if got := l.discover(t); len(got) != 0 {
 		t.Errorf("with an expired certificate: got %v; want no record", got)
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 )
 
 // usageError is a mistake in how a command was called, for which the program exits with code 2.
@@ -29,7 +31,7 @@ func parseRoots(ca string) (*x509.CertPool, error) {
 	if ca == "" {
 		return nil, nil
 	}
-	roots, err := loadRoots(ca)
+	roots, err := certs.LoadRoots(ca)
 	if err != nil {
 		return nil, fmt.Errorf("--ca: %w", err)
 	}

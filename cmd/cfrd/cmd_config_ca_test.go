@@ -2,35 +2,36 @@ package main
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/x509"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
-func TestDevCA(t *testing.T) {
+func TestPrivateCA(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "lab")
 	addrs := []netip.Addr{netip.MustParseAddr("10.0.0.53"), netip.MustParseAddr("fd00::53")}
-	ca, err := writeDevCA(dir, "dns.isp.example", addrs, time.Now())
+	ca, err := writePrivateCA(dir, "dns.isp.example", addrs, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := loadCertificate(filepath.Join(dir, devLeafCert), filepath.Join(dir, devLeafKey), "dns.isp.example", time.Now())
+	cert, err := certs.Load(filepath.Join(dir, certs.FileCert), filepath.Join(dir, certs.FileKey), "dns.isp.example", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (identity{name: "dns.isp.example", addrs: addrs}); !want.isOf(cert.Leaf) {
-		t.Errorf("got a certificate for %v and %v; want %v", cert.Leaf.DNSNames, cert.Leaf.IPAddresses, want)
+	if got := certs.Addresses(cert.Leaf); !slices.Equal(got, []string{"10.0.0.53", "fd00::53"}) || !slices.Equal(cert.Leaf.DNSNames, []string{"dns.isp.example"}) {
+		t.Errorf("got a certificate for %v and %v; want it for the name and both addresses", cert.Leaf.DNSNames, got)
 	}
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(mustRead(t, filepath.Join(dir, devCACert)))) {
+	if !roots.AppendCertsFromPEM([]byte(mustRead(t, filepath.Join(dir, certs.FileCACert)))) {
 		t.Fatal("ca.pem holds no certificate")
 	}
 	for _, name := range []string{"dns.isp.example", "[10.0.0.53]", "[fd00::53]"} {
@@ -38,20 +39,20 @@ func TestDevCA(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, file := range []string{devCACert, devCAKey, devLeafCert, devLeafKey} {
+	for _, file := range []string{certs.FileCACert, certs.FileCAKey, certs.FileCert, certs.FileKey} {
 		if st, err := os.Stat(filepath.Join(dir, file)); err != nil || st.Mode() != 0o600 {
 			t.Errorf("%s: got mode %v, error %v; want 0600", file, st.Mode(), err)
 		}
 	}
 	var text bytes.Buffer
-	ca.explain(&text)
+	explainPrivateCA(&text, dir, ca)
 	if !strings.Contains(text.String(), "dns.isp.example, 10.0.0.53, fd00::53, valid until") {
 		t.Errorf("got %q; want what the certificate is for", text.String())
 	}
 }
 
-// TestDevCAWithOpenSSL has another implementation judge the chain and the constraints.
-func TestDevCAWithOpenSSL(t *testing.T) {
+// TestPrivateCAWithOpenSSL has another implementation judge the chain and the constraints.
+func TestPrivateCAWithOpenSSL(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
 		skip(t, "openssl is not installed")
@@ -62,11 +63,11 @@ func TestDevCAWithOpenSSL(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if _, err := writeDevCA(dir, "dns.isp.example", addrs, time.Now()); err != nil {
+			if _, err := writePrivateCA(dir, "dns.isp.example", addrs, time.Now()); err != nil {
 				t.Fatal(err)
 			}
 			out, err := exec.CommandContext(t.Context(), openssl, "verify", "-x509_strict", "-purpose", "sslserver",
-				"-verify_hostname", "dns.isp.example", "-CAfile", filepath.Join(dir, devCACert), filepath.Join(dir, devLeafCert)).CombinedOutput()
+				"-verify_hostname", "dns.isp.example", "-CAfile", filepath.Join(dir, certs.FileCACert), filepath.Join(dir, certs.FileCert)).CombinedOutput()
 			if err != nil {
 				t.Errorf("openssl verify: %v\n%s", err, out)
 			}
@@ -74,57 +75,12 @@ func TestDevCAWithOpenSSL(t *testing.T) {
 	}
 }
 
-// TestDevCAIsConstrained signs for others with the key of the authority.
-func TestDevCAIsConstrained(t *testing.T) {
-	name, addr := "dns.isp.example", netip.MustParseAddr("192.0.2.53")
-	tests := map[string]struct {
-		permitted []netip.Addr
-		leaf      devCA
-	}{
-		"other-name":              {[]netip.Addr{addr}, devCA{name: "www.example.com", addrs: []netip.Addr{addr}}},
-		"other-address":           {[]netip.Addr{addr}, devCA{name: name, addrs: []netip.Addr{netip.MustParseAddr("192.0.2.54")}}},
-		"other-family":            {[]netip.Addr{addr}, devCA{name: name, addrs: []netip.Addr{netip.MustParseAddr("2001:db8::53")}}},
-		"address-of-none":         {nil, devCA{name: name, addrs: []netip.Addr{addr}}},
-		"address-of-none-in-ipv6": {nil, devCA{name: name, addrs: []netip.Addr{netip.MustParseAddr("2001:db8::53")}}},
-	}
-	for testName, test := range tests {
-		t.Run(testName, func(t *testing.T) {
-			now := time.Now()
-			key, _, err := newPrivateKey()
-			if err != nil {
-				t.Fatal(err)
-			}
-			parse := func(template, parent *x509.Certificate) *x509.Certificate {
-				t.Helper()
-				der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), key)
-				if err != nil {
-					t.Fatal(err)
-				}
-				cert, err := x509.ParseCertificate(der)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return cert
-			}
-			template := devCA{name: name, addrs: test.permitted}.root(now)
-			root := parse(template, template)
-			test.leaf.until = now.Add(time.Hour)
-			leaf := parse(test.leaf.leaf(now), root)
-			roots := x509.NewCertPool()
-			roots.AddCert(root)
-			if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots}); err == nil {
-				t.Error("got it accepted; want it refused by the constraints")
-			}
-		})
-	}
-}
-
-func TestDevCARefuses(t *testing.T) {
-	for _, file := range []string{devCACert, devCAKey, devLeafCert, devLeafKey} {
+func TestPrivateCARefuses(t *testing.T) {
+	for _, file := range []string{certs.FileCACert, certs.FileCAKey, certs.FileCert, certs.FileKey} {
 		t.Run(file, func(t *testing.T) {
 			dir := t.TempDir()
 			writeFile(t, filepath.Join(dir, file), "mine")
-			_, err := writeDevCA(dir, "dns.isp.example", nil, time.Now())
+			_, err := writePrivateCA(dir, "dns.isp.example", nil, time.Now())
 			if err == nil || !strings.Contains(err.Error(), file+" exists and is left as it is") {
 				t.Errorf("got error %v; want it left as it is", err)
 			}
@@ -133,12 +89,12 @@ func TestDevCARefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := writeDevCA(t.TempDir(), "10.0.0.53", nil, time.Now()); err == nil {
+	if _, err := writePrivateCA(t.TempDir(), "10.0.0.53", nil, time.Now()); err == nil {
 		t.Error("an address as name: got no error; want one")
 	}
 }
 
-func TestDevCACommand(t *testing.T) {
+func TestPrivateCACommand(t *testing.T) {
 	dir := t.TempDir()
 	execute := func(args ...string) (stderr string, err error) {
 		cmd := newConfigInitCommand()
@@ -182,5 +138,5 @@ func checkFiles(path string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return loadCertificate(cfg.TLS.Certificate, cfg.TLS.Key, cfg.Name, time.Now())
+	return certs.Load(cfg.TLS.Certificate, cfg.TLS.Key, cfg.Name, time.Now())
 }

@@ -1,4 +1,4 @@
-package main
+package acme
 
 import (
 	"context"
@@ -15,61 +15,62 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 	"github.com/rs/zerolog"
 
-	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 )
 
 // authority gives certificates.
 type authority interface {
 	// order returns a certificate for id with its chain and its key, in PEM form. It says that it replaces old, or
 	// nothing if old is nil.
-	order(ctx context.Context, id identity, old *x509.Certificate) ([]byte, error)
+	order(ctx context.Context, id Identity, old *x509.Certificate) ([]byte, error)
 	// window returns when the authority wants leaf to be renewed, and when to ask again. See RFC 9773, Section 4.
 	window(ctx context.Context, leaf *x509.Certificate) (acme.RenewalInfo, error)
 }
 
-// acmeHTTPTimeout bounds one request to the authority.
-const acmeHTTPTimeout = 30 * time.Second
+// httpTimeout bounds one request to the authority.
+const httpTimeout = 30 * time.Second
 
-// acmeClient is an authority that speaks ACME.
+// client is an authority that speaks ACME.
 //
 // certmagic would order one certificate for each name, which leaves a client that discovers by address with one that
 // lacks the name, or the other way round; so that orders are placed with acmez, and certmagic keeps what comes of them.
-type acmeClient struct {
+type client struct {
 	client *acmez.Client
-	store  acmeStore
+	store  store
 	email  string
 }
 
-func newACMEClient(cfg config.ACME, store acmeStore, proofs *challenges, log zerolog.Logger) (*acmeClient, error) {
+// newClient returns the client of the authority of cfg, which proves control by proofs.
+func newClient(cfg Config, store store, proofs *challenges) (*client, error) {
 	transport := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		ForceAttemptHTTP2:   true,
-		TLSHandshakeTimeout: acmeHTTPTimeout,
-		IdleConnTimeout:     acmeHTTPTimeout,
+		TLSHandshakeTimeout: httpTimeout,
+		IdleConnTimeout:     httpTimeout,
 	}
 	if cfg.CA != "" {
-		roots, err := loadRoots(cfg.CA)
+		roots, err := certs.LoadRoots(cfg.CA)
 		if err != nil {
 			return nil, err
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	}
-	return &acmeClient{
+	return &client{
 		client: &acmez.Client{
 			Client: &acme.Client{
-				Directory:  cfg.DirectoryURL(),
-				UserAgent:  "cfrd/" + version(),
-				HTTPClient: &http.Client{Transport: transport, Timeout: acmeHTTPTimeout},
-				Logger:     slog.New(details{zerolog.NewSlogHandler(log)}),
+				Directory:  cfg.directory(),
+				UserAgent:  cfg.UserAgent,
+				HTTPClient: &http.Client{Transport: transport, Timeout: httpTimeout},
+				Logger:     slog.New(details{zerolog.NewSlogHandler(cfg.Log)}),
 			},
-			ChallengeSolvers: proofs.solvers(cfg.EnabledChallenges()),
+			ChallengeSolvers: proofs.solvers(cfg.Challenges),
 		},
 		store: store,
 		email: cfg.Email,
 	}, nil
 }
 
-// details makes debug lines of all that acmez says: what came of an order is reported by whoever placed it.
+// details turns everything that acmez logs into debug lines. The outcome of an order is logged by whoever placed it.
 type details struct{ slog.Handler }
 
 // Enabled implements slog.Handler.
@@ -92,7 +93,7 @@ func (d details) WithAttrs(attrs []slog.Attr) slog.Handler {
 func (d details) WithGroup(name string) slog.Handler { return details{d.Handler.WithGroup(name)} }
 
 // account returns ours. An authority that knows the key gives the account that it has. See RFC 8555, Section 7.3.1.
-func (c *acmeClient) account(ctx context.Context) (acme.Account, error) {
+func (c *client) account(ctx context.Context) (acme.Account, error) {
 	key, err := c.store.accountKey(ctx)
 	if err != nil {
 		return acme.Account{}, fmt.Errorf("account key: %w", err)
@@ -105,12 +106,12 @@ func (c *acmeClient) account(ctx context.Context) (acme.Account, error) {
 }
 
 // order implements authority.
-func (c *acmeClient) order(ctx context.Context, id identity, old *x509.Certificate) ([]byte, error) {
+func (c *client) order(ctx context.Context, id Identity, old *x509.Certificate) ([]byte, error) {
 	account, err := c.account(ctx)
 	if err != nil {
 		return nil, err
 	}
-	key, keyPEM, err := newPrivateKey()
+	key, keyPEM, err := certs.NewKey()
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +123,7 @@ func (c *acmeClient) order(ctx context.Context, id identity, old *x509.Certifica
 	if err != nil {
 		return nil, err
 	}
-	params.Profile = id.profile
+	params.Profile = id.Profile
 	// Only for who publishes renewal windows; to others the field is unknown. See RFC 9773, Section 5.
 	if dir, err := c.client.GetDirectory(ctx); err == nil && dir.RenewalInfo != "" {
 		params.Replaces = old
@@ -138,30 +139,8 @@ func (c *acmeClient) order(ctx context.Context, id identity, old *x509.Certifica
 }
 
 // window implements authority.
-func (c *acmeClient) window(ctx context.Context, leaf *x509.Certificate) (acme.RenewalInfo, error) {
+func (c *client) window(ctx context.Context, leaf *x509.Certificate) (acme.RenewalInfo, error) {
 	return c.client.GetRenewalInfo(ctx, leaf)
-}
-
-// subjects returns what goes into the certificate.
-func (id identity) subjects() []string {
-	list := []string{id.name}
-	for _, a := range id.addrs {
-		list = append(list, a.String())
-	}
-	return list
-}
-
-// isOf reports whether leaf says what id does, no less and no more.
-func (id identity) isOf(leaf *x509.Certificate) bool {
-	if len(leaf.IPAddresses) != len(id.addrs) || !slices.Equal(leaf.DNSNames, []string{id.name}) {
-		return false
-	}
-	for _, a := range id.addrs {
-		if leaf.VerifyHostname("["+a.String()+"]") != nil {
-			return false
-		}
-	}
-	return true
 }
 
 // isRateLimited reports whether an authority has had enough of us. See RFC 8555, Section 6.6.

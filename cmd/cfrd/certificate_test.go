@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
@@ -25,21 +26,21 @@ type watched struct {
 }
 
 // forResolver is a certificate that the resolver of these tests accepts.
-func forResolver() certificateTemplate {
-	return certificateTemplate{names: []string{"dns.isp.example"}}
+func forResolver() certstest.Template {
+	return certstest.Template{Names: []string{"dns.isp.example"}}
 }
 
 func newWatched(t *testing.T) *watched {
 	t.Helper()
 	dir, log := t.TempDir(), &logBuffer{}
-	forResolver().write(t, dir)
+	forResolver().Write(t, dir)
 	cfg := &config.Config{Name: "dns.isp.example"}
 	cfg.TLS.Certificate, cfg.TLS.Key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	cert, err := loadCertificate(cfg.TLS.Certificate, cfg.TLS.Key, cfg.Name, time.Now())
+	cert, err := certs.Load(cfg.TLS.Certificate, cfg.TLS.Key, cfg.Name, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{values: &values{Config: cfg}, certs: newCertificates(cert), log: zerolog.New(log)}
+	n := &node{values: &values{Config: cfg}, certs: certs.NewHolder(cert), log: zerolog.New(log)}
 	w := &watched{node: n, dir: dir, log: log}
 	w.look()
 	return w
@@ -60,30 +61,30 @@ func TestWatchRefuses(t *testing.T) {
 	}{
 		"expired": {
 			func(t *testing.T, dir string) {
-				certificateTemplate{names: []string{"dns.isp.example"}, notAfter: time.Now().Add(-time.Minute)}.write(t, dir)
+				certstest.Template{Names: []string{"dns.isp.example"}, NotAfter: time.Now().Add(-time.Minute)}.Write(t, dir)
 			},
 			"expired on",
 		},
 		"not-yet-valid": {
 			func(t *testing.T, dir string) {
-				certificateTemplate{names: []string{"dns.isp.example"}, notBefore: time.Now().Add(time.Minute)}.write(t, dir)
+				certstest.Template{Names: []string{"dns.isp.example"}, NotBefore: time.Now().Add(time.Minute)}.Write(t, dir)
 			},
 			"is not valid before",
 		},
 		"other-name": {
-			func(t *testing.T, dir string) { certificateTemplate{names: []string{"www.isp.example"}}.write(t, dir) },
+			func(t *testing.T, dir string) { certstest.Template{Names: []string{"www.isp.example"}}.Write(t, dir) },
 			"is not for dns.isp.example",
 		},
 		"address-only": {
 			func(t *testing.T, dir string) {
-				certificateTemplate{addrs: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}.write(t, dir)
+				certstest.Template{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}.Write(t, dir)
 			},
 			"but for 192.0.2.53",
 		},
 		"other-key": {
 			func(t *testing.T, dir string) {
 				key := mustRead(t, filepath.Join(dir, "key.pem"))
-				forResolver().write(t, dir)
+				forResolver().Write(t, dir)
 				writeFile(t, filepath.Join(dir, "key.pem"), key)
 			},
 			"private key does not match public key",
@@ -119,29 +120,29 @@ func TestWatchRefuses(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			w := newWatched(t)
-			before := w.certs.leaf()
+			before := w.certs.Leaf()
 			test.breakIt(t, w.dir)
 			w.look()
 			w.look()
-			if w.certs.leaf() != before {
+			if w.certs.Leaf() != before {
 				t.Error("got another certificate; want the one before")
 			}
-			if got := w.certs.complaint(); !strings.Contains(got, test.want) || strings.Contains(got, "\n") {
+			if got := w.certs.Complaint(); !strings.Contains(got, test.want) || strings.Contains(got, "\n") {
 				t.Errorf("got reason %q; want a line with %q", got, test.want)
 			}
 			if lines := w.log.lines(); len(lines) != 1 || !strings.Contains(lines[0], test.want) {
 				t.Errorf("got log %q; want one line with %q", lines, test.want)
 			}
-			if s := w.certs.stats(); s.refused != 1 || !s.failing {
-				t.Errorf("got %d refused, failing %t; want 1, true", s.refused, s.failing)
+			if s := w.certs.Stats(); s.Refused != 1 || !s.Failing {
+				t.Errorf("got %d refused, failing %t; want 1, true", s.Refused, s.Failing)
 			}
 
-			forResolver().write(t, w.dir)
+			forResolver().Write(t, w.dir)
 			w.look()
-			if w.certs.leaf() == before {
+			if w.certs.Leaf() == before {
 				t.Error("after repair: got the certificate from before; want the new one")
 			}
-			if got := w.certs.complaint(); got != "" {
+			if got := w.certs.Complaint(); got != "" {
 				t.Errorf("after repair: got reason %q; want none", got)
 			}
 		})
@@ -162,16 +163,16 @@ func mustRead(t *testing.T, path string) string {
 func TestWatchWaitsForTheSecondFile(t *testing.T) {
 	w := newWatched(t)
 	next := t.TempDir()
-	leaf := forResolver().write(t, next)
+	leaf := forResolver().Write(t, next)
 	for _, file := range []string{"cert.pem", "key.pem"} {
 		writeFile(t, filepath.Join(w.dir, file), mustRead(t, filepath.Join(next, file)))
 		w.lookAtCertificate(&w.w, time.Now())
 	}
-	if got := w.certs.complaint(); got != "" {
+	if got := w.certs.Complaint(); got != "" {
 		t.Errorf("got refused: %s; want to be waited for", got)
 	}
 	w.lookAtCertificate(&w.w, time.Now())
-	if !w.certs.leaf().Equal(leaf) {
+	if !w.certs.Leaf().Equal(leaf) {
 		t.Error("got the certificate from before; want the new one")
 	}
 }
@@ -215,11 +216,11 @@ func TestWatchFollowsSwaps(t *testing.T) {
 	for name, swap := range tests {
 		t.Run(name, func(t *testing.T) {
 			w, next := newWatched(t), t.TempDir()
-			leaf := forResolver().write(t, next)
+			leaf := forResolver().Write(t, next)
 			swap(t, w, next)
 			w.look()
-			if !w.certs.leaf().Equal(leaf) {
-				t.Errorf("got the certificate from before, refused: %q; want the new one", w.certs.complaint())
+			if !w.certs.Leaf().Equal(leaf) {
+				t.Errorf("got the certificate from before, refused: %q; want the new one", w.certs.Complaint())
 			}
 			if lines := w.log.lines(); len(lines) != 1 || !strings.Contains(lines[0], "certificate replaced") {
 				t.Errorf("got log %q; want one line about the new certificate", lines)
@@ -231,7 +232,7 @@ func TestWatchFollowsSwaps(t *testing.T) {
 func TestWatchNamesUncoveredAddresses(t *testing.T) {
 	w := newWatched(t)
 	w.values.Listen.Do53 = addrPorts("192.0.2.53:53")
-	forResolver().write(t, w.dir)
+	forResolver().Write(t, w.dir)
 	w.look()
 	if !w.log.contains("does not carry 192.0.2.53 as IP address") {
 		t.Errorf("got log %q; want a warning about 192.0.2.53", w.log.lines())
@@ -243,44 +244,14 @@ func TestWatchTicks(t *testing.T) {
 	w := newWatched(t)
 	synctest.Test(t, func(t *testing.T) {
 		// The certificate was made outside of the bubble, where it is another year.
-		certificateTemplate{names: []string{"dns.isp.example"}, notAfter: time.Now().Add(time.Hour)}.write(t, w.dir)
+		certstest.Template{Names: []string{"dns.isp.example"}, NotAfter: time.Now().Add(time.Hour)}.Write(t, w.dir)
 		go w.watchCertificate(t.Context())
 		time.Sleep(2*watchInterval + time.Second)
 		synctest.Wait()
-		if got := w.certs.stats().applied; got != 1 {
+		if got := w.certs.Stats().Applied; got != 1 {
 			t.Errorf("got %d replacements; want 1", got)
 		}
 	})
-}
-
-func TestCertificateWarnings(t *testing.T) {
-	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	leaf := certificateTemplate{names: []string{"dns.isp.example"}, notBefore: start, notAfter: start.AddDate(0, 0, 40)}
-	tests := map[string]struct {
-		now  time.Time
-		want []string
-	}{
-		"fresh":        {start.AddDate(0, 0, 1), nil},
-		"renewal-late": {start.AddDate(0, 0, 31), []string{"warning: the certificate expires on 2026-02-10 00:00:00: renew it"}},
-		"expired":      {start.AddDate(0, 0, 41), nil}, // which invalid reports
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			leaf.write(t, dir)
-			cert, err := loadCertificate(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), "dns.isp.example", start)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := newCertificates(cert)
-			if got := c.warnings(test.now); !slices.Equal(got, test.want) {
-				t.Errorf("got %q; want %q", got, test.want)
-			}
-			if got, want := c.invalid(test.now) != "", name == "expired"; got != want {
-				t.Errorf("invalid: got %t; want %t", got, want)
-			}
-		})
-	}
 }
 
 // TestReadinessWarns keeps a node with a certificate that cannot be replaced in service, and says so.
@@ -289,7 +260,7 @@ func TestReadinessWarns(t *testing.T) {
 	l.serveUpstream(t)
 	n, _ := l.start(t)
 	eventually(t, "readiness", func() bool { return len(n.notReady()) == 0 })
-	n.certs.refuse(os.ErrPermission)
+	n.certs.Refuse(os.ErrPermission)
 	status, body := l.get(t, "/readyz")
 	if want := "ready\nwarning: the certificate was not replaced: permission denied\n"; status != http.StatusOK || body != want {
 		t.Errorf("/readyz: got %d %q; want 200 %q", status, body, want)

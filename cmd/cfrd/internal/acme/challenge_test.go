@@ -1,4 +1,4 @@
-package main
+package acme
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +19,9 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
+	"github.com/cfrd-project/cfrd/resolver"
 )
 
 func testChallenge(kind, value string) acme.Challenge {
@@ -32,17 +33,55 @@ func testChallenge(kind, value string) acme.Challenge {
 }
 
 func allSolvers(cs *challenges) map[string]acmez.Solver {
-	return cs.solvers([]config.Challenge{acme.ChallengeTypeTLSALPN01, acme.ChallengeTypeHTTP01, acme.ChallengeTypeDNS01})
+	return cs.solvers([]string{acme.ChallengeTypeTLSALPN01, acme.ChallengeTypeHTTP01, acme.ChallengeTypeDNS01})
 }
 
-// TestTLSALPN asks a running node as an authority does, at the listener that clients use too.
+// startDoH runs a resolver with a listener of DoH that serves the certificate of holder, until the test ends.
+func startDoH(t *testing.T, holder *certs.Holder) (addr string) {
+	t.Helper()
+	loopback := netip.MustParseAddr("127.0.0.1")
+	srv, err := resolver.New(resolver.Config{
+		Listen: resolver.Listen{DoH: []netip.AddrPort{netip.AddrPortFrom(loopback, 0)}},
+		TLS:    holder.TLSConfig(),
+		Settings: resolver.Settings{
+			Clients:   []netip.Prefix{netip.PrefixFrom(loopback, 8)},
+			Upstreams: []resolver.Upstream{{Addr: netip.AddrPortFrom(loopback, 9)}}, // which is never asked
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- srv.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	return srv.Addrs().DoH[0].String()
+}
+
+// testHolder returns a holder of a certificate for the resolver of these tests.
+func testHolder(t *testing.T) *certs.Holder {
+	t.Helper()
+	dir := t.TempDir()
+	certstest.Template{Names: []string{"dns.isp.example"}}.Write(t, dir)
+	cert, err := certs.Load(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), "dns.isp.example", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certs.NewHolder(cert)
+}
+
+// TestTLSALPN asks a running resolver as an authority does, at the listener that clients use too.
 func TestTLSALPN(t *testing.T) {
-	l := newLab(t)
-	n, _ := l.start(t)
-	cs := newChallenges()
-	n.certs.challenge = cs.tlsConfig
-	dial := func(port, sni string, protos ...string) (tls.ConnectionState, error) {
-		c, err := tls.Dial("tcp", l.addr.String()+":"+port, &tls.Config{InsecureSkipVerify: true, ServerName: sni, NextProtos: protos})
+	holder, cs := testHolder(t), newChallenges()
+	holder.AnswerChallenges(cs.tlsConfig)
+	addr := startDoH(t, holder)
+	dial := func(sni string, protos ...string) (tls.ConnectionState, error) {
+		c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, ServerName: sni, NextProtos: protos})
 		if err != nil {
 			return tls.ConnectionState{}, err
 		}
@@ -50,7 +89,7 @@ func TestTLSALPN(t *testing.T) {
 		if protos[0] == acmez.ACMETLS1Protocol {
 			c.SetReadDeadline(time.Now().Add(5 * time.Second))
 			if _, err := c.Read(make([]byte, 1)); err != io.EOF {
-				t.Errorf("port %s: got %v after the handshake; want the connection closed", port, err)
+				t.Errorf("got %v after the handshake; want the connection closed", err)
 			}
 		}
 		return c.ConnectionState(), nil
@@ -63,31 +102,31 @@ func TestTLSALPN(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			c, solver := testChallenge(acme.ChallengeTypeTLSALPN01, test.identifier), allSolvers(cs)[acme.ChallengeTypeTLSALPN01]
-			if _, err := dial("8443", test.sni, acmez.ACMETLS1Protocol); err == nil {
+			if _, err := dial(test.sni, acmez.ACMETLS1Protocol); err == nil {
 				t.Error("before the challenge: got a handshake; want none")
 			}
 			if err := solver.Present(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
-			state, err := dial("8443", test.sni, acmez.ACMETLS1Protocol)
+			state, err := dial(test.sni, acmez.ACMETLS1Protocol)
 			if err != nil || state.NegotiatedProtocol != acmez.ACMETLS1Protocol {
 				t.Fatalf("got protocol %q, error %v; want %s", state.NegotiatedProtocol, err, acmez.ACMETLS1Protocol)
 			}
 			wantProof(t, state, c)
-			if _, err := dial("8443", "other.example", acmez.ACMETLS1Protocol); err == nil {
+			if _, err := dial("other.example", acmez.ACMETLS1Protocol); err == nil {
 				t.Error("for another name: got a handshake; want none")
 			}
 			// Clients are served meanwhile, whatever they ask for.
 			for _, protos := range [][]string{{"h2"}, {"h2", acmez.ACMETLS1Protocol}, {"http/1.1"}} {
-				state, err := dial("8443", test.sni, protos...)
-				if err != nil || state.NegotiatedProtocol != protos[0] || !state.PeerCertificates[0].Equal(n.certs.leaf()) {
+				state, err := dial(test.sni, protos...)
+				if err != nil || state.NegotiatedProtocol != protos[0] || !state.PeerCertificates[0].Equal(holder.Leaf()) {
 					t.Errorf("client with %v: got protocol %q, error %v; want the resolver's certificate", protos, state.NegotiatedProtocol, err)
 				}
 			}
 			if err := solver.CleanUp(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := dial("8443", test.sni, acmez.ACMETLS1Protocol); err == nil {
+			if _, err := dial(test.sni, acmez.ACMETLS1Protocol); err == nil {
 				t.Error("after the challenge: got a handshake; want none")
 			}
 		})
@@ -219,86 +258,5 @@ func TestDNS01(t *testing.T) {
 	q := dns.Question{Name: "dns.isp.example.", Qtype: dns.TypeTXT, Qclass: dns.ClassINET}
 	if _, ok := public.Local.Answer(q, netip.Addr{}, netip.Addr{}); ok {
 		t.Error("another name: got it claimed; want it left to others")
-	}
-}
-
-// withACME makes the lab get its certificate from an authority that is not there.
-func (l *lab) withACME(more string) {
-	l.config["tls"] = `{acme: {directory: "https://` + l.addr.String() + `:9/dir", storage: acme, agree: true` + more + `}}`
-	l.config["listen"] = strings.ReplaceAll(l.config["listen"], ":8443", ":443")
-	l.config["listen"] = strings.ReplaceAll(l.config["listen"], ":8053", ":53")
-}
-
-// TestNodeWithoutACertificate starts with an empty store and an authority that is down.
-func TestNodeWithoutACertificate(t *testing.T) {
-	if c, err := net.Listen("tcp", loopback().String()+":443"); err != nil {
-		skip(t, "port 443 cannot be bound here: %v", err)
-	} else {
-		c.Close()
-	}
-	l := newLab(t)
-	l.serveUpstream(t)
-	l.withACME(", challenges: [tls-alpn-01, dns-01, http-01]")
-	n, log := l.start(t)
-	m, _, err := new(dns.Client).ExchangeContext(t.Context(), queryFor("www.isp.example.", dns.TypeA), l.addr.String()+":53")
-	if err != nil || len(m.Answer) != 1 {
-		t.Errorf("Do53: got error %v, %v; want an answer", err, m)
-	}
-	if _, err := tls.Dial("tcp", l.addr.String()+":8853", &tls.Config{InsecureSkipVerify: true}); err == nil {
-		t.Error("DoT: got a handshake; want none")
-	}
-	eventually(t, "the failed order", func() bool { return log.contains("no new certificate; what is served stays") })
-	eventually(t, "readiness", func() bool { return len(n.notReady()) == 0 })
-	status, body := l.get(t, "/readyz")
-	if status != http.StatusOK || !strings.Contains(body, "warning: there is no certificate yet") || !strings.Contains(body, "renewal failed") {
-		t.Errorf("/readyz: got %d %q; want 200 with two warnings", status, body)
-	}
-	if s := n.certs.stats(); s.refused == 0 || !s.next.After(time.Now()) || !s.expiry.IsZero() {
-		t.Errorf("got %+v; want a failure, and a time for the next attempt", s)
-	}
-	l.wantPublic(t, dialFrom("udp", loopback()))
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.addr.String()+"/.well-known/acme-challenge/none", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil || resp.StatusCode != http.StatusNotFound {
-		t.Errorf("port 80: got %v, error %v; want 404", resp, err)
-	}
-	if err == nil {
-		resp.Body.Close()
-	}
-}
-
-// wantPublic asks for the challenge's zone.
-func (l *lab) wantPublic(t *testing.T, d *net.Dialer) {
-	t.Helper()
-	c := &dns.Client{Dialer: d}
-	m, _, err := c.ExchangeContext(t.Context(), queryFor("_acme-challenge.dns.isp.example.", dns.TypeSOA), l.addr.String()+":53")
-	if err != nil || len(m.Answer) != 1 || !m.Authoritative {
-		t.Errorf("zone of the challenge: got error %v, %v; want its SOA", err, m)
-	}
-}
-
-// TestNodeWithStoredCertificate starts with what an earlier run has kept, and reloads.
-func TestNodeWithStoredCertificate(t *testing.T) {
-	l := newLab(t)
-	l.withACME("")
-	l.write(t)
-	cfg, err := config.Read(l.path(), config.ModeAll)
-	if err != nil {
-		t.Fatal(err)
-	}
-	bundle := mustRead(t, filepath.Join(l.dir, "cert.pem")) + mustRead(t, filepath.Join(l.dir, "key.pem"))
-	if err := newACMEStore(cfg.TLS.ACME).save(context.Background(), "dns.isp.example", []byte(bundle)); err != nil {
-		t.Fatal(err)
-	}
-	v, err := loadValues(cfg, config.ModeAll, time.Now())
-	if err != nil || v.certificate == nil {
-		t.Fatalf("got error %v, certificate %v; want the one in the store", err, v)
-	}
-	v, err = loadValues(cfg, config.ModeAll, time.Now().Add(2*time.Hour))
-	if err != nil || v.certificate != nil || !slices.ContainsFunc(v.Warnings, func(s string) bool { return strings.Contains(s, "expired on") }) {
-		t.Errorf("when it has expired: got error %v, certificate %v, warnings %q; want a warning only", err, v.certificate, v.Warnings)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package acme
 
 import (
 	"context"
@@ -14,11 +14,11 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
-// challenges are the proofs that an authority may come to look at just now.
+// challenges are the proofs that an authority may ask for now. They are put there by the goroutine that orders, and read
+// by those that serve.
 type challenges struct {
 	mu   sync.Mutex
 	alpn map[string]*tls.Certificate // by SNI
@@ -45,9 +45,9 @@ func (s solver) Present(_ context.Context, c acme.Challenge) error { return s.pr
 // CleanUp implements acmez.Solver.
 func (s solver) CleanUp(_ context.Context, c acme.Challenge) error { return s.cleanUp(c) }
 
-// solvers returns those of types.
-func (cs *challenges) solvers(types []config.Challenge) map[string]acmez.Solver {
-	all := map[config.Challenge]solver{
+// solvers returns the solvers of the challenges of types.
+func (cs *challenges) solvers(types []string) map[string]acmez.Solver {
+	all := map[string]solver{
 		acme.ChallengeTypeTLSALPN01: {cs.presentALPN, cs.locked(func(c acme.Challenge) { delete(cs.alpn, challengeSNI(c)) })},
 		acme.ChallengeTypeHTTP01: {
 			cs.locked(func(c acme.Challenge) { cs.http[c.HTTP01ResourcePath()] = c.KeyAuthorization }),
@@ -57,11 +57,12 @@ func (cs *challenges) solvers(types []config.Challenge) map[string]acmez.Solver 
 	}
 	list := make(map[string]acmez.Solver)
 	for _, t := range types {
-		list[string(t)] = all[t]
+		list[t] = all[t]
 	}
 	return list
 }
 
+// locked returns f as a function that holds mu.
 func (cs *challenges) locked(f func(acme.Challenge)) func(acme.Challenge) error {
 	return func(c acme.Challenge) error {
 		cs.mu.Lock()
@@ -122,24 +123,24 @@ func (cs *challenges) tlsConfig(hello *tls.ClientHelloInfo) *tls.Config {
 	}
 }
 
-// ServeHTTP implements http.Handler, for HTTP-01. Whoever else comes to port 80 finds nothing.
+// ServeHTTP implements http.Handler for HTTP-01. Every other request finds nothing.
 func (cs *challenges) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	cs.mu.Lock()
 	proof, ok := cs.http[r.URL.Path]
 	cs.mu.Unlock()
 	if !ok || r.Method != http.MethodGet && r.Method != http.MethodHead {
-		plain(w, http.StatusNotFound, "not found")
+		http.Error(w, "not found", http.StatusNotFound)
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	fmt.Fprint(w, proof)
 }
 
-// challengeTTL keeps resolvers on the way from holding on to the proof of the time before.
+// challengeTTL, in seconds, keeps the resolver of the authority from answering with the proof of an earlier order.
 const challengeTTL = 1
 
-// challengeZone is the zone of one name, which the operator delegates to us: _acme-challenge under the resolver's
-// name. It exists all the time, so that the delegation can be tested.
+// challengeZone is the zone _acme-challenge below the resolver's name, which the operator delegates to this resolver. It
+// exists all the time, so that the delegation can be tested.
 type challengeZone struct {
 	*challenges
 	name, server string // fully qualified and in lower case
