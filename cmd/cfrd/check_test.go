@@ -44,7 +44,7 @@ func table(t *testing.T, r *report) string {
 
 func TestCheckFindsNothing(t *testing.T) {
 	f := newFake(t)
-	f.relay = &ddr.RelayService{Port: 443}
+	f.relay = &ddr.RelayService{Port: 443, Clients: prefixes("127.0.0.0/8", "::1/128")}
 	f.start(t)
 	o := f.options()
 	o.name = fakeName + "."
@@ -178,7 +178,7 @@ func TestCheckFinds(t *testing.T) {
 		},
 		"only-a-relay": {
 			func(f *fakeResolver) {
-				f.relay = &ddr.RelayService{}
+				f.relay = &ddr.RelayService{Clients: prefixes("127.0.0.0/8", "::1/128")}
 				discovery(f, func(m *dns.Msg) { m.Answer = m.Answer[4:] })
 			}, nil, []string{"ddr"},
 		},

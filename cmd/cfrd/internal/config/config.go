@@ -99,7 +99,7 @@ type Relay struct {
 	Sealed       Sealed         `mapstructure:"sealed"`
 	Table        Table          `mapstructure:"table"`
 	Egress       []netip.Prefix `mapstructure:"egress" reload:"yes"`
-	Clients      []netip.Prefix `mapstructure:"clients" reload:"yes"`
+	Clients      []netip.Prefix `mapstructure:"clients" reload:"yes"` // once parsed, never empty beside a relay
 	AllowSpecial []netip.Prefix `mapstructure:"allow_special" reload:"yes"`
 	Routes       bool           `mapstructure:"routes" reload:"restart"`
 	GSO          bool           `mapstructure:"gso" reload:"restart"`
@@ -243,6 +243,7 @@ func Parse(data []byte, dir string, m Mode) (*Config, error) {
 	if err := ps.Err(); err != nil {
 		return nil, markEnvironment(ps)
 	}
+	cfg.Relay.Clients = cfg.relayClients()
 	return cfg, nil
 }
 
@@ -293,8 +294,9 @@ func (c *Config) relayPrefixes() (ps []keyedPrefix) {
 	return append(ps, keyedPrefixes("relay.table.prefixes", c.Relay.Table.Prefixes)...)
 }
 
-// RelayClients returns who may use the relay.
-func (c *Config) RelayClients() []netip.Prefix {
+// relayClients returns who may use the relay: those that relay.clients lists, by default those of clients. Parse writes
+// it to Relay.Clients, so that no package that takes the list needs a meaning of its own for an empty one.
+func (c *Config) relayClients() []netip.Prefix {
 	if len(c.Relay.Clients) > 0 {
 		return c.Relay.Clients
 	}
