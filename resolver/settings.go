@@ -21,7 +21,7 @@ type settings struct {
 // steering is a Steering, ready for use.
 type steering struct {
 	steerer
-	clients prefixSet // nil: whoever may ask
+	clients prefixSet // whose answers are steered
 	recheck time.Duration
 }
 
@@ -106,9 +106,6 @@ func (h *resolverHandler) newSteering(s *Steering, old *settings) (*steering, er
 	if out.recheck == 0 {
 		out.recheck = DefaultSteerTTL
 	}
-	if len(s.Clients) == 0 {
-		return out, nil
-	}
 	var err error
 	out.clients, err = newPrefixSet(s.Clients)
 	return out, err
@@ -145,7 +142,7 @@ func (s *settings) retire(next *settings) {
 // must get what was signed.
 func (s *settings) view(client netip.Addr, r *request) view {
 	st := s.steering
-	if st == nil || r.key.flags == keyDO|keyCD || st.clients != nil && !st.clients.contains(client) {
+	if st == nil || r.key.flags == keyDO|keyCD || !st.clients.contains(client) {
 		return viewRaw
 	}
 	if st.Relay.Healthy() {

@@ -24,6 +24,7 @@ func (w world) upstream() *fakeExchanger {
 // steeringHandler returns a handler that steers by rules what w knows.
 func steeringHandler(t *testing.T, steering Steering, w world, local ...Local) *resolverHandler {
 	t.Helper()
+	steering.Clients = everybody
 	return testHandler(t, Config{Settings: Settings{Steering: &steering, Local: local}}, w.upstream())
 }
 
@@ -68,7 +69,7 @@ func TestTargetIsSteeredAfterItsAddressWasCached(t *testing.T) {
 	}
 	if err := h.update(Settings{
 		Clients:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
-		Steering: &Steering{Policy: ruleSet("shop.example"), Relay: new(fakeRelay)},
+		Steering: &Steering{Policy: ruleSet("shop.example"), Relay: new(fakeRelay), Clients: everybody},
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"embed"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 // helpTexts are the long-form texts of `cfrd help TOPIC`.
@@ -33,5 +36,20 @@ func helpText(name string) string {
 	if err != nil {
 		panic("cfrd: help text of " + name + " is not embedded")
 	}
-	return string(text)
+	return strings.Replace(string(text), "{{restart keys}}", wrapped(config.RestartKeys()), 1)
+}
+
+// wrapped returns words as an indented list with commas, in lines of at most 120 columns.
+func wrapped(words []string) string {
+	const indent, width = "  ", 120
+	lines := []string{indent + words[0]}
+	for _, w := range words[1:] {
+		last := &lines[len(lines)-1]
+		if *last += ","; len(*last)+1+len(w) < width {
+			*last += " " + w
+			continue
+		}
+		lines = append(lines, indent+w)
+	}
+	return strings.Join(lines, "\n")
 }

@@ -201,7 +201,7 @@ func (v *values) addressMap() addrmap.Config {
 
 func (v *values) relaySettings() relay.Settings {
 	return relay.Settings{
-		Clients:      v.RelayClients(),
+		Clients:      v.Relay.Clients,
 		Egress:       v.Relay.Egress,
 		AllowSpecial: v.Relay.AllowSpecial,
 	}

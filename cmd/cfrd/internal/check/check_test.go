@@ -39,7 +39,7 @@ func table(t *testing.T, r *Report) string {
 
 func TestCheckFindsNothing(t *testing.T) {
 	f := newFake(t)
-	f.relay = &ddr.RelayService{Port: 443}
+	f.relay = &ddr.RelayService{Port: 443, Clients: loopbackPrefixes()}
 	f.start(t)
 	o := f.options()
 	o.Name = fakeName + "."
@@ -173,7 +173,7 @@ func TestCheckFinds(t *testing.T) {
 		},
 		"only-a-relay": {
 			func(f *fakeResolver) {
-				f.relay = &ddr.RelayService{}
+				f.relay = &ddr.RelayService{Clients: loopbackPrefixes()}
 				discovery(f, func(m *dns.Msg) { m.Answer = m.Answer[4:] })
 			}, nil, []string{"ddr"},
 		},

@@ -359,3 +359,8 @@ func rcode(name string, code int) func(q dns.Question) *dns.Msg {
 		return &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: code}}
 	}
 }
+
+// loopbackPrefixes are the clients of fake resolvers.
+func loopbackPrefixes() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+}

@@ -21,14 +21,14 @@ import (
 // Config is the configuration file as it is written, with its values already of their types. What the services need
 // is made from it by loadValues.
 type Config struct {
-	Name       string              `mapstructure:"name"`
-	Clients    []netip.Prefix      `mapstructure:"clients"`
+	Name       string              `mapstructure:"name" reload:"yes"`
+	Clients    []netip.Prefix      `mapstructure:"clients" reload:"yes"`
 	Listen     Listen              `mapstructure:"listen"`
 	TLS        TLS                 `mapstructure:"tls"`
-	Upstreams  []resolver.Upstream `mapstructure:"upstreams"`
-	UpstreamCA string              `mapstructure:"upstream_ca"`
-	Zones      []string            `mapstructure:"zones"`
-	Forward    []string            `mapstructure:"forward"`
+	Upstreams  []resolver.Upstream `mapstructure:"upstreams" reload:"yes"`
+	UpstreamCA string              `mapstructure:"upstream_ca" reload:"yes"`
+	Zones      []string            `mapstructure:"zones" reload:"yes"`
+	Forward    []string            `mapstructure:"forward" reload:"yes"`
 	DDR        DDR                 `mapstructure:"ddr"`
 	DNR        DNR                 `mapstructure:"dnr"`
 	Steer      Steer               `mapstructure:"steer"`
@@ -42,118 +42,118 @@ type Config struct {
 }
 
 type Listen struct {
-	Do53  []netip.AddrPort `mapstructure:"do53"`
-	DoT   []netip.AddrPort `mapstructure:"dot"`
-	DoH   []netip.AddrPort `mapstructure:"doh"`
-	DoQ   []netip.AddrPort `mapstructure:"doq"`
-	Admin netip.AddrPort   `mapstructure:"admin"`
+	Do53  []netip.AddrPort `mapstructure:"do53" reload:"restart"`
+	DoT   []netip.AddrPort `mapstructure:"dot" reload:"restart"`
+	DoH   []netip.AddrPort `mapstructure:"doh" reload:"restart"`
+	DoQ   []netip.AddrPort `mapstructure:"doq" reload:"restart"`
+	Admin netip.AddrPort   `mapstructure:"admin" reload:"restart"`
 }
 
 type TLS struct {
-	Certificate string `mapstructure:"certificate"`
-	Key         string `mapstructure:"key"`
+	Certificate string `mapstructure:"certificate" reload:"yes"`
+	Key         string `mapstructure:"key" reload:"yes"`
 	ACME        ACME   `mapstructure:"acme"`
 }
 
 type DDR struct {
-	AdvertiseRelay bool          `mapstructure:"advertise_relay"`
-	RelayKey       int           `mapstructure:"relay_key"`
-	TTL            time.Duration `mapstructure:"ttl"`
-	Addresses      []netip.Addr  `mapstructure:"addresses"`
-	InfoURL        string        `mapstructure:"info_url"`
-	PvD            bool          `mapstructure:"pvd"`
+	AdvertiseRelay bool          `mapstructure:"advertise_relay" reload:"yes"`
+	RelayKey       int           `mapstructure:"relay_key" reload:"yes"`
+	TTL            time.Duration `mapstructure:"ttl" reload:"yes"`
+	Addresses      []netip.Addr  `mapstructure:"addresses" reload:"yes"`
+	InfoURL        string        `mapstructure:"info_url" reload:"yes"`
+	PvD            bool          `mapstructure:"pvd" reload:"yes"`
 }
 
 type DNR struct {
-	Announce []Announce `mapstructure:"announce"`
+	Announce []Announce `mapstructure:"announce" reload:"restart"`
 }
 
 type Announce struct {
-	Interface   string        `mapstructure:"interface"`
-	RA          bool          `mapstructure:"ra"`
-	DHCPv6      bool          `mapstructure:"dhcpv6"`
-	DHCPv4      bool          `mapstructure:"dhcpv4"`
-	MaxInterval time.Duration `mapstructure:"max_interval"`
-	Managed     bool          `mapstructure:"managed"`
-	Other       bool          `mapstructure:"other"`
-	PvD         bool          `mapstructure:"pvd"`
+	Interface   string        `mapstructure:"interface" reload:"restart"`
+	RA          bool          `mapstructure:"ra" reload:"restart"`
+	DHCPv6      bool          `mapstructure:"dhcpv6" reload:"restart"`
+	DHCPv4      bool          `mapstructure:"dhcpv4" reload:"restart"`
+	MaxInterval time.Duration `mapstructure:"max_interval" reload:"restart"`
+	Managed     bool          `mapstructure:"managed" reload:"restart"`
+	Other       bool          `mapstructure:"other" reload:"restart"`
+	PvD         bool          `mapstructure:"pvd" reload:"restart"`
 }
 
 type Steer struct {
-	MaxTTL       time.Duration     `mapstructure:"max_ttl"`
-	Hints        resolver.HintMode `mapstructure:"hints"`
-	OnFailure    resolver.FailMode `mapstructure:"on_failure"`
-	AllowSpecial []netip.Prefix    `mapstructure:"allow_special"`
-	Rules        []Rule            `mapstructure:"rules"`
+	MaxTTL       time.Duration     `mapstructure:"max_ttl" reload:"yes"`
+	Hints        resolver.HintMode `mapstructure:"hints" reload:"yes"`
+	OnFailure    resolver.FailMode `mapstructure:"on_failure" reload:"yes"`
+	AllowSpecial []netip.Prefix    `mapstructure:"allow_special" reload:"yes"`
+	Rules        []Rule            `mapstructure:"rules" reload:"yes"`
 }
 
 type Rule struct {
-	Suffixes []string       `mapstructure:"suffixes"`
-	Prefixes []netip.Prefix `mapstructure:"prefixes"`
-	ECH      bool           `mapstructure:"ech"`
-	Action   Action         `mapstructure:"action"`
+	Suffixes []string       `mapstructure:"suffixes" reload:"yes"`
+	Prefixes []netip.Prefix `mapstructure:"prefixes" reload:"yes"`
+	ECH      bool           `mapstructure:"ech" reload:"yes"`
+	Action   Action         `mapstructure:"action" reload:"yes"`
 }
 
 type Relay struct {
-	Ports        []uint16       `mapstructure:"ports"`
+	Ports        []uint16       `mapstructure:"ports" reload:"restart"`
 	Sealed       Sealed         `mapstructure:"sealed"`
 	Table        Table          `mapstructure:"table"`
-	Egress       []netip.Prefix `mapstructure:"egress"`
-	Clients      []netip.Prefix `mapstructure:"clients"`
-	AllowSpecial []netip.Prefix `mapstructure:"allow_special"`
-	Routes       bool           `mapstructure:"routes"`
-	GSO          bool           `mapstructure:"gso"`
+	Egress       []netip.Prefix `mapstructure:"egress" reload:"yes"`
+	Clients      []netip.Prefix `mapstructure:"clients" reload:"yes"` // once parsed, never empty beside a relay
+	AllowSpecial []netip.Prefix `mapstructure:"allow_special" reload:"yes"`
+	Routes       bool           `mapstructure:"routes" reload:"restart"`
+	GSO          bool           `mapstructure:"gso" reload:"restart"`
 	Limits       RelayLimits    `mapstructure:"limits"`
 }
 
 type Sealed struct {
-	Prefix  netip.Prefix  `mapstructure:"prefix"`
-	KeyFile string        `mapstructure:"key_file"`
-	Epoch   time.Duration `mapstructure:"epoch"`
+	Prefix  netip.Prefix  `mapstructure:"prefix" reload:"restart"`
+	KeyFile string        `mapstructure:"key_file" reload:"restart"`
+	Epoch   time.Duration `mapstructure:"epoch" reload:"restart"`
 }
 
 type Table struct {
-	Prefixes  []netip.Prefix `mapstructure:"prefixes"`
-	Store     string         `mapstructure:"store"`
-	Grace     time.Duration  `mapstructure:"grace"`
-	MaxLeases int            `mapstructure:"max_leases"`
+	Prefixes  []netip.Prefix `mapstructure:"prefixes" reload:"restart"`
+	Store     string         `mapstructure:"store" reload:"restart"`
+	Grace     time.Duration  `mapstructure:"grace" reload:"restart"`
+	MaxLeases int            `mapstructure:"max_leases" reload:"restart"`
 }
 
 type RelayLimits struct {
-	TCPFlows          int           `mapstructure:"tcp_flows"`
-	UDPFlows          int           `mapstructure:"udp_flows"`
-	TCPFlowsPerClient int           `mapstructure:"tcp_flows_per_client"`
-	UDPFlowsPerClient int           `mapstructure:"udp_flows_per_client"`
-	DialTimeout       time.Duration `mapstructure:"dial_timeout"`
-	TCPIdle           time.Duration `mapstructure:"tcp_idle"`
-	TCPHalfClosed     time.Duration `mapstructure:"tcp_half_closed"`
-	UDPIdle           time.Duration `mapstructure:"udp_idle"`
-	DrainTimeout      time.Duration `mapstructure:"drain_timeout"`
+	TCPFlows          int           `mapstructure:"tcp_flows" reload:"restart"`
+	UDPFlows          int           `mapstructure:"udp_flows" reload:"restart"`
+	TCPFlowsPerClient int           `mapstructure:"tcp_flows_per_client" reload:"restart"`
+	UDPFlowsPerClient int           `mapstructure:"udp_flows_per_client" reload:"restart"`
+	DialTimeout       time.Duration `mapstructure:"dial_timeout" reload:"restart"`
+	TCPIdle           time.Duration `mapstructure:"tcp_idle" reload:"restart"`
+	TCPHalfClosed     time.Duration `mapstructure:"tcp_half_closed" reload:"restart"`
+	UDPIdle           time.Duration `mapstructure:"udp_idle" reload:"restart"`
+	DrainTimeout      time.Duration `mapstructure:"drain_timeout" reload:"restart"`
 }
 
 type Limits struct {
-	Connections          int           `mapstructure:"connections"`
-	ConnectionsPerClient int           `mapstructure:"connections_per_client"`
-	InFlight             int           `mapstructure:"in_flight"`
-	InFlightPerClient    int           `mapstructure:"in_flight_per_client"`
-	InFlightPerConn      int           `mapstructure:"in_flight_per_connection"`
-	IdleTimeout          time.Duration `mapstructure:"idle_timeout"`
-	ReadTimeout          time.Duration `mapstructure:"read_timeout"`
-	QueryTimeout         time.Duration `mapstructure:"query_timeout"`
-	DrainTimeout         time.Duration `mapstructure:"drain_timeout"`
+	Connections          int           `mapstructure:"connections" reload:"restart"`
+	ConnectionsPerClient int           `mapstructure:"connections_per_client" reload:"restart"`
+	InFlight             int           `mapstructure:"in_flight" reload:"restart"`
+	InFlightPerClient    int           `mapstructure:"in_flight_per_client" reload:"restart"`
+	InFlightPerConn      int           `mapstructure:"in_flight_per_connection" reload:"restart"`
+	IdleTimeout          time.Duration `mapstructure:"idle_timeout" reload:"restart"`
+	ReadTimeout          time.Duration `mapstructure:"read_timeout" reload:"restart"`
+	QueryTimeout         time.Duration `mapstructure:"query_timeout" reload:"restart"`
+	DrainTimeout         time.Duration `mapstructure:"drain_timeout" reload:"restart"`
 }
 
 type Cache struct {
-	Size ByteSize `mapstructure:"size"`
+	Size ByteSize `mapstructure:"size" reload:"restart"`
 }
 
 type Admin struct {
-	Pprof bool `mapstructure:"pprof"`
+	Pprof bool `mapstructure:"pprof" reload:"restart"`
 }
 
 type Log struct {
-	Level  zerolog.Level `mapstructure:"level"`
-	Format LogFormat     `mapstructure:"format"`
+	Level  zerolog.Level `mapstructure:"level" reload:"restart"`
+	Format LogFormat     `mapstructure:"format" reload:"restart"`
 }
 
 // defaultConfig returns what holds for keys that are not written. Zero values are left to the services' own defaults,
@@ -243,6 +243,7 @@ func Parse(data []byte, dir string, m Mode) (*Config, error) {
 	if err := ps.Err(); err != nil {
 		return nil, markEnvironment(ps)
 	}
+	cfg.Relay.Clients = cfg.relayClients()
 	return cfg, nil
 }
 
@@ -293,8 +294,9 @@ func (c *Config) relayPrefixes() (ps []keyedPrefix) {
 	return append(ps, keyedPrefixes("relay.table.prefixes", c.Relay.Table.Prefixes)...)
 }
 
-// RelayClients returns who may use the relay.
-func (c *Config) RelayClients() []netip.Prefix {
+// relayClients returns who may use the relay: those that relay.clients lists, by default those of clients. Parse writes
+// it to Relay.Clients, so that no package that takes the list needs a meaning of its own for an empty one.
+func (c *Config) relayClients() []netip.Prefix {
 	if len(c.Relay.Clients) > 0 {
 		return c.Relay.Clients
 	}

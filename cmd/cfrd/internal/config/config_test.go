@@ -74,11 +74,12 @@ func TestReferenceConfig(t *testing.T) {
 			{ECH: true},
 		}},
 		Relay: Relay{
-			Ports:  []uint16{443, 80},
-			Sealed: Sealed{Prefix: netip.MustParsePrefix("2001:db8:cf::/64"), KeyFile: "/etc/cfrd/seal.key"},
-			Table:  Table{Prefixes: prefixes("10.99.0.0/16"), Store: "/etc/cfrd/leases.db"},
-			Egress: prefixes("192.0.2.64/28", "2001:db8:e::/64"),
-			Routes: true, GSO: true,
+			Ports:   []uint16{443, 80},
+			Sealed:  Sealed{Prefix: netip.MustParsePrefix("2001:db8:cf::/64"), KeyFile: "/etc/cfrd/seal.key"},
+			Table:   Table{Prefixes: prefixes("10.99.0.0/16"), Store: "/etc/cfrd/leases.db"},
+			Egress:  prefixes("192.0.2.64/28", "2001:db8:e::/64"),
+			Clients: prefixes("10.0.0.0/8", "2001:db8::/32"), // those of clients
+			Routes:  true, GSO: true,
 		},
 		Log: Log{Level: zerolog.InfoLevel},
 	}

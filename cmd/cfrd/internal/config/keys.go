@@ -13,9 +13,10 @@ import (
 
 // configKey is a key that the configuration may have.
 type configKey struct {
-	path   string // without list indexes
-	leaf   bool   // not a section
-	inList bool   // of a section in a list, which the environment cannot express
+	path    string // without list indexes
+	leaf    bool   // not a section
+	inList  bool   // of a section in a list, which the environment cannot express
+	restart bool   // a reload does not apply a change of it; false for sections
 }
 
 // configKeys returns every key there is, from the fields of config.
@@ -32,6 +33,7 @@ func sectionKeys(path string, t reflect.Type, inList bool) (keys []configKey) {
 			ft, list = ft.Elem(), true
 		}
 		key := configKey{path: joinKey(path, tag), leaf: !isSection(ft), inList: inList}
+		key.restart = key.leaf && !reloads(field)
 		keys = append(keys, key)
 		if !key.leaf {
 			keys = append(keys, sectionKeys(key.path, ft, list)...)

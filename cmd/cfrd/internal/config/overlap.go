@@ -80,7 +80,7 @@ func (v *validator) checkRelay() {
 			v.bad(fmt.Sprintf("relay.ports[%d]", i), "%d is listed twice", p)
 		}
 	}
-	if len(v.RelayClients()) == 0 {
+	if len(v.relayClients()) == 0 {
 		v.bad("relay.clients", "missing: the prefixes that may use the relay; by default those of clients")
 	}
 	v.warnOpen("relay.clients", v.Relay.Clients)

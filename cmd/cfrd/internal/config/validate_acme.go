@@ -10,14 +10,14 @@ import (
 
 // ACME says how to get a certificate from an authority that speaks ACME. See RFC 8555.
 type ACME struct {
-	Directory  string       `mapstructure:"directory"`
-	Email      string       `mapstructure:"email"`
-	CA         string       `mapstructure:"ca"`
-	Storage    string       `mapstructure:"storage"`
-	Profile    string       `mapstructure:"profile"`
-	Challenges []Challenge  `mapstructure:"challenges"`
-	Addresses  []netip.Addr `mapstructure:"addresses"` // nil: public ones of listen.do53; empty: none
-	Agree      bool         `mapstructure:"agree"`
+	Directory  string       `mapstructure:"directory" reload:"restart"`
+	Email      string       `mapstructure:"email" reload:"restart"`
+	CA         string       `mapstructure:"ca" reload:"restart"`
+	Storage    string       `mapstructure:"storage" reload:"restart"`
+	Profile    string       `mapstructure:"profile" reload:"yes"`
+	Challenges []Challenge  `mapstructure:"challenges" reload:"restart"`
+	Addresses  []netip.Addr `mapstructure:"addresses" reload:"yes"` // nil: public ones of listen.do53; empty: none
+	Agree      bool         `mapstructure:"agree" reload:"restart"`
 }
 
 // Challenge is a way to prove to an authority that a name or an address is ours.
