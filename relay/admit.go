@@ -80,9 +80,9 @@ func (r *Relay) permits(set *settings, dst netip.Addr) bool {
 
 // settings are Settings in the form in which flows consult them. They are never changed.
 type settings struct {
-	clients prefixSet
-	allowed prefixSet // although special-purpose, or our own
-	own     prefixSet // addresses of this host, as they were when the settings were made
+	clients *prefixSet
+	allowed *prefixSet // although special-purpose, or our own
+	own     *prefixSet // addresses of this host, as they were when the settings were made
 	egress  *egress
 }
 
@@ -110,7 +110,7 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 }
 
 // ownAddresses returns the addresses of this host's interfaces.
-func ownAddresses() (prefixSet, error) {
+func ownAddresses() (*prefixSet, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("addresses of this host: %w", err)

@@ -33,7 +33,11 @@ func TestAdmit(t *testing.T) {
 	m.dst[netip.MustParseAddr("127.80.1.4")] = netip.MustParseAddr("8.8.8.8")
 	m.dst[netip.MustParseAddr("127.80.1.5")] = netip.MustParseAddr("9.9.9.9")
 	withOwn := *r.settings.Load()
-	withOwn.own = prefixSet{netip.MustParsePrefix("9.9.9.9/32")}
+	own, err := newPrefixSet([]netip.Prefix{netip.MustParsePrefix("9.9.9.9/32")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	withOwn.own = own
 	r.settings.Store(&withOwn)
 
 	tests := []struct {

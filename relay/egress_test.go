@@ -136,12 +136,23 @@ func TestEgressErrors(t *testing.T) {
 		t.Errorf("got error %v; want %v", err, errNoEgress)
 	}
 	for _, p := range [][]netip.Prefix{
-		nil, {{}}, parsePrefixes("::ffff:192.0.2.0/120"), parsePrefixes("224.0.0.0/8"), parsePrefixes("ff00::/64"), parsePrefixes("0.0.0.0/24"),
+		nil, {{}}, parsePrefixes("224.0.0.0/8"), parsePrefixes("ff00::/64"), parsePrefixes("0.0.0.0/24"),
 		parsePrefixes("2001::/16"),
 	} {
 		if _, err := newEgress(p, new(random)); err == nil {
 			t.Errorf("%v: got no error", p)
 		}
+	}
+}
+
+// TestEgressMapped takes a prefix of IPv4-mapped addresses for one of IPv4, as every set of prefixes does.
+func TestEgressMapped(t *testing.T) {
+	e := newTestEgress(t, "::ffff:192.0.2.0/120")
+	if src, err := e.draw(false); err != nil || !e.contains(src.Addr()) {
+		t.Errorf("got source %v, error %v; want one of 192.0.2.0/24", src, err)
+	}
+	if _, err := e.draw(true); !errors.Is(err, errNoEgress) {
+		t.Errorf("IPv6: got error %v; want %v", err, errNoEgress)
 	}
 }
 

@@ -29,12 +29,12 @@ type Policy struct {
 	rules      []rule
 	bySuffix   map[string][]int // suffix with final dot -> indices of rules, ascending
 	suffixless []int            // indices of the rules without suffixes, ascending
-	allowed    prefixSet        // special-purpose blocks that may be steered all the same
+	allowed    *prefixSet       // special-purpose blocks that may be steered all the same
 }
 
 // rule is a Rule without its suffixes, which are in Policy.bySuffix.
 type rule struct {
-	prefixes    prefixSet
+	prefixes    *prefixSet
 	hasSuffixes bool
 	hasPrefixes bool
 	ech         bool
@@ -45,7 +45,7 @@ type rule struct {
 // steered. Special-purpose addresses are never steered, whatever the rules say, unless allowSpecial contains them.
 // Errors begin with the place: "rules[2].suffixes[0]: …".
 func NewPolicy(rules []Rule, allowSpecial []netip.Prefix) (*Policy, error) {
-	p := &Policy{bySuffix: make(map[string][]int), allowed: newPrefixSet(nil)}
+	p := &Policy{bySuffix: make(map[string][]int)}
 	for i, r := range rules {
 		if err := p.add(i, r); err != nil {
 			return nil, fmt.Errorf("rules[%d]%w", i, err)
@@ -54,7 +54,10 @@ func NewPolicy(rules []Rule, allowSpecial []netip.Prefix) (*Policy, error) {
 	if err := checkPrefixes(allowSpecial); err != nil {
 		return nil, fmt.Errorf("allow_special%w", err)
 	}
-	p.allowed = newPrefixSet(allowSpecial)
+	var err error
+	if p.allowed, err = newPrefixSet(allowSpecial); err != nil {
+		return nil, fmt.Errorf("allow_special: %w", err)
+	}
 	return p, nil
 }
 
@@ -65,6 +68,10 @@ func (p *Policy) add(i int, r Rule) error {
 	}
 	if err := checkPrefixes(r.Prefixes); err != nil {
 		return fmt.Errorf(".prefixes%w", err)
+	}
+	set, err := newPrefixSet(r.Prefixes)
+	if err != nil {
+		return fmt.Errorf(".prefixes: %w", err)
 	}
 	for j, s := range r.Suffixes {
 		suffix, err := canonicalSuffix(s)
@@ -79,7 +86,7 @@ func (p *Policy) add(i int, r Rule) error {
 		p.suffixless = append(p.suffixless, i)
 	}
 	p.rules = append(p.rules, rule{
-		prefixes:    newPrefixSet(r.Prefixes),
+		prefixes:    set,
 		hasSuffixes: len(r.Suffixes) > 0,
 		hasPrefixes: len(r.Prefixes) > 0,
 		ech:         r.ECH,
@@ -254,8 +261,6 @@ func checkPrefixes(prefixes []netip.Prefix) error {
 			return fmt.Errorf("[%d]: not a prefix", i)
 		case p != p.Masked():
 			return fmt.Errorf("[%d]: %s has host bits set; write %s", i, p, p.Masked())
-		case p.Addr().Is4In6():
-			return fmt.Errorf("[%d]: %s is IPv4-mapped; write it as IPv4", i, p)
 		}
 	}
 	return nil

@@ -158,7 +158,6 @@ func TestNewPolicyErrors(t *testing.T) {
 		{"long-label", []Rule{{Suffixes: []string{strings.Repeat("a", 64) + ".example"}}}, nil, `rules[0].suffixes[0]: `},
 		{"host-bits", []Rule{ok, {Prefixes: prefixes("10.0.0.0/8", "192.0.2.1/24")}}, nil, "rules[1].prefixes[1]: 192.0.2.1/24 has host bits set; write 192.0.2.0/24"},
 		{"zero-prefix", []Rule{{Prefixes: []netip.Prefix{{}}}}, nil, "rules[0].prefixes[0]: not a prefix"},
-		{"mapped", []Rule{{Prefixes: prefixes("::ffff:192.0.2.0/120")}}, nil, "rules[0].prefixes[0]: ::ffff:192.0.2.0/120 is IPv4-mapped"},
 		{"allow-host-bits", []Rule{ok}, prefixes("10.0.0.1/8"), "allow_special[0]: 10.0.0.1/8 has host bits"},
 	}
 	for _, tt := range tests {

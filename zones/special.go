@@ -3,8 +3,9 @@ package zones
 import "net/netip"
 
 // specialPurpose are the blocks that are not somebody's public server: what the IANA special-purpose registries
-// mark as not globally reachable (RFC 6890, state of 2026), and multicast.
-var specialPurpose = newPrefixSet([]netip.Prefix{
+// mark as not globally reachable (RFC 6890, state of 2026), and multicast. IPv4-mapped addresses are missing: a set
+// takes these for IPv4.
+var specialPurpose, _ = newPrefixSet([]netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),       // this network: RFC 791, Section 3.2
 	netip.MustParsePrefix("10.0.0.0/8"),      // private use: RFC 1918
 	netip.MustParsePrefix("100.64.0.0/10"),   // shared address space: RFC 6598
@@ -21,7 +22,6 @@ var specialPurpose = newPrefixSet([]netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/4"),     // multicast: RFC 5771
 	netip.MustParsePrefix("240.0.0.0/4"),     // reserved: RFC 1112, Section 4; limited broadcast: RFC 8190
 	netip.MustParsePrefix("::/127"),          // unspecified, loopback: RFC 4291
-	netip.MustParsePrefix("::ffff:0:0/96"),   // IPv4-mapped: RFC 4291
 	netip.MustParsePrefix("64:ff9b::/96"),    // IPv4 behind the network's own NAT64: RFC 6052
 	netip.MustParsePrefix("64:ff9b:1::/48"),  // local-use translation: RFC 8215
 	netip.MustParsePrefix("100::/64"),        // discard only: RFC 6666
@@ -39,4 +39,4 @@ var specialPurpose = newPrefixSet([]netip.Prefix{
 
 // SpecialPurpose reports whether addr is in a block of the IANA special-purpose registries that is not globally
 // reachable, or multicast. See RFC 6890.
-func SpecialPurpose(addr netip.Addr) bool { return specialPurpose.contains(addr) }
+func SpecialPurpose(addr netip.Addr) bool { return addr.Is4In6() || specialPurpose.contains(addr) }

@@ -104,6 +104,8 @@ func TestImportsOfOthers(t *testing.T) {
 			"its minor versions break; the relay must not parse QUIC"},
 		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
 			"the relay must never see a name"},
+		{"github.com/gaissmai/bart", []string{"resolver", "relay", "zones"},
+			"each has its own set of prefixes, with one meaning"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
