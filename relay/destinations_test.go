@@ -56,7 +56,7 @@ func TestSpecialPurpose(t *testing.T) {
 		{"ff02::1", true},
 	}
 	for _, tt := range tests {
-		if got := specialPurpose(netip.MustParseAddr(tt.addr)); got != tt.want {
+		if got := SpecialPurpose(netip.MustParseAddr(tt.addr)); got != tt.want {
 			t.Errorf("%s: got %v; want %v", tt.addr, got, tt.want)
 		}
 	}

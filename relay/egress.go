@@ -32,7 +32,6 @@ var errNoEgress = errors.New("relay: no egress address of this family")
 // the flows of one client.
 type egress struct {
 	v4, v6 pool
-	all    *prefixSet // of both families
 	random *random
 }
 
@@ -42,12 +41,11 @@ func newEgress(prefixes []netip.Prefix, random *random) (*egress, error) {
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}
-	list := set.disjoint()
-	if len(list) == 0 {
+	if len(prefixes) == 0 {
 		return nil, errors.New("egress: no prefixes")
 	}
-	e := &egress{all: set, random: random}
-	for _, p := range list {
+	e := &egress{random: random}
+	for _, p := range set.disjoint() {
 		if err := e.family(p.Addr().Is6()).add(p); err != nil {
 			return nil, err
 		}
@@ -76,8 +74,6 @@ func (e *egress) draw(v6 bool) (netip.AddrPort, error) {
 // tries returns how often a source is drawn before a flow is given up, because each was in use. With 9 in 10 tuples
 // to one destination taken, 64 draws miss once in 850 flows.
 func (e *egress) tries() int { return 64 }
-
-func (e *egress) contains(addr netip.Addr) bool { return e.all.contains(addr) }
 
 // suffices returns an error unless more tuples than flows exist in each family that has any.
 func (e *egress) suffices(flows int) error {
