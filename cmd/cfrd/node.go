@@ -139,7 +139,7 @@ func (n *node) newResolver() error {
 func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	var steerTo resolver.Relay
 	if n.addrs != nil {
-		steerTo = steering{n}
+		steerTo = steering{n, v.destinations}
 	}
 	settings := v.settings(discovery, steerTo)
 	settings.Public = n.acme.Public(v.Name)
@@ -207,8 +207,11 @@ func named(service string, err error) error {
 // steering lets the resolver see the address map as its Relay.
 //
 // It asks the node for its relay each time, because that is bound after the resolver. Without one, the relay runs on
-// another host, and is taken to be well.
-type steering struct{ *node }
+// another host, and is taken to be well and to have the destinations that the configuration says.
+type steering struct {
+	*node
+	destinations *relay.Destinations // of a relay on another host; nil if nothing is steered
+}
 
 func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, bool, error) {
 	addr, err := s.addrs.Relay(dst, v6, ttl)
@@ -219,7 +222,10 @@ func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.A
 }
 
 func (s steering) Contains(addr netip.Addr) bool {
-	return s.addrs.Contains(addr) || s.relay != nil && !s.relay.Permits(addr)
+	if s.relay != nil {
+		return !s.relay.Permits(addr)
+	}
+	return s.addrs.Contains(addr) || !s.destinations.Permits(addr)
 }
 
 // Healthy reports whether flows to relay addresses arrive.

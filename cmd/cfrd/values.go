@@ -27,7 +27,9 @@ type values struct {
 	certificate *tls.Certificate // or nil without encrypted listeners
 	sealKey     []byte           // or nil without relay.sealed
 	policy      *zones.Policy    // or nil without rules
-	zones       *zones.Zones     // nil in mode relay
+	// destinations are those of a relay elsewhere, or nil without rules. The relay of this process knows its own.
+	destinations *relay.Destinations
+	zones        *zones.Zones // nil in mode relay
 }
 
 // loadValues reads what the configuration names. It reports everything that is wrong, as problems.
@@ -158,12 +160,15 @@ func (l *loader) loadPolicy() {
 	for i, r := range l.Steer.Rules {
 		rules[i] = zones.Rule{Suffixes: r.Suffixes, Prefixes: r.Prefixes, ECH: r.ECH, Pass: r.Action == config.ActionPass}
 	}
-	policy, err := zones.NewPolicy(rules, l.Steer.AllowSpecial)
+	policy, err := zones.NewPolicy(rules, relay.SpecialPurpose, l.Steer.AllowSpecial)
 	if err != nil {
 		l.problems.Add("steer", "%s", err)
 		return
 	}
 	l.policy = policy
+	if l.destinations, err = relay.NewDestinations(l.relaySettings()); err != nil {
+		l.problems.Add("relay", "%s", err)
+	}
 }
 
 func (l *loader) loadSealKey() {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
 )
@@ -227,7 +228,7 @@ func (v *validator) checkRule(key string, r Rule) {
 		v.bad(key, "matches nothing: give it suffixes, prefixes or ech: true")
 	}
 	for i, s := range r.Suffixes {
-		if _, err := zones.NewPolicy([]zones.Rule{{Suffixes: []string{s}}}, nil); err != nil {
+		if _, err := zones.NewPolicy([]zones.Rule{{Suffixes: []string{s}}}, relay.SpecialPurpose, nil); err != nil {
 			text := strings.TrimPrefix(err.Error(), "rules[0].suffixes[0]: ")
 			v.bad(fmt.Sprintf("%s.suffixes[%d]", key, i), "%s", text)
 		}
