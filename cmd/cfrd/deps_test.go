@@ -72,7 +72,7 @@ func TestImportsAmongOurs(t *testing.T) {
 		"cmd/cfrd/internal/certs":           nil,                                     // a leaf: does not know where certificates come from
 		"cmd/cfrd/internal/certs/certstest": nil,                                     // for tests
 		"cmd/cfrd/internal/check":           {"resolver", "ddr", "dnr"},              // names transports, and reads what resolvers and links say
-		"cmd/cfrd/internal/config":          {"resolver", "ddr", "relay", "zones"},            // asks their rules, and builds none of them
+		"cmd/cfrd/internal/config":          {"resolver", "ddr", "relay", "zones"},   // asks their rules, and builds none of them
 		"relay":                             {"relay/addrmap"},                       // asks it what an address stands for
 		"resolver":                          nil,                                     // names what it needs as interfaces of its own
 		"dnr":                               {"ddr"},                                 // announces what ddr describes
