@@ -67,7 +67,7 @@ func TestImportsAmongOurs(t *testing.T) {
 		"cmd/cfrd": { // puts everything together
 			"cmd/cfrd/internal/config", "resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
 		},
-		"cmd/cfrd/internal/config": {"resolver", "ddr", "zones"}, // asks their rules, and builds none of them
+		"cmd/cfrd/internal/config": {"resolver", "ddr", "zones", "relay", "relay/addrmap"}, // asks for their rules, builds no service
 		"relay":                    {"relay/addrmap"},            // asks it what an address stands for
 		"resolver":                 nil,                          // names what it needs as interfaces of its own
 		"dnr":                      {"ddr"},                      // announces what ddr describes
