@@ -68,9 +68,9 @@ func TestImportsAmongOurs(t *testing.T) {
 			"cmd/cfrd/internal/config", "resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
 		},
 		"cmd/cfrd/internal/config": {"resolver", "ddr", "zones", "relay", "relay/addrmap"}, // asks for their rules, builds no service
-		"relay":                    {"relay/addrmap"},            // asks it what an address stands for
-		"resolver":                 nil,                          // names what it needs as interfaces of its own
-		"dnr":                      {"ddr"},                      // announces what ddr describes
+		"relay":                    {"relay/addrmap"},                                      // asks it what an address stands for
+		"resolver":                 nil,                                                    // names what it needs as interfaces of its own
+		"dnr":                      {"ddr"},                                                // announces what ddr describes
 		"ddr":                      nil,
 		"zones":                    nil,
 		"relay/addrmap":            nil, // a leaf: a map of addresses that knows no names
