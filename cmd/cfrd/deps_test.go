@@ -68,14 +68,14 @@ func TestImportsAmongOurs(t *testing.T) {
 			"cmd/cfrd/internal/acme", "cmd/cfrd/internal/certs", "cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
 			"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
 		},
-		"cmd/cfrd/internal/acme":            {"cmd/cfrd/internal/certs", "resolver"}, // gives the resolver the zone of a challenge
-		"cmd/cfrd/internal/certs":           nil,                                     // a leaf: does not know where certificates come from
-		"cmd/cfrd/internal/certs/certstest": nil,                                     // for tests
-		"cmd/cfrd/internal/check":           {"resolver", "ddr", "dnr"},              // names transports, and reads what resolvers and links say
-		"cmd/cfrd/internal/config":          {"resolver", "ddr", "relay", "zones"},   // asks their rules, and builds none of them
-		"relay":                             {"relay/addrmap"},                       // asks it what an address stands for
-		"resolver":                          nil,                                     // names what it needs as interfaces of its own
-		"dnr":                               {"ddr"},                                 // announces what ddr describes
+		"cmd/cfrd/internal/acme":            {"cmd/cfrd/internal/certs", "resolver"},                // gives the resolver the zone of a challenge
+		"cmd/cfrd/internal/certs":           nil,                                                    // a leaf: does not know where certificates come from
+		"cmd/cfrd/internal/certs/certstest": nil,                                                    // for tests
+		"cmd/cfrd/internal/check":           {"resolver", "ddr", "dnr"},                             // names transports, and reads what resolvers and links say
+		"cmd/cfrd/internal/config":          {"resolver", "ddr", "zones", "relay", "relay/addrmap"}, // asks their rules, and builds none of them
+		"relay":                             {"relay/addrmap"},                                      // asks it what an address stands for
+		"resolver":                          nil,                                                    // names what it needs as interfaces of its own
+		"dnr":                               {"ddr"},                                                // announces what ddr describes
 		"ddr":                               nil,
 		"zones":                             nil,
 		"relay/addrmap":                     nil, // a leaf: a map of addresses that knows no names

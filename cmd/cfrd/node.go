@@ -60,7 +60,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 	}
 	defer func() {
 		if err != nil {
-			n.close()
+			n.abandon()
 		}
 	}()
 	if n.certs != nil && v.TLS.ACME.Used() {
@@ -69,7 +69,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}
 	if v.Relays() {
-		if n.addrs, err = addrmap.Open(v.addressMap()); err != nil {
+		if n.addrs, err = addrmap.Open(v.AddressMap(v.sealKey)); err != nil {
 			return nil, err
 		}
 	}
@@ -146,7 +146,19 @@ func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	return settings
 }
 
-// close gives back what newNode opened. It is called once nothing runs any more.
+// abandon gives back what newNode has bound and opened when a later part fails. There is no relay to close: it comes
+// last, and relay.New gives back what it took if it fails.
+func (n *node) abandon() {
+	if n.dns != nil {
+		n.dns.Close()
+	}
+	if n.admin != nil {
+		n.admin.close()
+	}
+	n.close()
+}
+
+// close gives back what newNode opened and nobody's Run does. It is called once nothing runs any more.
 func (n *node) close() error {
 	if n.acme != nil {
 		n.acme.Close()

@@ -67,7 +67,7 @@ func steerEverything(t *testing.T, m config.Mode) (steered, refuses func(netip.A
 		t.Fatal(err)
 	}
 	n := &node{mode: m, log: zerolog.Nop(), values: v}
-	if n.addrs, err = addrmap.Open(v.addressMap()); err != nil {
+	if n.addrs, err = addrmap.Open(v.AddressMap(v.sealKey)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.addrs.Close() })
