@@ -240,7 +240,7 @@ func bareAddrPort(ap netip.AddrPort) netip.AddrPort {
 // appendOverload appends what a client gets whose query cannot wait, because too many do.
 func appendOverload(dst []byte, q *query) []byte {
 	var r request
-	if !r.parse(q) {
+	if !r.parse(q.msg, channels[q.transport]) {
 		return dst
 	}
 	return r.appendError(dst, dns.RcodeServerFailure, noEDE)

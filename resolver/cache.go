@@ -1,7 +1,6 @@
 package resolver
 
 import (
-	"bytes"
 	"hash/maphash"
 	"time"
 	"unsafe"
@@ -43,7 +42,6 @@ const (
 	maxFreq = 3
 	// Sizes for the account of octets, beside messages themselves. A bucket and a ghost come to 12 octets for each
 	// bucketBytes of the limit.
-	replyOverhead = int64(unsafe.Sizeof(reply{}))
 	entryOverhead = int64(unsafe.Sizeof(entry{}))
 	// bucketBytes is about what an entry with a small answer occupies.
 	bucketBytes = 512
@@ -173,12 +171,6 @@ func (c *cache) stats() (used int64, entries int, hits uint64) {
 	return used, entries, hits
 }
 
-// size returns the octets that r occupies, with what the allocator rounds up.
-func (p *reply) size() int64 {
-	n := int64(len(p.msg) + 2*len(p.ttls))
-	return n + n/8 + replyOverhead
-}
-
 // size returns the octets that e occupies.
 func (e *entry) size() int64 {
 	n := entryOverhead + e.raw.size()
@@ -193,6 +185,5 @@ func (e *entry) use() { e.freq = min(e.freq+1, maxFreq) }
 
 // is reports whether e is about k, whose hash it has.
 func (e *entry) is(k *key) bool {
-	return e.flags == k.flags && len(e.raw.msg) >= headerLen+int(k.n) &&
-		bytes.Equal(e.raw.msg[headerLen:headerLen+int(k.n)], k.bytes())
+	return e.flags == k.flags && e.raw.asks(k)
 }

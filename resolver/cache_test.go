@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // keyOf returns the key of a question.
@@ -216,10 +218,10 @@ func TestCachedReplyDoesNotAllocate(t *testing.T) {
 
 // cachedQuery returns a query that the handler has cached the answer to, and room for that.
 func cachedQuery(t testing.TB, tr Transport) (*resolverHandler, *query, []byte) {
-	h := testHandler(t, Config{}, records("www.example. 300 IN A 198.51.100.1", "www.example. 300 IN A 198.51.100.2"))
-	m := newQuery("www.Example.", dns.TypeA).SetEdns0(1232, false)
+	h := testHandler(t, Config{}, dnstest.Records("www.example. 300 IN A 198.51.100.1", "www.example. 300 IN A 198.51.100.2"))
+	m := dnstest.Query("www.Example.", dns.TypeA).SetEdns0(1232, false)
 	ask(t, h, m, tr)
-	return h, &query{msg: mustPack(t, m), client: testClient, local: testLocal, transport: tr}, make([]byte, 0, 4096)
+	return h, &query{msg: dnstest.Pack(t, m), client: testClient, local: testLocal, transport: tr}, make([]byte, 0, 4096)
 }
 
 func BenchmarkCachedReply(b *testing.B) {

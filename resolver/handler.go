@@ -107,7 +107,7 @@ func (h *resolverHandler) serves(client netip.Addr) bool {
 // answerNow implements handler.
 func (h *resolverHandler) answerNow(q *query, dst []byte) ([]byte, outcome) {
 	var r request
-	if !r.parse(q) {
+	if !r.parse(q.msg, channels[q.transport]) {
 		return dst, dropped
 	}
 	h.queries[q.transport].Add(1)
@@ -129,7 +129,7 @@ func (h *resolverHandler) answerNow(q *query, dst []byte) ([]byte, outcome) {
 	}
 	p, known := h.known(set, &r, q, client)
 	switch {
-	case recursion && (!known || p.dangling()):
+	case recursion && (!known || endsWithCNAME(p)):
 		return dst, pending
 	case known:
 		return h.reply(q, &r, p, dst, now), answered
@@ -153,7 +153,7 @@ func (h *resolverHandler) known(set *settings, r *request, q *query, client bool
 // answer implements handler.
 func (h *resolverHandler) answer(ctx context.Context, q *query, dst []byte) []byte {
 	var r request
-	r.parse(q)
+	r.parse(q.msg, channels[q.transport])
 	set := h.settings.Load()
 	if p, ok := h.local(set, &r.key, q); ok {
 		p, err := h.complete(ctx, set, &r, q, p)

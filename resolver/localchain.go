@@ -2,8 +2,6 @@ package resolver
 
 import (
 	"context"
-	"encoding/binary"
-	"fmt"
 
 	"github.com/miekg/dns"
 )
@@ -39,7 +37,7 @@ func (h *resolverHandler) follow(
 	if err != nil {
 		return nil, false, err
 	}
-	target := m.dangling()
+	target := dangling(m)
 	if target == "" {
 		return wire, false, nil
 	}
@@ -51,7 +49,7 @@ func (h *resolverHandler) follow(
 	if err != nil {
 		return nil, false, err
 	}
-	out, err = m.continued(next.wire(h.cache.now()))
+	out, err = continued(m, next.wire(h.cache.now()))
 	return out, true, err
 }
 
@@ -65,29 +63,15 @@ func (h *resolverHandler) source(ctx context.Context, set *settings, k *key, q *
 	return p, false, err
 }
 
-// newKey returns the key of a question with name as text.
-func newKey(name string, qtype uint16, flags uint8) (*key, error) {
-	var buf [maxName + 4]byte
-	n, err := dns.PackDomainName(name, buf[:maxName], 0, nil, false)
-	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w", name, err)
-	}
-	binary.BigEndian.PutUint16(buf[n:], qtype)
-	binary.BigEndian.PutUint16(buf[n+2:], dns.ClassINET)
-	k := new(key)
-	k.set(buf[:n+4], flags)
-	return k, nil
-}
-
 // dangling reports whether p, the reply of a local source, ends with a CNAME whose target it does not have.
-func (p *reply) dangling() bool {
+func endsWithCNAME(p *reply) bool {
 	m, err := parseReply(p.msg)
-	return err == nil && m.dangling() != ""
+	return err == nil && dangling(m) != ""
 }
 
 // dangling returns the target of the CNAME that m ends with, in lower case, or "": it has what was asked for, or says
 // that there is none.
-func (m *message) dangling() string {
+func dangling(m *message) string {
 	answer := m.sections[inAnswer]
 	if len(answer) == 0 || m.rcode() != dns.RcodeSuccess || len(m.sections[inAuthority]) > 0 {
 		return ""
@@ -99,7 +83,7 @@ func (m *message) dangling() string {
 }
 
 // continued returns m with the records and the RCODE of rest, the reply to its last name.
-func (m *message) continued(rest []byte) ([]byte, error) {
+func continued(m *message, rest []byte) ([]byte, error) {
 	next, err := parseReply(rest)
 	if err != nil {
 		return nil, err

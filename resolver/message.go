@@ -1,87 +1,19 @@
 package resolver
 
 import (
-	"cmp"
 	"encoding/binary"
-	"slices"
 
 	"github.com/miekg/dns"
 )
 
-const (
-	headerLen = 12
-	maxName   = 255 // octets of a name in wire form. See RFC 1035, Section 2.3.4.
-	maxLabel  = 63
-	maxMsg    = 65535
-	minUDP    = 512 // what every UDP client takes. See RFC 1035, Section 4.2.1.
-	// maxUDP is what we send and take over UDP: with the headers of IPv6 it fits into 1280 octets, so that nothing
-	// is fragmented. See RFC 9715, Section 3.
-	maxUDP = 1232
-	// maxAdditional is how many records a query may carry beside its question. OPT, TSIG and SIG(0) are three.
-	maxAdditional = 4
-	// paddingBlock is what replies are padded to, queryBlock what queries are. See RFC 8467, Section 4.1.
-	paddingBlock = 468
-	queryBlock   = 128
-	// optLen is an OPT record without options.
-	optLen = 11
-	// typeMAILA is long obsolete. See RFC 973.
-	typeMAILA = 254
-)
-
-// Bits of the third and fourth octet of the header.
-const (
-	flagQR = 1 << 7
-	flagAA = 1 << 2
-	flagTC = 1 << 1
-	flagRD = 1 << 0
-
-	flagRA = 1 << 7
-	flagAD = 1 << 5
-	flagCD = 1 << 4
-)
-
-// key is what a reply depends on, apart from steering. The class is IN, always.
-type key struct {
-	flags    uint8 // keyDO, keyCD
-	n        uint16
-	question [maxName + 4]byte // QNAME in lower case, type, class
-}
-
-const (
-	keyDO = 1 << iota
-	keyCD
-)
-
-// bytes returns the question.
-func (k *key) bytes() []byte { return k.question[:k.n] }
-
-// name returns QNAME in wire form.
-func (k *key) name() []byte { return k.question[:k.n-4] }
-
-// qtype returns the type that is asked for.
-func (k *key) qtype() uint16 { return binary.BigEndian.Uint16(k.question[k.n-4:]) }
-
-// set makes k the key of question. Lengths of labels are below 'A', so that a name needs no parsing to be lowered.
-func (k *key) set(question []byte, flags uint8) {
-	name := question[:len(question)-4]
-	for i, c := range name {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		k.question[i] = c
-	}
-	copy(k.question[len(name):], question[len(name):])
-	k.n, k.flags = uint16(len(question)), flags
-}
-
 // request is a query as its header, question and OPT record describe it. Nothing else of it is ever looked at.
 type request struct {
-	id        uint16
-	flags     [2]byte // octets 3 and 4 of the header
-	transport Transport
-	question  []byte // QNAME as the client spelt it, type, class; nil if it could not be read
-	rcode     uint16 // other than NOERROR if the query is to be refused, extended by EDNS
-	ede       ede    // why
+	id       uint16
+	flags    [2]byte // octets 3 and 4 of the header
+	channel  channel
+	question []byte // QNAME as the client spelt it, type, class; nil if it could not be read
+	rcode    uint16 // other than NOERROR if the query is to be refused, extended by EDNS
+	ede      ede    // why
 
 	edns      bool
 	do        bool
@@ -92,17 +24,16 @@ type request struct {
 	key key // set if question is
 }
 
-// parse reads q and reports whether it may be replied to; r.rcode is the verdict. It does not allocate: r points
-// into q.msg.
-func (r *request) parse(q *query) bool {
-	if len(q.msg) < headerLen || q.msg[2]&flagQR != 0 {
+// parse sets r to the query in msg, which came over c, and reports whether it may get a response; r.rcode is the
+// verdict. It does not allocate: r points into msg.
+func (r *request) parse(msg []byte, c channel) bool {
+	*r = request{channel: c, ede: noEDE}
+	if len(msg) < headerLen || msg[2]&flagQR != 0 {
 		return false
 	}
-	r.id = binary.BigEndian.Uint16(q.msg)
-	r.flags = [2]byte{q.msg[2], q.msg[3]}
-	r.transport = q.transport
-	r.ede = noEDE
-	r.rcode = r.check(q.msg)
+	r.id = binary.BigEndian.Uint16(msg)
+	r.flags = [2]byte{msg[2], msg[3]}
+	r.rcode = r.check(msg)
 	return true
 }
 
@@ -206,7 +137,7 @@ func (r *request) checkQuestion() uint16 {
 
 // limit returns how long a reply may be.
 func (r *request) limit() int {
-	if r.transport != UDP {
+	if r.channel&datagram == 0 {
 		return maxMsg
 	}
 	return min(max(minUDP, int(r.size)), maxUDP)
@@ -230,120 +161,4 @@ func hasKeepalive(msg []byte) bool {
 		off = rec.end
 	}
 	return false
-}
-
-// questionEnd returns the offset after the first question of msg, or 0 if it cannot be read. Its name is in full:
-// there is nothing before it that it could point to.
-func questionEnd(msg []byte) int {
-	off := headerLen
-	for off < len(msg) {
-		n := int(msg[off])
-		off += 1 + n
-		switch {
-		case n > maxLabel, off-headerLen > maxName:
-			return 0
-		case n == 0 && off+4 <= len(msg):
-			return off + 4
-		case n == 0:
-			return 0
-		}
-	}
-	return 0
-}
-
-// maxHops bounds the pointers of one name: more than it can have labels are of no use to anyone.
-const maxHops = 127
-
-// nameEnd returns the offset after the name at start, or 0 if it is malformed. Pointers are followed, each to
-// somewhere before the last, so that they cannot go in circles. What they lead to lies before start, and not across
-// one of the TTLs at ttls: those are to change. See RFC 1035, Section 4.1.4.
-func nameEnd(msg []byte, start int, ttls []uint16) int {
-	end, length, before := 0, 0, start
-	for off, hops := start, 0; off < len(msg) && hops <= maxHops; {
-		c := int(msg[off])
-		next := off + 1 + c
-		if c>>6 == 3 {
-			next = off + 2
-		}
-		if next > len(msg) || c>>6 == 1 || c>>6 == 2 || end != 0 && (next > start || touches(ttls, off, next)) {
-			return 0
-		}
-		if c>>6 == 3 {
-			end = cmp.Or(end, next)
-			off = (c&0x3f)<<8 | int(msg[off+1])
-			if off >= before || off < headerLen {
-				return 0
-			}
-			before = off
-			hops++
-			continue
-		}
-		if length += 1 + c; length > maxName {
-			return 0
-		}
-		if c == 0 {
-			return cmp.Or(end, next)
-		}
-		off = next
-	}
-	return 0
-}
-
-// touches reports whether one of the TTLs at ttls, which ascend, is at least partly between start and end.
-func touches(ttls []uint16, start, end int) bool {
-	i, _ := slices.BinarySearchFunc(ttls, start, func(ttl uint16, start int) int { return int(ttl) + 4 - start - 1 })
-	return i < len(ttls) && int(ttls[i]) < end
-}
-
-// record is where a resource record is in a message. See RFC 1035, Section 4.1.3.
-type record struct {
-	typ, class uint16
-	ttl        uint32
-	fixed      int // offset of the type, after the owner name
-	data, end  int // offsets of RDATA
-}
-
-// readRecord reads the record at off up to its RDATA, all of which is within msg. For ttls, see nameEnd.
-func readRecord(msg []byte, off int, ttls []uint16) (record, bool) {
-	fixed := nameEnd(msg, off, ttls)
-	if fixed == 0 || fixed+10 > len(msg) {
-		return record{}, false
-	}
-	data := fixed + 10
-	end := data + int(binary.BigEndian.Uint16(msg[fixed+8:]))
-	return record{
-		typ:   binary.BigEndian.Uint16(msg[fixed:]),
-		class: binary.BigEndian.Uint16(msg[fixed+2:]),
-		ttl:   binary.BigEndian.Uint32(msg[fixed+4:]),
-		fixed: fixed,
-		data:  data,
-		end:   end,
-	}, end <= len(msg)
-}
-
-// readOption splits the first EDNS option off options.
-func readOption(options []byte) (code uint16, data, rest []byte, ok bool) {
-	if len(options) < 4 {
-		return 0, nil, nil, false
-	}
-	code, n := binary.BigEndian.Uint16(options), int(binary.BigEndian.Uint16(options[2:]))
-	if 4+n > len(options) {
-		return 0, nil, nil, false
-	}
-	return code, options[4 : 4+n], options[4+n:], true
-}
-
-// optionIn returns the data of the first option with this code, or nil.
-func optionIn(options []byte, code uint16) []byte {
-	for len(options) > 0 {
-		c, data, rest, ok := readOption(options)
-		if !ok {
-			return nil
-		}
-		if c == code {
-			return data
-		}
-		options = rest
-	}
-	return nil
 }

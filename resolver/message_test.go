@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 var (
@@ -113,20 +115,20 @@ func TestQuestionIsEchoed(t *testing.T) {
 }
 
 func TestHasKeepalive(t *testing.T) {
-	with := newQuery("www.example.", dns.TypeA)
+	with := dnstest.Query("www.example.", dns.TypeA)
 	opt := with.SetEdns0(1232, false).IsEdns0()
 	opt.Option = append(opt.Option, &dns.EDNS0_PADDING{Padding: make([]byte, 3)})
-	without := mustPack(t, with)
+	without := dnstest.Pack(t, with)
 	opt.Option = append(opt.Option, &dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE})
 	for name, row := range map[string]struct {
 		msg  []byte
 		want bool
 	}{
-		"with":      {mustPack(t, with), true},
+		"with":      {dnstest.Pack(t, with), true},
 		"without":   {without, false},
-		"no-edns":   {mustPack(t, newQuery("www.example.", dns.TypeA)), false},
+		"no-edns":   {dnstest.Pack(t, dnstest.Query("www.example.", dns.TypeA)), false},
 		"empty":     {nil, false},
-		"truncated": {mustPack(t, with)[:40], false},
+		"truncated": {dnstest.Pack(t, with)[:40], false},
 	} {
 		if got := hasKeepalive(row.msg); got != row.want {
 			t.Errorf("%s: got %t; want %t", name, got, row.want)
@@ -147,13 +149,13 @@ func FuzzMessage(f *testing.F) {
 		hasKeepalive(msg)
 		var r request
 		q := &query{msg: msg, client: testClient, local: testLocal, transport: DoT}
-		ok := r.parse(q)
+		ok := r.parse(q.msg, channels[q.transport])
 		out, result := h.answerNow(q, nil)
 		switch {
 		case ok == (result == dropped):
 			t.Fatalf("parsed %t, outcome %d", ok, result)
 		case result == answered:
-			rcodeOf(t, msg, unpadded(t, out))
+			rcodeOf(t, msg, dnstest.Unpadded(t, out))
 		case result == pending:
 			agree(t, msg, &r)
 		}
@@ -168,7 +170,7 @@ func agree(t *testing.T, msg []byte, r *request) {
 	if !whole {
 		msg = bytes.Clone(msg[:headerLen+len(r.question)])
 		msg[11] = 0
-		m = *unpack(t, msg)
+		m = *dnstest.Unpack(t, msg)
 	}
 	name, _, err := dns.UnpackDomainName(r.key.bytes(), 0)
 	if err != nil || len(m.Question) != 1 || name != strings.ToLower(m.Question[0].Name) {

@@ -27,8 +27,8 @@ var transportNames = [...]string{UDP: "udp", TCP: "tcp", DoT: "dot", DoH: "doh",
 // String returns the name used in metric labels.
 func (t Transport) String() string { return transportNames[t] }
 
-// encrypted reports whether replies over t are padded. See RFC 8467.
-func (t Transport) encrypted() bool { return t >= DoT }
+// channels says what each transport asks of the responses over it.
+var channels = [NumTransports]channel{UDP: datagram, TCP: session, DoT: session | padded, DoH: padded, DoH3: padded, DoQ: padded}
 
 // query is one message on its way from a listener to a handler. The listener owns it and everything it points to,
 // and may reuse both as soon as the handler has returned.

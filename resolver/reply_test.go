@@ -11,13 +11,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // parsed returns m as a request over tr.
 func parsed(t testing.TB, m *dns.Msg, tr Transport) *request {
 	t.Helper()
 	var r request
-	if !r.parse(&query{msg: mustPack(t, m), transport: tr}) || r.rcode != 0 {
+	if !r.parse(dnstest.Pack(t, m), channels[tr]) || r.rcode != 0 {
 		t.Fatalf("got RCODE %d for %v", r.rcode, m)
 	}
 	return &r
@@ -26,20 +28,11 @@ func parsed(t testing.TB, m *dns.Msg, tr Transport) *request {
 // replyFor returns the reply to r that m is.
 func replyFor(t testing.TB, r *request, m *dns.Msg) *reply {
 	t.Helper()
-	p, err := newReply(mustPack(t, m), &r.key, 0)
+	p, err := newReply(dnstest.Pack(t, m), &r.key, 0)
 	if err != nil {
 		t.Fatalf("%v\n%v", err, m)
 	}
 	return p
-}
-
-func unpack(t testing.TB, b []byte) *dns.Msg {
-	t.Helper()
-	var m dns.Msg
-	if err := m.Unpack(b); err != nil {
-		t.Fatal(err)
-	}
-	return &m
 }
 
 // addresses returns n A records for www.example and as many in the Additional section.
@@ -47,10 +40,10 @@ func addresses(m *dns.Msg, n, extra int) *dns.Msg {
 	m = new(dns.Msg).SetReply(m)
 	m.Compress = true
 	for i := range n {
-		m.Answer = append(m.Answer, mustRR(fmt.Sprintf("www.example. 300 IN A 198.51.100.%d", i)))
+		m.Answer = append(m.Answer, dnstest.RR(fmt.Sprintf("www.example. 300 IN A 198.51.100.%d", i)))
 	}
 	for i := range extra {
-		m.Extra = append(m.Extra, mustRR(fmt.Sprintf("other%d.example. 300 IN A 198.51.100.%d", i, i)))
+		m.Extra = append(m.Extra, dnstest.RR(fmt.Sprintf("other%d.example. 300 IN A 198.51.100.%d", i, i)))
 	}
 	return m
 }
@@ -76,7 +69,7 @@ func TestReplyFitsTheClient(t *testing.T) {
 		"tls-takes-all":         {DoT, 512, 200, 50, 200, 50, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newQuery("www.example.", dns.TypeA)
+			m := dnstest.Query("www.example.", dns.TypeA)
 			if row.size > 0 {
 				m.SetEdns0(row.size, false)
 			}
@@ -86,7 +79,7 @@ func TestReplyFitsTheClient(t *testing.T) {
 			if len(out) > r.limit() {
 				t.Errorf("got %d octets; want at most %d", len(out), r.limit())
 			}
-			got := unpack(t, out)
+			got := dnstest.Unpack(t, out)
 			extra := len(got.Extra)
 			if got.IsEdns0() != nil {
 				extra--
@@ -117,7 +110,7 @@ func TestReplyOPT(t *testing.T) {
 		"doq":           {DoQ, false, []uint16{dns.EDNS0PADDING}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newQuery("www.example.", dns.TypeA).SetEdns0(4096, true)
+			m := dnstest.Query("www.example.", dns.TypeA).SetEdns0(4096, true)
 			opt := m.IsEdns0()
 			opt.Option = []dns.EDNS0{
 				&dns.EDNS0_COOKIE{Cookie: "0123456789abcdef"},
@@ -130,7 +123,7 @@ func TestReplyOPT(t *testing.T) {
 			r := parsed(t, m, row.transport)
 			r.idle = 100
 			out := replyFor(t, r, addresses(m, 2, 0)).appendTo(nil, r, 0)
-			got := unpack(t, out).IsEdns0()
+			got := dnstest.Unpack(t, out).IsEdns0()
 			if got == nil || got.UDPSize() != maxUDP || !got.Do() || got.Version() != 0 {
 				t.Fatalf("got %v; want version 0, DO, %d octets", got, maxUDP)
 			}
@@ -152,15 +145,15 @@ func TestReplyOPT(t *testing.T) {
 }
 
 func TestNewReplyRejects(t *testing.T) {
-	m := newQuery("www.example.", dns.TypeA)
+	m := dnstest.Query("www.example.", dns.TypeA)
 	r := parsed(t, m, UDP)
-	good := mustPack(t, addresses(m, 1, 0))
+	good := dnstest.Pack(t, addresses(m, 1, 0))
 	change := func(f func(b []byte) []byte) []byte { return f(bytes.Clone(good)) }
 	svcb := func(rdata string) []byte {
 		a := addresses(m, 0, 0)
 		hdr := dns.RR_Header{Name: "www.example.", Rrtype: dns.TypeHTTPS, Class: dns.ClassINET}
 		a.Answer = []dns.RR{&dns.RFC3597{Hdr: hdr, Rdata: rdata}}
-		return mustPack(t, a)
+		return dnstest.Pack(t, a)
 	}
 	for name, wire := range map[string][]byte{
 		"empty":                  nil,
@@ -178,9 +171,9 @@ func TestNewReplyRejects(t *testing.T) {
 		"pointer-to-itself":      change(func(b []byte) []byte { b[30] = 29; return b }),
 		"pointer-forward":        change(func(b []byte) []byte { b[30] = 40; return b }),
 		"address-of-5-octets":    change(func(b []byte) []byte { b[40] = 5; return append(b, 0) }),
-		"extended-rcode":         mustPack(t, extended(m)),
-		"two-opts":               mustPack(t, withExtra(m, opt(), opt())),
-		"opt-in-answer":          mustPack(t, &dns.Msg{MsgHdr: dns.MsgHdr{Response: true}, Question: m.Question, Answer: []dns.RR{opt()}}),
+		"extended-rcode":         dnstest.Pack(t, extended(m)),
+		"two-opts":               dnstest.Pack(t, withExtra(m, opt(), opt())),
+		"opt-in-answer":          dnstest.Pack(t, &dns.Msg{MsgHdr: dns.MsgHdr{Response: true}, Question: m.Question, Answer: []dns.RR{opt()}}),
 		"svcb-cut":               svcb("0001"),
 		"svcb-name-cut":          svcb("00010377"),
 		"svcb-name-compressed":   svcb("0001c00c"),
@@ -214,9 +207,9 @@ func withExtra(m *dns.Msg, extra ...dns.RR) *dns.Msg {
 
 // What is between two hops is taken out wherever it is, and what is behind it keeps its compressed names.
 func TestNewReplyStrips(t *testing.T) {
-	m := newQuery("www.example.", dns.TypeA)
+	m := dnstest.Query("www.example.", dns.TypeA)
 	r := parsed(t, m, TCP)
-	a, b := mustRR("a.sub.example. 60 IN A 198.51.100.1"), mustRR("b.sub.example. 60 IN A 198.51.100.2")
+	a, b := dnstest.RR("a.sub.example. 60 IN A 198.51.100.1"), dnstest.RR("b.sub.example. 60 IN A 198.51.100.2")
 	tsig := &dns.TSIG{
 		Hdr:       dns.RR_Header{Name: "key.", Rrtype: dns.TypeTSIG, Class: dns.ClassANY},
 		Algorithm: dns.HmacSHA256, MACSize: 2, MAC: "abcd",
@@ -229,7 +222,7 @@ func TestNewReplyStrips(t *testing.T) {
 		"opt-and-tsig":   {a, b, opt(), tsig},
 		"opt-early-tsig": {opt(), a, b, tsig},
 	} {
-		got := unpack(t, replyFor(t, r, withExtra(m, extra...)).appendTo(nil, r, 0))
+		got := dnstest.Unpack(t, replyFor(t, r, withExtra(m, extra...)).appendTo(nil, r, 0))
 		if diff := cmp.Diff([]dns.RR{a, b}, got.Extra, ignoreRdlength); diff != "" {
 			t.Errorf("%s: additional records (-want +got):\n%s", name, diff)
 		}
@@ -239,17 +232,17 @@ func TestNewReplyStrips(t *testing.T) {
 var ignoreRdlength = cmpopts.IgnoreFields(dns.RR_Header{}, "Rdlength")
 
 func FuzzReply(f *testing.F) {
-	m := newQuery("www.example.", dns.TypeA).SetEdns0(1232, true)
-	add := func(r *dns.Msg) { f.Add(mustPack(f, r), uint32(7)) }
-	add(addresses(m, 3, 3))                                              // plain
-	add(withExtra(m, opt()))                                             // with what is stripped
-	add(withExtra(m, opt(), mustRR("www.example. 5 IN A 198.51.100.1"))) // in the middle
-	chain := addresses(m, 0, 0)                                          // names in RDATA, compressed
-	chain.Answer = []dns.RR{mustRR("www.example. 3600 IN CNAME a.www.example."), mustRR("a.www.example. 60 IN MX 5 mx.www.example.")}
-	chain.Ns = []dns.RR{mustRR("example. 90000 IN SOA ns.example. root.example. 1 2 3 4 60")}
+	m := dnstest.Query("www.example.", dns.TypeA).SetEdns0(1232, true)
+	add := func(r *dns.Msg) { f.Add(dnstest.Pack(f, r), uint32(7)) }
+	add(addresses(m, 3, 3))                                                  // plain
+	add(withExtra(m, opt()))                                                 // with what is stripped
+	add(withExtra(m, opt(), dnstest.RR("www.example. 5 IN A 198.51.100.1"))) // in the middle
+	chain := addresses(m, 0, 0)                                              // names in RDATA, compressed
+	chain.Answer = []dns.RR{dnstest.RR("www.example. 3600 IN CNAME a.www.example."), dnstest.RR("a.www.example. 60 IN MX 5 mx.www.example.")}
+	chain.Ns = []dns.RR{dnstest.RR("example. 90000 IN SOA ns.example. root.example. 1 2 3 4 60")}
 	add(chain)
 	svcb := addresses(m, 0, 0) // parameters that contain what looks like a hint
-	svcb.Answer = []dns.RR{mustRR(`www.example. 300 IN HTTPS 1 . alpn="h2,h3" ipv4hint="198.51.100.1" ech="AAQABMAAAgE="`)}
+	svcb.Answer = []dns.RR{dnstest.RR(`www.example. 300 IN HTTPS 1 . alpn="h2,h3" ipv4hint="198.51.100.1" ech="AAQABMAAAgE="`)}
 	add(svcb)
 	r := parsed(f, m, TCP)
 	f.Fuzz(func(t *testing.T, wire []byte, age uint32) {

@@ -65,7 +65,7 @@ func (s *steerer) apply(ctx context.Context, reply []byte, beside lookup) (out [
 	if err != nil {
 		return nil, untouched, err
 	}
-	if !m.steerable() {
+	if !steerable(m) {
 		return reply, untouched, nil
 	}
 	r := s.newRewrite(ctx, m, beside)
@@ -83,7 +83,7 @@ func (s *steerer) apply(ctx context.Context, reply []byte, beside lookup) (out [
 }
 
 // steerable reports whether m can have an address to steer.
-func (m *message) steerable() bool {
+func steerable(m *message) bool {
 	if m.rcode() != dns.RcodeSuccess || binary.BigEndian.Uint16(m.question[len(m.question)-2:]) != dns.ClassINET {
 		return false
 	}
@@ -104,12 +104,12 @@ func shorten(reply []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.capTTLs(unsureTTL, func(rrKey) bool { return true })
+	capTTLs(m, unsureTTL, func(rrKey) bool { return true })
 	return m.pack()
 }
 
 // capTTLs lowers the TTLs of RRsets, and of their signatures with them. See RFC 4034, Section 3.
-func (m *message) capTTLs(seconds uint32, which func(rrKey) bool) {
+func capTTLs(m *message, seconds uint32, which func(rrKey) bool) {
 	for _, rrs := range m.sections {
 		for i := range rrs {
 			if r := &rrs[i]; r.typ != dns.TypeOPT && which(r.set()) {
@@ -147,7 +147,7 @@ func (s *steerer) newRewrite(ctx context.Context, m *message, beside lookup) *re
 	qname := nameText(m.question[:len(m.question)-4])
 	return &rewrite{
 		steerer: s, ctx: ctx, beside: beside, m: m, qname: qname,
-		paths:   m.paths(qname),
+		paths:   paths(m, qname),
 		origins: s.targets.lookup(qname, time.Now()),
 		changed: make(map[rrKey]bool), capped: make(map[rrKey]bool), seen: make(map[relayed]bool),
 	}
@@ -179,9 +179,9 @@ func (r *rewrite) run() (verdict, error) {
 		}
 	}
 	r.dropSignatures()
-	r.m.capTTLs(r.cap(maxTTL), func(k rrKey) bool { return r.changed[k] || r.capped[k] })
+	capTTLs(r.m, r.cap(maxTTL), func(k rrKey) bool { return r.changed[k] || r.capped[k] })
 	if r.unsure {
-		r.m.capTTLs(unsureTTL, func(rrKey) bool { return true })
+		capTTLs(r.m, unsureTTL, func(rrKey) bool { return true })
 	}
 	switch {
 	case len(r.changed) > 0:

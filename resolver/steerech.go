@@ -13,8 +13,8 @@ import (
 func (r *rewrite) hasECH() bool {
 	if !r.echKnown {
 		r.echKnown = true
-		tells := r.m.hasService() && !strings.HasPrefix(r.qname, "_")
-		r.ech = r.m.carriesECH() || !tells && r.lookupECH()
+		tells := hasService(r.m) && !strings.HasPrefix(r.qname, "_")
+		r.ech = carriesECH(r.m) || !tells && r.lookupECH()
 	}
 	return r.ech
 }
@@ -31,14 +31,14 @@ func (r *rewrite) undecided(names []string, addr netip.Addr) bool {
 }
 
 // carriesECH reports whether a service record in m carries ech.
-func (m *message) carriesECH() bool {
+func carriesECH(m *message) bool {
 	return slices.ContainsFunc(slices.Concat(m.sections[inAnswer], m.sections[inAdditional]), func(a rr) bool {
 		return a.isService() && hasParam(a.rest, dns.SVCB_ECHCONFIG)
 	})
 }
 
 // hasService reports whether m has an HTTPS record in ServiceMode.
-func (m *message) hasService() bool {
+func hasService(m *message) bool {
 	return slices.ContainsFunc(slices.Concat(m.sections[inAnswer], m.sections[inAdditional]), func(a rr) bool {
 		return a.isService() && a.typ == dns.TypeHTTPS
 	})
@@ -52,10 +52,10 @@ func (r *rewrite) lookupECH() bool {
 		if m == nil {
 			return false
 		}
-		if m.hasService() {
-			return m.carriesECH()
+		if hasService(m) {
+			return carriesECH(m)
 		}
-		if name = m.alias(); name == "" {
+		if name = alias(m); name == "" {
 			return false
 		}
 	}
@@ -78,7 +78,7 @@ func (r *rewrite) ask(name string, qtype uint16) *message {
 }
 
 // alias returns the name that the HTTPS record in AliasMode in m points to, or "".
-func (m *message) alias() string {
+func alias(m *message) string {
 	for _, r := range m.sections[inAnswer] {
 		if r.typ == dns.TypeHTTPS && !r.isService() {
 			return r.target()

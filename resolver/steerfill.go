@@ -39,7 +39,7 @@ func (r *rewrite) synthesize() (made []rr, err error) {
 	if m == nil {
 		return nil, nil
 	}
-	paths, ttl, owner := m.paths(r.qname), r.m.negativeTTL(), r.end()
+	paths, ttl, owner := paths(m, r.qname), negativeTTL(r.m), r.end()
 	for _, a := range m.sections[inAnswer] {
 		path := paths[a.name]
 		if a.typ != dns.TypeA || a.class != dns.ClassINET || path == nil {
@@ -77,7 +77,7 @@ func (r *rewrite) inScope() bool {
 }
 
 // negativeTTL returns for how long m denies the type, in seconds. See RFC 2308, Section 5.
-func (m *message) negativeTTL() uint32 {
+func negativeTTL(m *message) uint32 {
 	for _, r := range m.sections[inAuthority] {
 		if r.typ == dns.TypeSOA && len(r.rest) == 20 {
 			return min(saneTTL(r.ttl), saneTTL(binary.BigEndian.Uint32(r.rest[16:])))

@@ -20,7 +20,7 @@ func (r *rewrite) path(section int, name string) []string {
 }
 
 // paths returns the names that qname leads to by CNAME and service records, each with the names on the way.
-func (m *message) paths(qname string) map[string][]string {
+func paths(m *message, qname string) map[string][]string {
 	edges := make(map[string][]string)
 	for _, rec := range slices.Concat(m.sections[inAnswer], m.sections[inAdditional]) {
 		if rec.class == dns.ClassINET && (rec.typ == dns.TypeCNAME || rec.isSVCB()) {
@@ -64,7 +64,7 @@ func (r *rewrite) learnTarget(rec *rr, path []string) {
 	if target == "" || target == r.qname {
 		return
 	}
-	ech := r.m.carriesECH()
+	ech := carriesECH(r.m)
 	for _, o := range append([]origin{{ech: ech}}, r.origins...) {
 		names := slices.Concat(o.names, path)
 		if len(names) > maxPath {

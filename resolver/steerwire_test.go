@@ -10,11 +10,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // everything is a reply with names wherever RDATA can have them, and an OPT record with an option.
 func everything() *dns.Msg {
-	m := newQuery("www.Cdn.example.", dns.TypeA)
+	m := dnstest.Query("www.Cdn.example.", dns.TypeA)
 	m.Response, m.Compress, m.AuthenticatedData = true, true, true
 	for _, s := range []string{
 		"www.Cdn.example. 300 CNAME a.Cdn.example.", "a.Cdn.example. 300 A 192.0.2.1", "a.Cdn.example. 300 AAAA 2001:db8:1::7",
@@ -24,9 +26,9 @@ func everything() *dns.Msg {
 		"a.Cdn.example. 300 RRSIG TXT 13 3 300 20300101000000 20200101000000 1 Cdn.example. AAAA", "d.Cdn.example. 300 DNAME e.Cdn.example.",
 		"a.Cdn.example. 300 CAA 0 issue ca.example", "a.Cdn.example. 300 TYPE65300 \\# 4 c000c00c",
 	} {
-		m.Answer = append(m.Answer, mustRR(s))
+		m.Answer = append(m.Answer, dnstest.RR(s))
 	}
-	m.Ns = []dns.RR{mustRR("Cdn.example. 300 SOA ns.Cdn.example. h.Cdn.example. 1 2 3 4 5"), mustRR("Cdn.example. 300 NSEC a.Cdn.example. NS SOA"), mustRR("Cdn.example. 300 NS ns.Cdn.example.")}
+	m.Ns = []dns.RR{dnstest.RR("Cdn.example. 300 SOA ns.Cdn.example. h.Cdn.example. 1 2 3 4 5"), dnstest.RR("Cdn.example. 300 NSEC a.Cdn.example. NS SOA"), dnstest.RR("Cdn.example. 300 NS ns.Cdn.example.")}
 	m.SetEdns0(1232, true)
 	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: 3, ExtraText: "x"}}
 	return m
@@ -37,7 +39,7 @@ func TestMessageRoundTrip(t *testing.T) {
 	for _, compress := range []bool{false, true} {
 		in := everything()
 		in.Compress = compress
-		wire := mustPack(t, in)
+		wire := dnstest.Pack(t, in)
 		m, err := parseReply(wire)
 		if err != nil {
 			t.Fatal(err)
@@ -46,11 +48,11 @@ func TestMessageRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(unpack(t, wire).String(), unpack(t, out).String()); diff != "" {
+		if diff := cmp.Diff(dnstest.Unpack(t, wire).String(), dnstest.Unpack(t, out).String()); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		in.Compress = true
-		if want := len(mustPack(t, in)); len(out) > want+40 { // the library compresses names in more types
+		if want := len(dnstest.Pack(t, in)); len(out) > want+40 { // the library compresses names in more types
 			t.Errorf("got %d octets; want about %d", len(out), want)
 		}
 	}
@@ -59,15 +61,15 @@ func TestMessageRoundTrip(t *testing.T) {
 // TestSteerLeavesTheRest: only addresses, TTLs of their RRsets, and AD differ.
 func TestSteerLeavesTheRest(t *testing.T) {
 	in := everything()
-	out, v, err := newSteerer("cdn.example").apply(t.Context(), mustPack(t, in), nil)
+	out, v, err := newSteerer("cdn.example").apply(t.Context(), dnstest.Pack(t, in), nil)
 	if err != nil || v != steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
 	}
 	in.AuthenticatedData = false
-	in.Answer[1] = mustRR("a.Cdn.example. 60 A 198.51.100.1")
-	in.Answer[2] = mustRR("a.Cdn.example. 60 AAAA 2001:db8:ab1e::7")
-	in.Answer[8] = mustRR("a.Cdn.example. 60 HTTPS 1 t.Cdn.example. ipv4hint=198.51.100.1 ech=AAEC")
-	if diff := cmp.Diff(in.String(), unpack(t, out).String()); diff != "" {
+	in.Answer[1] = dnstest.RR("a.Cdn.example. 60 A 198.51.100.1")
+	in.Answer[2] = dnstest.RR("a.Cdn.example. 60 AAAA 2001:db8:ab1e::7")
+	in.Answer[8] = dnstest.RR("a.Cdn.example. 60 HTTPS 1 t.Cdn.example. ipv4hint=198.51.100.1 ech=AAEC")
+	if diff := cmp.Diff(in.String(), dnstest.Unpack(t, out).String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -82,7 +84,7 @@ func TestSteerOtherClassesAndCodes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := everything()
 			change(m)
-			in := mustPack(t, m)
+			in := dnstest.Pack(t, m)
 			out, v, err := s.apply(t.Context(), in, nil)
 			if v != untouched || err != nil || !bytes.Equal(in, out) {
 				t.Errorf("got %v, %v, changed %v; want the reply itself", v, err, !bytes.Equal(in, out))
@@ -93,9 +95,9 @@ func TestSteerOtherClassesAndCodes(t *testing.T) {
 
 // TestSteerUnreadableParameters: clients must ignore such a record, and one that does not must not find the address.
 func TestSteerUnreadableParameters(t *testing.T) {
-	m := newQuery("www.cdn.example.", dns.TypeHTTPS)
+	m := dnstest.Query("www.cdn.example.", dns.TypeHTTPS)
 	m.Response = true
-	wire := mustPack(t, m)
+	wire := dnstest.Pack(t, m)
 	wire[7] = 1
 	rdata := append([]byte{0, 1, 0}, 0, 4, 0, 5, 192, 0, 2, 1, 9)
 	wire = append(wire, 0xc0, 12, 0, 65, 0, 1, 0, 0, 1, 44, 0, byte(len(rdata)))
@@ -103,13 +105,13 @@ func TestSteerUnreadableParameters(t *testing.T) {
 	if err != nil || v != steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
 	}
-	if got := unpack(t, out); len(got.Answer) != 0 || len(got.Ns) != 1 {
+	if got := dnstest.Unpack(t, out); len(got.Answer) != 0 || len(got.Ns) != 1 {
 		t.Errorf("got %v; want NODATA", got)
 	}
 }
 
 func TestSteerMalformed(t *testing.T) {
-	good := mustPack(t, everything())
+	good := dnstest.Pack(t, everything())
 	for n := range good {
 		if _, _, err := newSteerer(".").apply(t.Context(), good[:n], nil); !errors.Is(err, errMalformed) {
 			t.Fatalf("the first %d octets: got %v; want %v", n, err, errMalformed)
@@ -119,17 +121,17 @@ func TestSteerMalformed(t *testing.T) {
 
 // FuzzSteer steers 192.0.2.0/24 and 2001:db8:1::/48 in any reply.
 func FuzzSteer(f *testing.F) {
-	f.Add(mustPack(f, everything()), mustPack(f, everything()), false)
-	w := world{
+	f.Add(dnstest.Pack(f, everything()), dnstest.Pack(f, everything()), false)
+	w := dnstest.World{
 		"a.example. 300 CNAME b.example.", "b.example. 300 HTTPS 1 c.example. ipv4hint=192.0.2.1 ipv6hint=2001:db8:1::7 ech=AAEC",
 		"b.example. 300 A 192.0.2.1", "+c.example. 1 A 192.0.2.2", "+c.example. 1 HTTPS 0 d.example.",
 	}
-	f.Add(mustPack(f, w.reply("a.example.", dns.TypeHTTPS)), mustPack(f, w.reply("a.example.", dns.TypeA)), true)
-	f.Add(mustPack(f, w.reply("a.example.", dns.TypeAAAA)), mustPack(f, w.reply("a.example.", dns.TypeA)), false) // made of A
-	f.Add(mustPack(f, w.reply("a.example.", dns.TypeANY)), mustPack(f, w.reply("a.example.", dns.TypeA)), true)
+	f.Add(dnstest.Pack(f, w.Response("a.example.", dns.TypeHTTPS)), dnstest.Pack(f, w.Response("a.example.", dns.TypeA)), true)
+	f.Add(dnstest.Pack(f, w.Response("a.example.", dns.TypeAAAA)), dnstest.Pack(f, w.Response("a.example.", dns.TypeA)), false) // made of A
+	f.Add(dnstest.Pack(f, w.Response("a.example.", dns.TypeANY)), dnstest.Pack(f, w.Response("a.example.", dns.TypeA)), true)
 	f.Fuzz(func(t *testing.T, reply, other []byte, poor bool) {
 		s := newSteerer("192.0.2.0/24 2001:db8:1::/48 ech")
-		s.Relay = &fakeRelay{no4: poor, no6: poor}
+		s.Relay = &dnstest.Relay{No4: poor, No6: poor}
 		out, v, err := s.apply(t.Context(), reply, func(context.Context, string, uint16) ([]byte, error) { return other, nil })
 		if err != nil {
 			return

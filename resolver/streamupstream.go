@@ -99,8 +99,8 @@ func newTLSUpstream(c Upstream, t *tasks) *streamUpstream {
 	return u
 }
 
-// retire closes the connections as soon as nobody waits for them.
-func (u *streamUpstream) retire() {
+// Retire closes the connections as soon as nobody waits for them.
+func (u *streamUpstream) Retire() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.retired = true
@@ -109,9 +109,9 @@ func (u *streamUpstream) retire() {
 	}
 }
 
-// exchange asks over a connection that there is, or a new one. That an upstream closes a connection after a while
+// Exchange asks over a connection that there is, or a new one. That an upstream closes a connection after a while
 // is no failure: the query is sent again, once.
-func (u *streamUpstream) exchange(ctx context.Context, query []byte) ([]byte, error) {
+func (u *streamUpstream) Exchange(ctx context.Context, query []byte) ([]byte, error) {
 	query = bytes.Clone(query)
 	if u.padded {
 		query = padQuery(query)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // hintsLike is an ECHConfigList, to no one but a parser, that holds what an ipv4hint and an ipv6hint with steered
@@ -30,7 +32,7 @@ func toRelay(addr netip.Addr) (netip.Addr, bool, error) {
 	if b := addr.AsSlice(); b[len(b)-1] == 0 {
 		return netip.Addr{}, false, nil
 	}
-	return new(fakeRelay).RelayAddr(addr, addr.Is6(), 0)
+	return new(dnstest.Relay).RelayAddr(addr, addr.Is6(), 0)
 }
 
 func TestRewriteHints(t *testing.T) {
@@ -111,7 +113,7 @@ func FuzzSVCBHints(f *testing.F) {
 		`1 . mandatory=ipv4hint,ipv6hint ipv4hint=192.0.2.0,192.0.2.1 ipv6hint=2001:db8:1::`, // one stays
 	} {
 		wire := make([]byte, 256)
-		end, err := dns.PackRR(mustRR(". HTTPS "+s), wire, 0, nil, false)
+		end, err := dns.PackRR(dnstest.RR(". HTTPS "+s), wire, 0, nil, false)
 		if err != nil {
 			f.Fatal(err)
 		}

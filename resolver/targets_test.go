@@ -7,11 +7,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // TestSteerTargets: clients ask for the addresses of the TargetName next, and only we know why.
 func TestSteerTargets(t *testing.T) {
-	w := world{
+	w := dnstest.World{
 		"shop.example. 300 HTTPS 1 edge.example. alpn=h2 ech=AAEC",
 		"www.example. 300 CNAME canon.example.", "canon.example. 300 HTTPS 1 . ipv4hint=192.0.2.1 ech=AAEC", "canon.example. 300 A 192.0.2.1",
 		"alias.example. 300 HTTPS 0 edge.example.",
@@ -22,7 +24,7 @@ func TestSteerTargets(t *testing.T) {
 	const steeredEdge, steeredFar, steeredCanon = "edge.example. 60 A 198.51.100.1", "far.example. 60 A 198.51.100.2", "canon.example. 60 A 198.51.100.1"
 	tests := []struct {
 		name  string
-		rules ruleSet
+		rules dnstest.Rules
 		first string // questions before, separated by commas
 		then  string
 		want  string // the first record
@@ -60,7 +62,7 @@ func TestSteerTargets(t *testing.T) {
 func TestSteerTargetTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSteerer("shop.example")
-		w := world{"shop.example. 3600 HTTPS 1 edge.example. alpn=h2", "edge.example. 300 A 192.0.2.1"}
+		w := dnstest.World{"shop.example. 3600 HTTPS 1 edge.example. alpn=h2", "edge.example. 300 A 192.0.2.1"}
 		want := []string{"shortened", "shop.example. 60 HTTPS 1 edge.example. alpn=h2"}
 		if diff := cmp.Diff(want, s.ask(t, w, "shop.example. HTTPS")); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)

@@ -34,11 +34,11 @@ func newUDPUpstream(addr netip.AddrPort, t *tasks) *udpUpstream {
 	return &udpUpstream{addr: addr.String(), tcp: tcp, sockets: make(chan struct{}, maxSockets)}
 }
 
-// retire implements exchanger.
-func (u *udpUpstream) retire() { u.tcp.retire() }
+// Retire implements exchanger.
+func (u *udpUpstream) Retire() { u.tcp.Retire() }
 
-// exchange asks over UDP first.
-func (u *udpUpstream) exchange(ctx context.Context, query []byte) ([]byte, error) {
+// Exchange asks over UDP first.
+func (u *udpUpstream) Exchange(ctx context.Context, query []byte) ([]byte, error) {
 	select {
 	case u.sockets <- struct{}{}:
 	case <-ctx.Done():
@@ -47,7 +47,7 @@ func (u *udpUpstream) exchange(ctx context.Context, query []byte) ([]byte, error
 	reply, err := u.exchangeUDP(ctx, query)
 	<-u.sockets
 	if err == nil && reply == nil {
-		return u.tcp.exchange(ctx, query)
+		return u.tcp.Exchange(ctx, query)
 	}
 	return reply, err
 }

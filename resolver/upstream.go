@@ -3,7 +3,6 @@ package resolver
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -45,9 +44,9 @@ var (
 type exchanger interface {
 	// exchange sends query, whose ID it replaces, and returns the reply, which has the ID of what was sent and
 	// the same question. The last record of query is an OPT without options; query itself is not changed.
-	exchange(ctx context.Context, query []byte) ([]byte, error)
+	Exchange(ctx context.Context, query []byte) ([]byte, error)
 	// retire lets go of what is held for further queries, once nobody waits for it.
-	retire()
+	Retire()
 }
 
 // upstream is one resolver with what is known about its health.
@@ -102,7 +101,7 @@ func (u *upstream) String() string {
 // retire ends what u does beside queries. Queries under way, and even new ones, still work.
 func (u *upstream) retire() {
 	u.cancel()
-	u.x.retire()
+	u.x.Retire()
 }
 
 // healthy reports whether u is to be asked before those that are not.
@@ -130,7 +129,7 @@ func (u *upstream) delay() time.Duration {
 func (u *upstream) exchange(ctx context.Context, query []byte) ([]byte, error) {
 	u.queries.Add(1)
 	delay, start := u.delay(), time.Now()
-	msg, err := u.x.exchange(ctx, query)
+	msg, err := u.x.Exchange(ctx, query)
 	elapsed := time.Since(start)
 	switch {
 	case err == nil:
@@ -190,7 +189,7 @@ func (u *upstream) probeOnce() bool {
 	var k key
 	k.set([]byte{0, 0, byte(dns.TypeNS), 0, dns.ClassINET}, 0)
 	start := time.Now()
-	_, err := u.x.exchange(ctx, appendQuery(nil, &k))
+	_, err := u.x.Exchange(ctx, appendQuery(nil, &k))
 	if err == nil {
 		u.succeed(time.Since(start))
 	}
@@ -207,29 +206,6 @@ func (u *upstream) probeOnce() bool {
 // stats returns the counters of u.
 func (u *upstream) stats() UpstreamStats {
 	return UpstreamStats{Name: u.String(), Queries: u.queries.Load(), Failures: u.failed.Load(), Healthy: u.healthy()}
-}
-
-// appendQuery appends the query for k: its ID is 0, its only option-less OPT record comes last, and nothing of it
-// but the question is the client's. AD asks for the AD bit also where DO is not set. See RFC 6840, Section 5.7.
-func appendQuery(dst []byte, k *key) []byte {
-	var cd, do byte
-	if k.flags&keyCD != 0 {
-		cd = flagCD
-	}
-	if k.flags&keyDO != 0 {
-		do = 1 << 7
-	}
-	dst = append(dst, 0, 0, flagRD, flagAD|cd, 0, 1, 0, 0, 0, 0, 0, 1)
-	dst = append(dst, k.bytes()...)
-	return append(dst, 0, 0, byte(dns.TypeOPT), maxUDP>>8, maxUDP&0xff, 0, 0, do, 0, 0, 0)
-}
-
-// padQuery pads query, which ends with an OPT record without options. See RFC 8467, Section 4.1.
-func padQuery(query []byte) []byte {
-	n := len(query)
-	query = appendPadding(query, 0, queryBlock)
-	binary.BigEndian.PutUint16(query[n-2:], uint16(len(query)-n))
-	return query
 }
 
 // pool is the upstreams of one generation of settings.
@@ -293,7 +269,7 @@ func (r *race) run(ctx context.Context) (*reply, error) {
 		select {
 		case res := <-r.results:
 			r.running--
-			if res.err == nil && res.reply.final() {
+			if res.err == nil && final(res.reply) {
 				return res.reply, nil
 			}
 			r.note(res)
@@ -345,4 +321,14 @@ func (r *race) best() (*reply, error) {
 		return r.second, nil
 	}
 	return nil, r.err
+}
+
+// final reports whether another upstream need not be asked. SERVFAIL is: it is how a validating upstream says that
+// an answer is bogus, and that must not be shopped around for. The others say that this upstream cannot serve us.
+func final(p *reply) bool {
+	switch p.rcode() {
+	case dns.RcodeFormatError, dns.RcodeNotImplemented, dns.RcodeRefused:
+		return false
+	}
+	return true
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/rs/zerolog"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // newTasks returns tasks that end with the test.
@@ -53,16 +55,16 @@ func resolveA(t *testing.T, p pool) (*reply, error) {
 var errTest = errors.New("test")
 
 // failing returns an upstream that fails after some time; good returns one that answers.
-func failing(after time.Duration) *fakeExchanger { return rcodeAfter(after, -1) }
+func failing(after time.Duration) *dnstest.Upstream { return rcodeAfter(after, -1) }
 
-func good(after time.Duration) *fakeExchanger { return rcodeAfter(after, dns.RcodeSuccess) }
+func good(after time.Duration) *dnstest.Upstream { return rcodeAfter(after, dns.RcodeSuccess) }
 
 // silent returns an upstream that never answers.
-func silent() *fakeExchanger { return rcodeAfter(time.Hour, dns.RcodeSuccess) }
+func silent() *dnstest.Upstream { return rcodeAfter(time.Hour, dns.RcodeSuccess) }
 
 // rcodeAfter returns an upstream that answers with rcode, or with an error if that is negative.
-func rcodeAfter(after time.Duration, rcode int) *fakeExchanger {
-	return &fakeExchanger{serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+func rcodeAfter(after time.Duration, rcode int) *dnstest.Upstream {
+	return &dnstest.Upstream{Serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 		select {
 		case <-time.After(after):
 		case <-ctx.Done():
@@ -73,7 +75,7 @@ func rcodeAfter(after time.Duration, rcode int) *fakeExchanger {
 		}
 		r := new(dns.Msg).SetRcode(m, rcode)
 		if rcode == dns.RcodeSuccess {
-			r.Answer = []dns.RR{mustRR("www.example. 300 IN A 198.51.100.1")}
+			r.Answer = []dns.RR{dnstest.RR("www.example. 300 IN A 198.51.100.1")}
 		}
 		return r, nil
 	}}
@@ -81,29 +83,29 @@ func rcodeAfter(after time.Duration, rcode int) *fakeExchanger {
 
 func TestFailover(t *testing.T) {
 	const ms = time.Millisecond
-	wrong := &fakeExchanger{serve: func(context.Context, *dns.Msg) (*dns.Msg, error) {
-		return new(dns.Msg).SetReply(newQuery("other.example.", dns.TypeA)), nil
+	wrong := &dnstest.Upstream{Serve: func(context.Context, *dns.Msg) (*dns.Msg, error) {
+		return new(dns.Msg).SetReply(dnstest.Query("other.example.", dns.TypeA)), nil
 	}}
 	for name, row := range map[string]struct {
-		upstreams []*fakeExchanger
+		upstreams []*dnstest.Upstream
 		rcode     int
 		err       error
 		asked     []uint64
 	}{
-		"first-answers":           {[]*fakeExchanger{good(ms), good(ms)}, 0, nil, []uint64{1, 0}},
-		"first-fails":             {[]*fakeExchanger{failing(ms), good(ms)}, 0, nil, []uint64{1, 1}},
-		"first-is-silent":         {[]*fakeExchanger{silent(), good(ms)}, 0, nil, []uint64{1, 1}},
-		"first-is-slow":           {[]*fakeExchanger{good(2 * time.Second), silent()}, 0, nil, []uint64{2, 1}},
-		"first-is-malformed":      {[]*fakeExchanger{wrong, good(ms)}, 0, nil, []uint64{1, 1}},
-		"servfail-is-final":       {[]*fakeExchanger{rcodeAfter(ms, dns.RcodeServerFailure), good(ms)}, dns.RcodeServerFailure, nil, []uint64{1, 0}},
-		"refused-is-not":          {[]*fakeExchanger{rcodeAfter(ms, dns.RcodeRefused), good(ms)}, 0, nil, []uint64{1, 1}},
-		"refused-by-all":          {[]*fakeExchanger{rcodeAfter(ms, dns.RcodeRefused), rcodeAfter(ms, dns.RcodeNotImplemented)}, dns.RcodeRefused, nil, []uint64{1, 1}},
-		"refused-or-silent":       {[]*fakeExchanger{rcodeAfter(ms, dns.RcodeRefused), silent()}, dns.RcodeRefused, nil, []uint64{2, 1}},
-		"only-one-and-it-fails":   {[]*fakeExchanger{failing(ms)}, 0, errTest, []uint64{3}},
-		"only-one-and-it-is-mute": {[]*fakeExchanger{silent()}, 0, errUnanswered, []uint64{3}},
-		"all-fail":                {[]*fakeExchanger{failing(ms), failing(ms), failing(ms), failing(ms)}, 0, errTest, []uint64{1, 1, 1, 1}},
+		"first-answers":           {[]*dnstest.Upstream{good(ms), good(ms)}, 0, nil, []uint64{1, 0}},
+		"first-fails":             {[]*dnstest.Upstream{failing(ms), good(ms)}, 0, nil, []uint64{1, 1}},
+		"first-is-silent":         {[]*dnstest.Upstream{silent(), good(ms)}, 0, nil, []uint64{1, 1}},
+		"first-is-slow":           {[]*dnstest.Upstream{good(2 * time.Second), silent()}, 0, nil, []uint64{2, 1}},
+		"first-is-malformed":      {[]*dnstest.Upstream{wrong, good(ms)}, 0, nil, []uint64{1, 1}},
+		"servfail-is-final":       {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeServerFailure), good(ms)}, dns.RcodeServerFailure, nil, []uint64{1, 0}},
+		"refused-is-not":          {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), good(ms)}, 0, nil, []uint64{1, 1}},
+		"refused-by-all":          {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), rcodeAfter(ms, dns.RcodeNotImplemented)}, dns.RcodeRefused, nil, []uint64{1, 1}},
+		"refused-or-silent":       {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), silent()}, dns.RcodeRefused, nil, []uint64{2, 1}},
+		"only-one-and-it-fails":   {[]*dnstest.Upstream{failing(ms)}, 0, errTest, []uint64{3}},
+		"only-one-and-it-is-mute": {[]*dnstest.Upstream{silent()}, 0, errUnanswered, []uint64{3}},
+		"all-fail":                {[]*dnstest.Upstream{failing(ms), failing(ms), failing(ms), failing(ms)}, 0, errTest, []uint64{1, 1, 1, 1}},
 		"more-than-are-asked": {
-			[]*fakeExchanger{failing(ms), failing(ms), failing(ms), failing(ms), failing(ms), failing(ms), good(ms)},
+			[]*dnstest.Upstream{failing(ms), failing(ms), failing(ms), failing(ms), failing(ms), failing(ms), good(ms)},
 			0, errTest, []uint64{1, 1, 1, 1, 1, 1, 0},
 		},
 		"none": {nil, 0, errNoUpstream, nil},
@@ -135,11 +137,11 @@ func TestHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var down atomic.Bool
 		up := good(time.Millisecond)
-		first := &fakeExchanger{serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+		first := &dnstest.Upstream{Serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 			if down.Load() {
 				return nil, errTest
 			}
-			return up.serve(ctx, m)
+			return up.Serve(ctx, m)
 		}}
 		second := good(time.Millisecond)
 		p := newPool(t, first, second)
@@ -160,13 +162,13 @@ func TestHealth(t *testing.T) {
 		if p[0].healthy() || !p[1].healthy() {
 			t.Fatalf("got health %t, %t; want the first sick", p[0].healthy(), p[1].healthy())
 		}
-		asked := first.asked.Load()
+		asked := first.Asked.Load()
 		ask()
-		if got := first.asked.Load(); got != asked {
+		if got := first.Asked.Load(); got != asked {
 			t.Errorf("got %d queries to the sick one; want none", got-asked)
 		}
 		time.Sleep(10 * time.Minute) // probes become seldom
-		if got := first.asked.Load() - asked; got < 10 || got > 20 {
+		if got := first.Asked.Load() - asked; got < 10 || got > 20 {
 			t.Errorf("got %d probes in 10 minutes; want about one a minute", got)
 		}
 		down.Store(false)
@@ -174,9 +176,9 @@ func TestHealth(t *testing.T) {
 		if !p[0].healthy() {
 			t.Error("got no probe that found it well")
 		}
-		asked = second.asked.Load()
+		asked = second.Asked.Load()
 		ask()
-		if got := second.asked.Load(); got != asked {
+		if got := second.Asked.Load(); got != asked {
 			t.Error("the first is not asked first again")
 		}
 		if st := p[0].stats(); st.Name != "udp://192.0.2.53:1" || !st.Healthy || st.Failures < suspectAfter || st.Queries <= st.Failures {
@@ -189,9 +191,9 @@ func TestHealth(t *testing.T) {
 func TestSlowNamesDoNotMakeSick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := good(time.Millisecond)
-		p := newPool(t, &fakeExchanger{serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+		p := newPool(t, &dnstest.Upstream{Serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 			if m.Question[0].Name == "." {
-				return root.serve(ctx, m)
+				return root.Serve(ctx, m)
 			}
 			<-ctx.Done()
 			return nil, ctx.Err()
@@ -228,13 +230,13 @@ func TestUpstreamQuery(t *testing.T) {
 	for flags, want := range map[uint8]struct{ do, cd bool }{
 		0: {}, keyDO: {do: true}, keyCD: {cd: true}, keyDO | keyCD: {true, true},
 	} {
-		m := unpack(t, padQuery(appendQuery(nil, keyOf(t, "wWw.example.", dns.TypeHTTPS, flags))))
+		m := dnstest.Unpack(t, padQuery(appendQuery(nil, keyOf(t, "wWw.example.", dns.TypeHTTPS, flags))))
 		opt := m.IsEdns0()
 		if m.Question[0].Name != "www.example." || m.Question[0].Qtype != dns.TypeHTTPS || !m.RecursionDesired ||
 			!m.AuthenticatedData || m.CheckingDisabled != want.cd || opt == nil || opt.Do() != want.do || opt.UDPSize() != maxUDP {
 			t.Errorf("flags %d: got\n%v", flags, m)
 		}
-		if b := mustPack(t, m); len(b) != queryBlock || len(opt.Option) != 1 {
+		if b := dnstest.Pack(t, m); len(b) != queryBlock || len(opt.Option) != 1 {
 			t.Errorf("flags %d: got %d octets, %d options; want %d, padding only", flags, len(b), len(opt.Option), queryBlock)
 		}
 	}

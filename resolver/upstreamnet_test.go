@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // testQuery returns the query for the address of www.example as upstreams get it, and answerTo the answer.
@@ -24,9 +26,9 @@ func testQuery(t testing.TB) []byte { return appendQuery(nil, keyOf(t, "www.exam
 
 func answerTo(t testing.TB, query []byte) []byte {
 	t.Helper()
-	m := new(dns.Msg).SetReply(unpack(t, query))
-	m.Answer = []dns.RR{mustRR("www.example. 300 IN A 198.51.100.1")}
-	return mustPack(t, m)
+	m := new(dns.Msg).SetReply(dnstest.Unpack(t, query))
+	m.Answer = []dns.RR{dnstest.RR("www.example. 300 IN A 198.51.100.1")}
+	return dnstest.Pack(t, m)
 }
 
 // listenBoth listens on one port of loopback over TCP and UDP, which takes a few tries if others use ports as well.
@@ -127,11 +129,11 @@ func exchange(t testing.TB, x exchanger) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	reply, err := x.exchange(ctx, testQuery(t))
+	reply, err := x.Exchange(ctx, testQuery(t))
 	if err != nil {
 		return err
 	}
-	if m := unpack(t, reply); len(m.Answer) != 1 {
+	if m := dnstest.Unpack(t, reply); len(m.Answer) != 1 {
 		t.Errorf("got\n%v\nwant an answer", m)
 	}
 	return nil
@@ -161,9 +163,9 @@ func TestUDPUpstreamPassesOverStrays(t *testing.T) {
 			}
 		}
 		// From elsewhere, what would be right had it come from the upstream.
-		spoof := unpack(t, good)
-		spoof.Answer = append(spoof.Answer, mustRR("www.example. 300 IN A 203.0.113.66"))
-		other.WriteTo(mustPack(t, spoof), from)
+		spoof := dnstest.Unpack(t, good)
+		spoof.Answer = append(spoof.Answer, dnstest.RR("www.example. 300 IN A 203.0.113.66"))
+		other.WriteTo(dnstest.Pack(t, spoof), from)
 		pc.WriteTo(good, from)
 	})
 	if err := exchange(t, newUDPUpstream(addr, newTasks(t))); err != nil {
@@ -207,9 +209,9 @@ func TestUDPUpstreamDrawsPortsAndIDs(t *testing.T) {
 func TestUDPUpstreamFallsBackToTCP(t *testing.T) {
 	for name, reply := range map[string]func(query []byte) []byte{
 		"truncated": func(query []byte) []byte {
-			m := new(dns.Msg).SetReply(unpack(t, query))
+			m := new(dns.Msg).SetReply(dnstest.Unpack(t, query))
 			m.Truncated = true
-			return mustPack(t, m)
+			return dnstest.Pack(t, m)
 		},
 		"longer-than-asked-for": func(query []byte) []byte {
 			return append(answerTo(t, query), make([]byte, maxUDP)...)
@@ -231,7 +233,7 @@ func TestUDPUpstreamTakesAnErrorWithoutQuestion(t *testing.T) {
 	addr := udpServer(t, pc, func(query []byte, from net.Addr) {
 		pc.WriteTo([]byte{query[0], query[1], flagQR, dns.RcodeRefused, 0, 0, 0, 0, 0, 0, 0, 0}, from)
 	})
-	reply, err := newUDPUpstream(addr, newTasks(t)).exchange(t.Context(), testQuery(t))
+	reply, err := newUDPUpstream(addr, newTasks(t)).Exchange(t.Context(), testQuery(t))
 	if len(reply) != headerLen || err != nil {
 		t.Errorf("got %x, %v; want the header", reply, err)
 	}
@@ -244,7 +246,7 @@ func TestUDPUpstreamBoundsItsSockets(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errTest)
-	if _, err := u.exchange(ctx, testQuery(t)); !errors.Is(err, errTest) {
+	if _, err := u.Exchange(ctx, testQuery(t)); !errors.Is(err, errTest) {
 		t.Errorf("got %v; want %v without a socket", err, errTest)
 	}
 }
@@ -266,7 +268,7 @@ func TestUDPUpstreamEndsWithTheContext(t *testing.T) {
 		<-asked
 		cancel()
 	}()
-	if _, err := newUDPUpstream(addr, newTasks(t)).exchange(ctx, testQuery(t)); err == nil {
+	if _, err := newUDPUpstream(addr, newTasks(t)).Exchange(ctx, testQuery(t)); err == nil {
 		t.Error("got no error")
 	}
 }
@@ -499,7 +501,7 @@ func TestStreamUpstreamRetires(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- exchange(t, u) }()
 		synctest.Wait()
-		u.retire()
+		u.Retire()
 		if got := u.open(); got != 1 {
 			t.Fatalf("got %d connections; want the one that is waited for", got)
 		}
@@ -519,7 +521,7 @@ func TestStreamUpstreamForgetsWhoLeft(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for range 2 * busyConn * maxConns {
-			wg.Go(func() { u.exchange(ctx, testQuery(t)) })
+			wg.Go(func() { u.Exchange(ctx, testQuery(t)) })
 		}
 		synctest.Wait()
 		if got := u.open(); got != maxConns {

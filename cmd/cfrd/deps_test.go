@@ -64,15 +64,16 @@ func sourceFiles(t *testing.T) (files []sourceFile) {
 // TestImportsAmongOurs keeps the packages a star around cmd/cfrd: each can be read and tested alone.
 func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/cfrd":      {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
-		"relay":         {"relay/addrmap"},                                             // asks it what an address stands for
-		"resolver":      nil,                                                           // names what it needs as interfaces of its own
-		"dnr":           {"ddr"},                                                       // announces what ddr describes
-		"ddr":           nil,
-		"zones":         nil,
-		"relay/addrmap": nil, // a leaf: a map of addresses that knows no names
-		"e2e":           nil, // runs the binary
-		"e2e/bench":     nil,
+		"cmd/cfrd":                  {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
+		"relay":                     {"relay/addrmap"},                                             // asks it what an address stands for
+		"resolver":                  nil,                                                           // names what it needs as interfaces of its own
+		"resolver/internal/dnstest": nil,                                                           // for tests
+		"dnr":                       {"ddr"},                                                       // announces what ddr describes
+		"ddr":                       nil,
+		"zones":                     nil,
+		"relay/addrmap":             nil, // a leaf: a map of addresses that knows no names
+		"e2e":                       nil, // runs the binary
+		"e2e/bench":                 nil,
 	}
 	for _, f := range sourceFiles(t) {
 		list, known := allowed[f.folder]
@@ -102,11 +103,12 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
 		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
-		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
+		{"github.com/miekg/dns", []string{"resolver", "resolver/internal/dnstest", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
 			"the relay must never see a name"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
+		{module + "/resolver/internal/dnstest", nil, "for tests"},
 		{"github.com/rs/zerolog/log", nil, "the logger is handed down, never global"},
 		{"github.com/go-viper", nil, "comes with viper"},
 	}

@@ -1,0 +1,30 @@
+package resolver
+
+import (
+	"encoding/binary"
+
+	"github.com/miekg/dns"
+)
+
+// appendQuery appends the query for k: its ID is 0, its only option-less OPT record comes last, and nothing of it
+// but the question is the client's. AD asks for the AD bit also where DO is not set. See RFC 6840, Section 5.7.
+func appendQuery(dst []byte, k *key) []byte {
+	var cd, do byte
+	if k.flags&keyCD != 0 {
+		cd = flagCD
+	}
+	if k.flags&keyDO != 0 {
+		do = 1 << 7
+	}
+	dst = append(dst, 0, 0, flagRD, flagAD|cd, 0, 1, 0, 0, 0, 0, 0, 1)
+	dst = append(dst, k.bytes()...)
+	return append(dst, 0, 0, byte(dns.TypeOPT), maxUDP>>8, maxUDP&0xff, 0, 0, do, 0, 0, 0)
+}
+
+// padQuery pads query, which ends with an OPT record without options. See RFC 8467, Section 4.1.
+func padQuery(query []byte) []byte {
+	n := len(query)
+	query = appendPadding(query, 0, queryBlock)
+	binary.BigEndian.PutUint16(query[n-2:], uint16(len(query)-n))
+	return query
+}
