@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // fakeBackend answers by the first label of QNAME:
@@ -47,14 +49,14 @@ func (f *fakeBackend) stats(*Stats)                  {}
 func (f *fakeBackend) serves(netip.Addr) bool        { return true }
 
 func firstLabel(msg []byte) string {
-	if len(msg) <= headerLen || len(msg) < headerLen+1+int(msg[headerLen]) {
+	if len(msg) <= wire.HeaderLen || len(msg) < wire.HeaderLen+1+int(msg[wire.HeaderLen]) {
 		return ""
 	}
-	return string(msg[headerLen+1:][:msg[headerLen]])
+	return string(msg[wire.HeaderLen+1:][:msg[wire.HeaderLen]])
 }
 
 func (f *fakeBackend) answerNow(q *query, dst []byte) ([]byte, outcome) {
-	if len(q.msg) < headerLen || q.msg[2]&0x80 != 0 {
+	if len(q.msg) < wire.HeaderLen || q.msg[2]&0x80 != 0 {
 		return dst, dropped
 	}
 	switch q.ttl = f.ttl.Load(); firstLabel(q.msg) {

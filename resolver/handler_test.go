@@ -12,6 +12,8 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // testHandler returns a handler for clients in 192.0.2.0/24 that asks these upstreams.
@@ -105,7 +107,7 @@ func TestNegativeTTL(t *testing.T) {
 	}{
 		"minimum-below-ttl":  {"example. 300 IN SOA ns.example. root.example. 1 2 3 4 60", dns.RcodeNameError, true, 60},
 		"ttl-below-minimum":  {"example. 30 IN SOA ns.example. root.example. 1 2 3 4 60", dns.RcodeSuccess, true, 30},
-		"more-than-we-keep":  {"example. 90000 IN SOA ns.example. root.example. 1 2 3 4 90000", dns.RcodeSuccess, true, maxNegativeTTL},
+		"more-than-we-keep":  {"example. 90000 IN SOA ns.example. root.example. 1 2 3 4 90000", dns.RcodeSuccess, true, wire.MaxNegativeTTL},
 		"no-soa":             {"", dns.RcodeNameError, false, 0},
 		"no-soa-and-no-data": {"", dns.RcodeSuccess, false, 0},
 		"minimum-0":          {"example. 300 IN SOA ns.example. root.example. 1 2 3 4 0", dns.RcodeNameError, false, 0},
@@ -150,9 +152,9 @@ func TestFailureIsCachedBriefly(t *testing.T) {
 		if got := up.Asked.Load(); got != 1 {
 			t.Errorf("got %d queries upstream; want 1", got)
 		}
-		time.Sleep(failureTTL * time.Second)
+		time.Sleep(wire.FailureTTL * time.Second)
 		if _, how := ask(t, h, m, UDP); how != pending {
-			t.Errorf("after %d s: got outcome %d; want pending", failureTTL, how)
+			t.Errorf("after %d s: got outcome %d; want pending", wire.FailureTTL, how)
 		}
 	})
 }

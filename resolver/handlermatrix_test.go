@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"net/netip"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // startReal runs a server on all transports, with h behind it instead of a fake, until the test ends.
@@ -45,9 +45,8 @@ func TestMalformedOverAll(t *testing.T) {
 	s := startReal(t, testHandler(t, clientsOn("127.0.0.0/8"), up))
 	overAll(t, func(t *testing.T, tr transport) {
 		ask := tr.dial(t, s)
-		for _, path := range malformedCases(t) {
-			name := strings.TrimSuffix(filepath.Base(path), ".hex")
-			want, msg := readMalformed(t, path)
+		for _, c := range dnstest.Malformed(t) {
+			name, want, msg := c.Name, c.Want, c.Msg
 			switch {
 			case want == "pending", len(msg) < 2, tr.is == UDP && want == "dropped":
 				continue // TestMalformed has them; over UDP there would be nothing to wait for
@@ -62,10 +61,10 @@ func TestMalformedOverAll(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 				continue
 			}
-			if channels[tr.is]&padded != 0 {
+			if channels[tr.is]&wire.Padded != 0 {
 				out = dnstest.Unpadded(t, out)
 			}
-			if got := rcodeOf(t, msg, out); got != want {
+			if got := dnstest.Rcode(t, msg, out); got != want {
 				t.Errorf("%s: got %s; want %s", name, got, want)
 			}
 		}

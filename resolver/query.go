@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // Transport is the protocol over which a query arrived.
@@ -28,7 +30,7 @@ var transportNames = [...]string{UDP: "udp", TCP: "tcp", DoT: "dot", DoH: "doh",
 func (t Transport) String() string { return transportNames[t] }
 
 // channels says what each transport asks of the responses over it.
-var channels = [NumTransports]channel{UDP: datagram, TCP: session, DoT: session | padded, DoH: padded, DoH3: padded, DoQ: padded}
+var channels = [NumTransports]wire.Channel{UDP: wire.Datagram, TCP: wire.Session, DoT: wire.Session | wire.Padded, DoH: wire.Padded, DoH3: wire.Padded, DoQ: wire.Padded}
 
 // query is one message on its way from a listener to a handler. The listener owns it and everything it points to,
 // and may reuse both as soon as the handler has returned.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // settings is a generation of Settings, ready for use. It is never changed.
@@ -70,15 +72,15 @@ func newPublic(p *Public) (public, error) {
 	if p == nil {
 		return public{}, nil
 	}
-	k, err := newKey(p.Name, 0, 0)
+	k, err := wire.NewKey(p.Name, 0, 0)
 	if err != nil || p.Local == nil {
 		return public{}, fmt.Errorf("public name %q cannot be answered", p.Name)
 	}
-	return public{k.name(), p.Local}, nil
+	return public{k.Name(), p.Local}, nil
 }
 
 // claims reports whether a question of anybody is answered.
-func (p public) claims(k *key) bool { return p.name != nil && k.n > 4 && bytes.Equal(k.name(), p.name) }
+func (p public) claims(k *wire.Key) bool { return p.name != nil && bytes.Equal(k.Name(), p.name) }
 
 // localFor returns the sources that answer client.
 func (s *settings) localFor(client netip.Addr) []Local {
@@ -143,9 +145,9 @@ func (s *settings) retire(next *settings) {
 
 // view returns what the client of r is to see. See RFC 6147, Section 5.5, for DO and CD: who sets both validates and
 // must get what was signed.
-func (s *settings) view(client netip.Addr, r *request) view {
+func (s *settings) view(client netip.Addr, r *wire.Query) view {
 	st := s.steering
-	if st == nil || r.key.flags == keyDO|keyCD || st.clients != nil && !st.clients.contains(client) {
+	if st == nil || r.Key.Flags == wire.DO|wire.CD || st.clients != nil && !st.clients.contains(client) {
 		return viewRaw
 	}
 	if st.Relay.Healthy() {

@@ -2,7 +2,6 @@ package resolver
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // lookup resolves a question beside the client's own, through the cache and the upstreams, and returns the
@@ -61,7 +62,7 @@ const (
 // If it cannot be found out whether a name has ech, it counts as having none, for unsureTTL. An error is
 // errMalformed or errRelayFailed.
 func (s *steerer) apply(ctx context.Context, reply []byte, beside lookup) (out []byte, v verdict, err error) {
-	m, err := parseReply(reply)
+	m, err := wire.ParseMessage(reply)
 	if err != nil {
 		return nil, untouched, err
 	}
@@ -78,42 +79,36 @@ func (s *steerer) apply(ctx context.Context, reply []byte, beside lookup) (out [
 	case v == untouched:
 		return reply, untouched, nil
 	}
-	out, err = m.pack()
+	out, err = m.Pack()
 	return out, v, err
 }
 
 // steerable reports whether m can have an address to steer.
-func steerable(m *message) bool {
-	if m.rcode() != dns.RcodeSuccess || binary.BigEndian.Uint16(m.question[len(m.question)-2:]) != dns.ClassINET {
+func steerable(m *wire.Message) bool {
+	if m.Rcode() != dns.RcodeSuccess || m.Class() != dns.ClassINET {
 		return false
 	}
-	return m.qtype() == dns.TypeAAAA || slices.ContainsFunc(slices.Concat(m.sections[:]...), func(r rr) bool {
-		return r.class == dns.ClassINET && (r.typ == dns.TypeA || r.typ == dns.TypeAAAA || r.isSVCB())
+	return m.Type() == dns.TypeAAAA || slices.ContainsFunc(slices.Concat(m.Sections[:]...), func(r wire.Record) bool {
+		return r.Class == dns.ClassINET && (r.Type == dns.TypeA || r.Type == dns.TypeAAAA || r.IsSVCB())
 	})
 }
 
-// rcode returns the RCODE of the header.
-func (m *message) rcode() int { return int(m.header[3] & 0xf) }
-
-// qtype returns the type that was asked for.
-func (m *message) qtype() uint16 { return binary.BigEndian.Uint16(m.question[len(m.question)-4:]) }
-
 // shorten returns reply with TTLs of at most unsureTTL.
 func shorten(reply []byte) ([]byte, error) {
-	m, err := parseReply(reply)
+	m, err := wire.ParseMessage(reply)
 	if err != nil {
 		return nil, err
 	}
-	capTTLs(m, unsureTTL, func(rrKey) bool { return true })
-	return m.pack()
+	capTTLs(m, unsureTTL, func(wire.RRset) bool { return true })
+	return m.Pack()
 }
 
 // capTTLs lowers the TTLs of RRsets, and of their signatures with them. See RFC 4034, Section 3.
-func capTTLs(m *message, seconds uint32, which func(rrKey) bool) {
-	for _, rrs := range m.sections {
+func capTTLs(m *wire.Message, seconds uint32, which func(wire.RRset) bool) {
+	for _, rrs := range m.Sections {
 		for i := range rrs {
-			if r := &rrs[i]; r.typ != dns.TypeOPT && which(r.set()) {
-				r.ttl = min(saneTTL(r.ttl), seconds)
+			if r := &rrs[i]; r.Type != dns.TypeOPT && which(r.RRset()) {
+				r.TTL = min(wire.SaneTTL(r.TTL), seconds)
 			}
 		}
 	}
@@ -124,16 +119,16 @@ type rewrite struct {
 	*steerer
 	ctx     context.Context
 	beside  lookup
-	m       *message
+	m       *wire.Message
 	qname   string
 	paths   map[string][]string // from QNAME to the names that it leads to
 	origins []origin            // what led to QNAME, if it was a target
 
 	echKnown, ech bool
-	unsure        bool           // a lookup failed
-	trimmed       bool           // addresses that nobody asked for were left out
-	changed       map[rrKey]bool // RRsets in which an address or hint was replaced or removed
-	capped        map[rrKey]bool // RRsets whose TTL must not be higher than MaxTTL
+	unsure        bool                // a lookup failed
+	trimmed       bool                // addresses that nobody asked for were left out
+	changed       map[wire.RRset]bool // RRsets in which an address or hint was replaced or removed
+	capped        map[wire.RRset]bool // RRsets whose TTL must not be higher than MaxTTL
 	seen          map[relayed]bool
 }
 
@@ -143,13 +138,13 @@ type relayed struct {
 	addr netip.Addr
 }
 
-func (s *steerer) newRewrite(ctx context.Context, m *message, beside lookup) *rewrite {
-	qname := nameText(m.question[:len(m.question)-4])
+func (s *steerer) newRewrite(ctx context.Context, m *wire.Message, beside lookup) *rewrite {
+	qname := wire.NameText(m.Question[:len(m.Question)-4])
 	return &rewrite{
 		steerer: s, ctx: ctx, beside: beside, m: m, qname: qname,
 		paths:   paths(m, qname),
 		origins: s.targets.lookup(qname, time.Now()),
-		changed: make(map[rrKey]bool), capped: make(map[rrKey]bool), seen: make(map[relayed]bool),
+		changed: make(map[wire.RRset]bool), capped: make(map[wire.RRset]bool), seen: make(map[relayed]bool),
 	}
 }
 
@@ -162,12 +157,14 @@ func (s *steerer) maxTTL() time.Duration {
 }
 
 // cap returns the smaller of ttl and the cap, in seconds.
-func (s *steerer) cap(ttl uint32) uint32 { return min(saneTTL(ttl), uint32(s.maxTTL()/time.Second)) }
+func (s *steerer) cap(ttl uint32) uint32 {
+	return min(wire.SaneTTL(ttl), uint32(s.maxTTL()/time.Second))
+}
 
 // run changes r.m and reports what it did.
 func (r *rewrite) run() (verdict, error) {
 	had := r.answers()
-	for section := range r.m.sections {
+	for section := range r.m.Sections {
 		if err := r.section(section); err != nil {
 			return untouched, err
 		}
@@ -179,13 +176,13 @@ func (r *rewrite) run() (verdict, error) {
 		}
 	}
 	r.dropSignatures()
-	capTTLs(r.m, r.cap(maxTTL), func(k rrKey) bool { return r.changed[k] || r.capped[k] })
+	capTTLs(r.m, r.cap(wire.MaxTTL), func(k wire.RRset) bool { return r.changed[k] || r.capped[k] })
 	if r.unsure {
-		capTTLs(r.m, unsureTTL, func(rrKey) bool { return true })
+		capTTLs(r.m, unsureTTL, func(wire.RRset) bool { return true })
 	}
 	switch {
 	case len(r.changed) > 0:
-		r.m.header[3] &^= flagAD
+		r.m.Header[3] &^= wire.FlagAD
 		return steered, nil
 	case len(r.capped) > 0 || r.unsure || r.trimmed:
 		return shortened, nil
@@ -195,13 +192,13 @@ func (r *rewrite) run() (verdict, error) {
 
 // answers reports whether the Answer section has what was asked for.
 func (r *rewrite) answers() bool {
-	qtype := r.m.qtype()
-	return slices.ContainsFunc(r.m.sections[inAnswer], func(a rr) bool { return a.typ == qtype || qtype == dns.TypeANY })
+	qtype := r.m.Type()
+	return slices.ContainsFunc(r.m.Sections[wire.AnswerSection], func(a wire.Record) bool { return a.Type == qtype || qtype == dns.TypeANY })
 }
 
 // section rewrites the records of one section.
 func (r *rewrite) section(section int) error {
-	rrs := r.m.sections[section]
+	rrs := r.m.Sections[section]
 	kept := rrs[:0]
 	for i := range rrs {
 		keep, err := r.record(section, &rrs[i])
@@ -212,68 +209,68 @@ func (r *rewrite) section(section int) error {
 			kept = append(kept, rrs[i])
 		}
 	}
-	r.m.sections[section] = kept
+	r.m.Sections[section] = kept
 	return nil
 }
 
 // record rewrites one record and reports whether it stays.
-func (r *rewrite) record(section int, rec *rr) (keep bool, err error) {
+func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
 	switch {
-	case rec.class != dns.ClassINET:
-	case rec.typ == dns.TypeA, rec.typ == dns.TypeAAAA:
+	case rec.Class != dns.ClassINET:
+	case rec.Type == dns.TypeA, rec.Type == dns.TypeAAAA:
 		return r.address(section, rec)
-	case rec.isService():
+	case rec.IsService():
 		return r.service(section, rec)
 	}
 	return true, nil
 }
 
 // address rewrites an A or AAAA record.
-func (r *rewrite) address(section int, rec *rr) (keep bool, err error) {
-	old, _ := netip.AddrFromSlice(rec.data)
-	names := r.path(section, rec.name)
+func (r *rewrite) address(section int, rec *wire.Record) (keep bool, err error) {
+	old, _ := netip.AddrFromSlice(rec.Data)
+	names := r.path(section, rec.Name)
 	if r.undecided(names, old.Unmap()) {
 		r.trimmed = true
 		return false, nil
 	}
-	addr, keep, err := r.replace(names, old, rec.ttl)
+	addr, keep, err := r.replace(names, old, rec.TTL)
 	if err != nil {
 		return false, err
 	}
 	if keep && addr == old {
 		return true, nil
 	}
-	r.changed[rec.set()] = true
-	if !keep || r.seen[relayed{rec.name, addr}] {
+	r.changed[rec.RRset()] = true
+	if !keep || r.seen[relayed{rec.Name, addr}] {
 		return false, nil
 	}
-	r.seen[relayed{rec.name, addr}] = true
-	rec.data = addr.AsSlice()
+	r.seen[relayed{rec.Name, addr}] = true
+	rec.Data = addr.AsSlice()
 	return true, nil
 }
 
 // service rewrites the hints of a record of the SVCB kind. One whose parameters cannot be read is removed: clients
 // must not use it, and those that do must not find an address that we did not.
-func (r *rewrite) service(section int, rec *rr) (keep bool, err error) {
-	names := r.path(section, rec.name)
-	if target := rec.target(); target != rec.name {
+func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) {
+	names := r.path(section, rec.Name)
+	if target := rec.Target(); target != rec.Name {
 		names = extend(names, target)
 	}
-	rest, changed, err := rewriteHints(rec.rest, func(addr netip.Addr) (netip.Addr, bool, error) {
+	rest, changed, err := rewriteHints(rec.Rest, func(addr netip.Addr) (netip.Addr, bool, error) {
 		if r.Hints == HintsStrip && r.steers(names, addr.Unmap()) {
 			return netip.Addr{}, false, nil
 		}
-		return r.replace(names, addr, rec.ttl)
+		return r.replace(names, addr, rec.TTL)
 	})
 	switch {
-	case errors.Is(err, errMalformed):
-		r.changed[rec.set()] = true
+	case errors.Is(err, wire.ErrMalformed):
+		r.changed[rec.RRset()] = true
 		return false, nil
 	case err != nil:
 		return false, err
 	case changed:
-		r.changed[rec.set()] = true
-		rec.rest = rest
+		r.changed[rec.RRset()] = true
+		rec.Rest = rest
 	}
 	return true, nil
 }
@@ -319,7 +316,7 @@ func (r *rewrite) steers(names []string, addr netip.Addr) bool {
 
 // dropSignatures removes the signatures of what is not what was signed.
 func (r *rewrite) dropSignatures() {
-	for section, rrs := range r.m.sections {
-		r.m.sections[section] = slices.DeleteFunc(rrs, func(a rr) bool { return a.typ == dns.TypeRRSIG && r.changed[a.set()] })
+	for section, rrs := range r.m.Sections {
+		r.m.Sections[section] = slices.DeleteFunc(rrs, func(a wire.Record) bool { return a.Type == dns.TypeRRSIG && r.changed[a.RRset()] })
 	}
 }

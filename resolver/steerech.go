@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // hasECH reports whether an HTTPS record of QNAME, or of the name behind its Attrleaf labels, carries ech. A reply that
@@ -31,16 +33,16 @@ func (r *rewrite) undecided(names []string, addr netip.Addr) bool {
 }
 
 // carriesECH reports whether a service record in m carries ech.
-func carriesECH(m *message) bool {
-	return slices.ContainsFunc(slices.Concat(m.sections[inAnswer], m.sections[inAdditional]), func(a rr) bool {
-		return a.isService() && hasParam(a.rest, dns.SVCB_ECHCONFIG)
+func carriesECH(m *wire.Message) bool {
+	return slices.ContainsFunc(slices.Concat(m.Sections[wire.AnswerSection], m.Sections[wire.AdditionalSection]), func(a wire.Record) bool {
+		return a.IsService() && wire.HasSvcParam(a.Rest, dns.SVCB_ECHCONFIG)
 	})
 }
 
 // hasService reports whether m has an HTTPS record in ServiceMode.
-func hasService(m *message) bool {
-	return slices.ContainsFunc(slices.Concat(m.sections[inAnswer], m.sections[inAdditional]), func(a rr) bool {
-		return a.isService() && a.typ == dns.TypeHTTPS
+func hasService(m *wire.Message) bool {
+	return slices.ContainsFunc(slices.Concat(m.Sections[wire.AnswerSection], m.Sections[wire.AdditionalSection]), func(a wire.Record) bool {
+		return a.IsService() && a.Type == dns.TypeHTTPS
 	})
 }
 
@@ -63,25 +65,25 @@ func (r *rewrite) lookupECH() bool {
 }
 
 // ask returns the reply to a question beside the client's, or nil if that failed or the name does not exist.
-func (r *rewrite) ask(name string, qtype uint16) *message {
+func (r *rewrite) ask(name string, qtype uint16) *wire.Message {
 	reply, err := r.beside(r.ctx, name, qtype)
 	if err != nil {
 		r.unsure = true
 		return nil
 	}
-	m, err := parseReply(reply)
-	if err != nil || m.rcode() != dns.RcodeSuccess {
-		r.unsure = r.unsure || err != nil || m.rcode() != dns.RcodeNameError
+	m, err := wire.ParseMessage(reply)
+	if err != nil || m.Rcode() != dns.RcodeSuccess {
+		r.unsure = r.unsure || err != nil || m.Rcode() != dns.RcodeNameError
 		return nil
 	}
 	return m
 }
 
 // alias returns the name that the HTTPS record in AliasMode in m points to, or "".
-func alias(m *message) string {
-	for _, r := range m.sections[inAnswer] {
-		if r.typ == dns.TypeHTTPS && !r.isService() {
-			return r.target()
+func alias(m *wire.Message) string {
+	for _, r := range m.Sections[wire.AnswerSection] {
+		if r.Type == dns.TypeHTTPS && !r.IsService() {
+			return r.Target()
 		}
 	}
 	return ""

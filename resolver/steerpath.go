@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // path returns the names that lead to an owner in a section. One to which nothing leads stands for itself, but in
@@ -13,18 +15,18 @@ func (r *rewrite) path(section int, name string) []string {
 	switch path := r.paths[name]; {
 	case path != nil:
 		return path
-	case section == inAnswer:
+	case section == wire.AnswerSection:
 		return []string{r.qname, name}
 	}
 	return []string{name}
 }
 
 // paths returns the names that qname leads to by CNAME and service records, each with the names on the way.
-func paths(m *message, qname string) map[string][]string {
+func paths(m *wire.Message, qname string) map[string][]string {
 	edges := make(map[string][]string)
-	for _, rec := range slices.Concat(m.sections[inAnswer], m.sections[inAdditional]) {
-		if rec.class == dns.ClassINET && (rec.typ == dns.TypeCNAME || rec.isSVCB()) {
-			edges[rec.name] = append(edges[rec.name], rec.target())
+	for _, rec := range slices.Concat(m.Sections[wire.AnswerSection], m.Sections[wire.AdditionalSection]) {
+		if rec.Class == dns.ClassINET && (rec.Type == dns.TypeCNAME || rec.IsSVCB()) {
+			edges[rec.Name] = append(edges[rec.Name], rec.Target())
 		}
 	}
 	paths := map[string][]string{qname: {qname}}
@@ -47,10 +49,10 @@ func extend(path []string, name string) []string {
 // learn remembers the names that service records point to, if steering depends on who does so, and keeps the TTL of
 // those records low, so that clients come back after a restart.
 func (r *rewrite) learn() {
-	for _, section := range []int{inAnswer, inAdditional} {
-		for i := range r.m.sections[section] {
-			rec := &r.m.sections[section][i]
-			if path := r.paths[rec.name]; rec.isSVCB() && path != nil {
+	for _, section := range []int{wire.AnswerSection, wire.AdditionalSection} {
+		for i := range r.m.Sections[section] {
+			rec := &r.m.Sections[section][i]
+			if path := r.paths[rec.Name]; rec.IsSVCB() && path != nil {
 				r.learnTarget(rec, path)
 			}
 		}
@@ -59,8 +61,8 @@ func (r *rewrite) learn() {
 
 // learnTarget remembers the target of rec, to whose owner path leads. A target that clients ask for anyway, because
 // it is QNAME, needs no remembering.
-func (r *rewrite) learnTarget(rec *rr, path []string) {
-	target := rec.target()
+func (r *rewrite) learnTarget(rec *wire.Record, path []string) {
+	target := rec.Target()
 	if target == "" || target == r.qname {
 		return
 	}
@@ -71,12 +73,12 @@ func (r *rewrite) learnTarget(rec *rr, path []string) {
 			names = names[:maxPath]
 		}
 		if byName, _ := r.Policy.Scope(extend(names, target), ech || o.ech); byName {
-			until := time.Now().Add(time.Duration(saneTTL(rec.ttl))*time.Second + targetGrace)
+			until := time.Now().Add(time.Duration(wire.SaneTTL(rec.TTL))*time.Second + targetGrace)
 			if r.targets.learn(target, origin{names: names, ech: ech || o.ech, until: until}) {
 				r.learnt(target)
 			}
-			if saneTTL(rec.ttl) > r.cap(maxTTL) {
-				r.capped[rec.set()] = true
+			if wire.SaneTTL(rec.TTL) > r.cap(wire.MaxTTL) {
+				r.capped[rec.RRset()] = true
 			}
 		}
 	}

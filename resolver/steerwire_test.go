@@ -12,55 +12,13 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
-
-// everything is a reply with names wherever RDATA can have them, and an OPT record with an option.
-func everything() *dns.Msg {
-	m := dnstest.Query("www.Cdn.example.", dns.TypeA)
-	m.Response, m.Compress, m.AuthenticatedData = true, true, true
-	for _, s := range []string{
-		"www.Cdn.example. 300 CNAME a.Cdn.example.", "a.Cdn.example. 300 A 192.0.2.1", "a.Cdn.example. 300 AAAA 2001:db8:1::7",
-		"a.Cdn.example. 300 MX 1 mail.Cdn.example.", "a.Cdn.example. 300 SRV 1 2 3 srv.Cdn.example.", "a.Cdn.example. 300 TXT x y",
-		`a.Cdn.example. 300 NAPTR 1 2 "s" "sip" "!^.*$!x!" r.Cdn.example.`, "a.Cdn.example. 300 RP m.Cdn.example. t.Cdn.example.",
-		"a.Cdn.example. 300 HTTPS 1 t.Cdn.example. ipv4hint=192.0.2.1 ech=AAEC", "a.Cdn.example. 300 PX 1 m.Cdn.example. x.Cdn.example.",
-		"a.Cdn.example. 300 RRSIG TXT 13 3 300 20300101000000 20200101000000 1 Cdn.example. AAAA", "d.Cdn.example. 300 DNAME e.Cdn.example.",
-		"a.Cdn.example. 300 CAA 0 issue ca.example", "a.Cdn.example. 300 TYPE65300 \\# 4 c000c00c",
-	} {
-		m.Answer = append(m.Answer, dnstest.RR(s))
-	}
-	m.Ns = []dns.RR{dnstest.RR("Cdn.example. 300 SOA ns.Cdn.example. h.Cdn.example. 1 2 3 4 5"), dnstest.RR("Cdn.example. 300 NSEC a.Cdn.example. NS SOA"), dnstest.RR("Cdn.example. 300 NS ns.Cdn.example.")}
-	m.SetEdns0(1232, true)
-	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: 3, ExtraText: "x"}}
-	return m
-}
-
-// TestMessageRoundTrip: what is not changed comes out as it went in, and no longer than the library writes it.
-func TestMessageRoundTrip(t *testing.T) {
-	for _, compress := range []bool{false, true} {
-		in := everything()
-		in.Compress = compress
-		wire := dnstest.Pack(t, in)
-		m, err := parseReply(wire)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := m.pack()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(dnstest.Unpack(t, wire).String(), dnstest.Unpack(t, out).String()); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
-		in.Compress = true
-		if want := len(dnstest.Pack(t, in)); len(out) > want+40 { // the library compresses names in more types
-			t.Errorf("got %d octets; want about %d", len(out), want)
-		}
-	}
-}
 
 // TestSteerLeavesTheRest: only addresses, TTLs of their RRsets, and AD differ.
 func TestSteerLeavesTheRest(t *testing.T) {
-	in := everything()
+	in := dnstest.Everything()
 	out, v, err := newSteerer("cdn.example").apply(t.Context(), dnstest.Pack(t, in), nil)
 	if err != nil || v != steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
@@ -82,7 +40,7 @@ func TestSteerOtherClassesAndCodes(t *testing.T) {
 		"record-hs": func(m *dns.Msg) { m.Answer = m.Answer[1:2]; m.Answer[0].Header().Class = dns.ClassHESIOD },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := everything()
+			m := dnstest.Everything()
 			change(m)
 			in := dnstest.Pack(t, m)
 			out, v, err := s.apply(t.Context(), in, nil)
@@ -97,11 +55,11 @@ func TestSteerOtherClassesAndCodes(t *testing.T) {
 func TestSteerUnreadableParameters(t *testing.T) {
 	m := dnstest.Query("www.cdn.example.", dns.TypeHTTPS)
 	m.Response = true
-	wire := dnstest.Pack(t, m)
-	wire[7] = 1
+	msg := dnstest.Pack(t, m)
+	msg[7] = 1
 	rdata := append([]byte{0, 1, 0}, 0, 4, 0, 5, 192, 0, 2, 1, 9)
-	wire = append(wire, 0xc0, 12, 0, 65, 0, 1, 0, 0, 1, 44, 0, byte(len(rdata)))
-	out, v, err := newSteerer("cdn.example").apply(t.Context(), append(wire, rdata...), nil)
+	msg = append(msg, 0xc0, 12, 0, 65, 0, 1, 0, 0, 1, 44, 0, byte(len(rdata)))
+	out, v, err := newSteerer("cdn.example").apply(t.Context(), append(msg, rdata...), nil)
 	if err != nil || v != steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
 	}
@@ -111,17 +69,17 @@ func TestSteerUnreadableParameters(t *testing.T) {
 }
 
 func TestSteerMalformed(t *testing.T) {
-	good := dnstest.Pack(t, everything())
+	good := dnstest.Pack(t, dnstest.Everything())
 	for n := range good {
-		if _, _, err := newSteerer(".").apply(t.Context(), good[:n], nil); !errors.Is(err, errMalformed) {
-			t.Fatalf("the first %d octets: got %v; want %v", n, err, errMalformed)
+		if _, _, err := newSteerer(".").apply(t.Context(), good[:n], nil); !errors.Is(err, wire.ErrMalformed) {
+			t.Fatalf("the first %d octets: got %v; want %v", n, err, wire.ErrMalformed)
 		}
 	}
 }
 
 // FuzzSteer steers 192.0.2.0/24 and 2001:db8:1::/48 in any reply.
 func FuzzSteer(f *testing.F) {
-	f.Add(dnstest.Pack(f, everything()), dnstest.Pack(f, everything()), false)
+	f.Add(dnstest.Pack(f, dnstest.Everything()), dnstest.Pack(f, dnstest.Everything()), false)
 	w := dnstest.World{
 		"a.example. 300 CNAME b.example.", "b.example. 300 HTTPS 1 c.example. ipv4hint=192.0.2.1 ipv6hint=2001:db8:1::7 ech=AAEC",
 		"b.example. 300 A 192.0.2.1", "+c.example. 1 A 192.0.2.2", "+c.example. 1 HTTPS 0 d.example.",
@@ -154,7 +112,7 @@ func FuzzSteer(f *testing.F) {
 		if want, got := otherParams(&before), otherParams(&after); !cmp.Equal(want, got) {
 			t.Errorf("other parameters (-want +got):\n%s", cmp.Diff(want, got))
 		}
-		again, v, err := s.apply(t.Context(), out, func(context.Context, string, uint16) ([]byte, error) { return nil, errMalformed })
+		again, v, err := s.apply(t.Context(), out, func(context.Context, string, uint16) ([]byte, error) { return nil, wire.ErrMalformed })
 		if err != nil || v == steered {
 			t.Errorf("steered again, or %v: %x", err, again)
 		}

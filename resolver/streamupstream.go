@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // Bounds of connections to one upstream.
@@ -114,7 +116,7 @@ func (u *streamUpstream) Retire() {
 func (u *streamUpstream) Exchange(ctx context.Context, query []byte) ([]byte, error) {
 	query = bytes.Clone(query)
 	if u.padded {
-		query = padQuery(query)
+		query = wire.PadQuery(query)
 	}
 	c, reply, err := u.try(ctx, query)
 	if err != nil && ctx.Err() == nil && u.wasUsed(c) {
@@ -317,13 +319,13 @@ func (u *streamUpstream) read(c *streamConn, conn net.Conn) error {
 func (u *streamUpstream) deliver(c *streamConn, msg []byte) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(msg) < headerLen {
+	if len(msg) < wire.HeaderLen {
 		return errStream
 	}
 	c.since = time.Now()
 	id := binary.BigEndian.Uint16(msg)
 	q := c.pending[id]
-	if q == nil || !answers(q.query, msg) {
+	if q == nil || !wire.Answers(q.query, msg) {
 		if c.stale++; c.stale > maxStale {
 			return errStream
 		}

@@ -10,6 +10,8 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // hintsLike is an ECHConfigList, to no one but a parser, that holds what an ipv4hint and an ipv6hint with steered
@@ -22,7 +24,7 @@ var hintsLike = slices.Concat(
 )
 
 // paramsOf packs params in the order given.
-func paramsOf(params ...svcParam) []byte { return appendParams(nil, params) }
+func paramsOf(params ...wire.SvcParam) []byte { return wire.AppendSvcParams(nil, params) }
 
 // toRelay replaces documentation addresses as fakeRelay does, and leaves 192.0.2.0 and 2001:db8:1:: without one.
 func toRelay(addr netip.Addr) (netip.Addr, bool, error) {
@@ -44,43 +46,43 @@ func TestRewriteHints(t *testing.T) {
 		in, want []byte // want is nil for errMalformed
 	}{
 		{"empty", nil, []byte{}},
-		{"ech-that-looks-like-hints", paramsOf(svcParam{ech, hintsLike}), paramsOf(svcParam{ech, hintsLike})},
+		{"ech-that-looks-like-hints", paramsOf(param(ech, hintsLike)), paramsOf(param(ech, hintsLike))},
 		{
 			"ech-that-looks-like-hints-between-hints",
-			paramsOf(svcParam{ipv4hint, []byte{192, 0, 2, 1}}, svcParam{ech, hintsLike}, svcParam{ipv6hint, v6}),
-			paramsOf(svcParam{ipv4hint, []byte{198, 51, 100, 1}}, svcParam{ech, hintsLike}, svcParam{ipv6hint, netip.MustParseAddr("2001:db8:ab1e::7").AsSlice()}),
+			paramsOf(param(ipv4hint, []byte{192, 0, 2, 1}), param(ech, hintsLike), param(ipv6hint, v6)),
+			paramsOf(param(ipv4hint, []byte{198, 51, 100, 1}), param(ech, hintsLike), param(ipv6hint, netip.MustParseAddr("2001:db8:ab1e::7").AsSlice())),
 		},
 		{
 			"unknown-key-that-looks-like-hints",
-			paramsOf(svcParam{ipv4hint, []byte{192, 0, 2, 1}}, svcParam{65281, hintsLike}),
-			paramsOf(svcParam{ipv4hint, []byte{198, 51, 100, 1}}, svcParam{65281, hintsLike}),
+			paramsOf(param(ipv4hint, []byte{192, 0, 2, 1}), param(65281, hintsLike)),
+			paramsOf(param(ipv4hint, []byte{198, 51, 100, 1}), param(65281, hintsLike)),
 		},
 		{
 			"some-removed",
-			paramsOf(svcParam{ipv4hint, []byte{192, 0, 2, 0, 203, 0, 113, 1, 192, 0, 2, 9}}),
-			paramsOf(svcParam{ipv4hint, []byte{203, 0, 113, 1, 198, 51, 100, 9}}),
+			paramsOf(param(ipv4hint, []byte{192, 0, 2, 0, 203, 0, 113, 1, 192, 0, 2, 9})),
+			paramsOf(param(ipv4hint, []byte{203, 0, 113, 1, 198, 51, 100, 9})),
 		},
 		{
 			"all-removed-and-mandatory-with-it",
-			paramsOf(svcParam{mandatory, []byte{0, ipv4hint}}, svcParam{ipv4hint, []byte{192, 0, 2, 0}}, svcParam{ech, hintsLike}),
-			paramsOf(svcParam{ech, hintsLike}),
+			paramsOf(param(mandatory, []byte{0, ipv4hint}), param(ipv4hint, []byte{192, 0, 2, 0}), param(ech, hintsLike)),
+			paramsOf(param(ech, hintsLike)),
 		},
 		{
 			"mandatory-keeps-the-others",
-			paramsOf(svcParam{mandatory, []byte{0, alpn, 0, ipv4hint, 0, ipv6hint}}, svcParam{alpn, h2}, svcParam{ipv4hint, []byte{192, 0, 2, 0}}, svcParam{ipv6hint, v6}),
-			paramsOf(svcParam{mandatory, []byte{0, alpn, 0, ipv6hint}}, svcParam{alpn, h2}, svcParam{ipv6hint, netip.MustParseAddr("2001:db8:ab1e::7").AsSlice()}),
+			paramsOf(param(mandatory, []byte{0, alpn, 0, ipv4hint, 0, ipv6hint}), param(alpn, h2), param(ipv4hint, []byte{192, 0, 2, 0}), param(ipv6hint, v6)),
+			paramsOf(param(mandatory, []byte{0, alpn, 0, ipv6hint}), param(alpn, h2), param(ipv6hint, netip.MustParseAddr("2001:db8:ab1e::7").AsSlice())),
 		},
 		{
 			"not-steered-stays-with-its-mistakes", // a duplicate, keys out of order, an odd mandatory
-			paramsOf(svcParam{ipv4hint, []byte{203, 0, 113, 1, 203, 0, 113, 1}}, svcParam{alpn, nil}, svcParam{mandatory, []byte{0}}),
-			paramsOf(svcParam{ipv4hint, []byte{203, 0, 113, 1, 203, 0, 113, 1}}, svcParam{alpn, nil}, svcParam{mandatory, []byte{0}}),
+			paramsOf(param(ipv4hint, []byte{203, 0, 113, 1, 203, 0, 113, 1}), param(alpn, nil), param(mandatory, []byte{0})),
+			paramsOf(param(ipv4hint, []byte{203, 0, 113, 1, 203, 0, 113, 1}), param(alpn, nil), param(mandatory, []byte{0})),
 		},
 		{
 			"second-hint-of-a-kind", // malformed, but a lenient client may take either
-			paramsOf(svcParam{ipv4hint, []byte{203, 0, 113, 1}}, svcParam{ipv4hint, []byte{192, 0, 2, 1}}),
-			paramsOf(svcParam{ipv4hint, []byte{203, 0, 113, 1}}, svcParam{ipv4hint, []byte{198, 51, 100, 1}}),
+			paramsOf(param(ipv4hint, []byte{203, 0, 113, 1}), param(ipv4hint, []byte{192, 0, 2, 1})),
+			paramsOf(param(ipv4hint, []byte{203, 0, 113, 1}), param(ipv4hint, []byte{198, 51, 100, 1})),
 		},
-		{"hint-of-five-octets", paramsOf(svcParam{ipv4hint, []byte{192, 0, 2, 1, 9}}), nil},
+		{"hint-of-five-octets", paramsOf(param(ipv4hint, []byte{192, 0, 2, 1, 9})), nil},
 		{"length-overruns", []byte{0, ipv4hint, 0, 9, 192, 0, 2, 1}, nil},
 		{"header-cut", []byte{0, ipv4hint, 0}, nil},
 	}
@@ -90,8 +92,8 @@ func TestRewriteHints(t *testing.T) {
 			got, changed, err := rewriteHints(tt.in, toRelay)
 			switch {
 			case tt.want == nil:
-				if !errors.Is(err, errMalformed) {
-					t.Errorf("got %v; want %v", err, errMalformed)
+				if !errors.Is(err, wire.ErrMalformed) {
+					t.Errorf("got %v; want %v", err, wire.ErrMalformed)
 				}
 			case err != nil || !bytes.Equal(got, tt.want):
 				t.Errorf("got %x, %v; want %x", got, err, tt.want)
@@ -112,17 +114,17 @@ func FuzzSVCBHints(f *testing.F) {
 		`1 . mandatory=ipv4hint ipv4hint=192.0.2.0`,                                          // all of it goes
 		`1 . mandatory=ipv4hint,ipv6hint ipv4hint=192.0.2.0,192.0.2.1 ipv6hint=2001:db8:1::`, // one stays
 	} {
-		wire := make([]byte, 256)
-		end, err := dns.PackRR(dnstest.RR(". HTTPS "+s), wire, 0, nil, false)
+		msg := make([]byte, 256)
+		end, err := dns.PackRR(dnstest.RR(". HTTPS "+s), msg, 0, nil, false)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(wire[11+3 : end])
+		f.Add(msg[11+3 : end])
 	}
-	f.Add(paramsOf(svcParam{5, hintsLike}))
+	f.Add(paramsOf(param(5, hintsLike)))
 	f.Fuzz(func(t *testing.T, params []byte) {
-		if list, ok := readParams(params); ok && !bytes.Equal(appendParams(nil, list), params) {
-			t.Errorf("%x: reading and appending gives %x", params, appendParams(nil, list))
+		if list, ok := wire.ReadSvcParams(params); ok && !bytes.Equal(wire.AppendSvcParams(nil, list), params) {
+			t.Errorf("%x: reading and appending gives %x", params, wire.AppendSvcParams(nil, list))
 		}
 		same, changed, err := rewriteHints(params, func(a netip.Addr) (netip.Addr, bool, error) { return a, true, nil })
 		if err == nil && (changed || !bytes.Equal(same, params)) {
@@ -154,13 +156,13 @@ func httpsFrom(rdata []byte) *dns.HTTPS {
 // checkParams checks that out is in without steered addresses and otherwise the same, byte for byte.
 func checkParams(t *testing.T, in, out []byte) {
 	t.Helper()
-	before, _ := readParams(in)
-	after, _ := readParams(out)
-	isHint := func(p svcParam) bool { return p.key == 4 || p.key == 6 || p.key == 0 }
+	before, _ := wire.ReadSvcParams(in)
+	after, _ := wire.ReadSvcParams(out)
+	isHint := func(p wire.SvcParam) bool { return p.Key == 4 || p.Key == 6 || p.Key == 0 }
 	for _, p := range after {
-		size := map[uint16]int{4: 4, 6: 16}[p.key]
-		for i := 0; size > 0 && i < len(p.value); i += size {
-			addr, _ := netip.AddrFromSlice(p.value[i : i+size])
+		size := map[uint16]int{4: 4, 6: 16}[p.Key]
+		for i := 0; size > 0 && i < len(p.Value); i += size {
+			addr, _ := netip.AddrFromSlice(p.Value[i : i+size])
 			if mapped, ok, _ := toRelay(addr); !ok || mapped != addr {
 				t.Errorf("%x: %s is still in %x", in, addr, out)
 			}
@@ -168,7 +170,9 @@ func checkParams(t *testing.T, in, out []byte) {
 	}
 	before = slices.DeleteFunc(before, isHint)
 	after = slices.DeleteFunc(after, isHint)
-	if !bytes.Equal(appendParams(nil, before), appendParams(nil, after)) {
+	if !bytes.Equal(wire.AppendSvcParams(nil, before), wire.AppendSvcParams(nil, after)) {
 		t.Errorf("%x: other parameters differ in %x", in, out)
 	}
 }
+
+func param(key uint16, value []byte) wire.SvcParam { return wire.SvcParam{Key: key, Value: value} }

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // maxStrays is how many datagrams that are no reply to the query are read before it is given up. Those come from
@@ -74,15 +76,15 @@ func (u *udpUpstream) exchangeUDP(ctx context.Context, query []byte) ([]byte, er
 // readReply returns the first datagram that answers query, or nil if it is truncated. Others are passed over: who
 // forges one must not be able to end the wait for the real one.
 func readReply(conn net.Conn, query []byte) ([]byte, error) {
-	var buf [maxUDP + 1]byte // one more, to notice what is longer than we asked for
+	var buf [wire.MaxUDP + 1]byte // one more, to notice what is longer than we asked for
 	for range maxStrays {
 		n, err := conn.Read(buf[:])
 		switch {
 		case err != nil:
 			return nil, err
-		case !answers(query, buf[:n]):
+		case !wire.Answers(query, buf[:n]):
 			continue
-		case buf[2]&flagTC != 0, n > maxUDP:
+		case buf[2]&wire.FlagTC != 0, n > wire.MaxUDP:
 			return nil, nil
 		}
 		return bytes.Clone(buf[:n]), nil

@@ -12,6 +12,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/rs/zerolog"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // Timing of the upstreams.
@@ -186,10 +188,10 @@ func (u *upstream) probe() {
 func (u *upstream) probeOnce() bool {
 	ctx, cancel := context.WithTimeout(u.ctx, probeTimeout)
 	defer cancel()
-	var k key
-	k.set([]byte{0, 0, byte(dns.TypeNS), 0, dns.ClassINET}, 0)
+	var k wire.Key
+	k.Set([]byte{0, 0, byte(dns.TypeNS), 0, dns.ClassINET}, 0)
 	start := time.Now()
-	_, err := u.x.Exchange(ctx, appendQuery(nil, &k))
+	_, err := u.x.Exchange(ctx, wire.AppendQuery(nil, &k))
 	if err == nil {
 		u.succeed(time.Since(start))
 	}
@@ -227,14 +229,14 @@ func (p pool) order() []*upstream {
 
 // resolve asks the upstreams for k. The first good reply wins: one that is well-formed and does not say that this
 // upstream cannot serve us. If there are only such, the first of them is returned.
-func (p pool) resolve(ctx context.Context, k *key, clock func() int64) (*reply, error) {
+func (p pool) resolve(ctx context.Context, k *wire.Key, clock func() int64) (*wire.Response, error) {
 	order := p.order()
 	if len(order) == 0 {
 		return nil, errNoUpstream
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := race{order: order, k: k, clock: clock, query: appendQuery(nil, k)}
+	r := race{order: order, k: k, clock: clock, query: wire.AppendQuery(nil, k)}
 	r.results = make(chan result, maxTries)
 	return r.run(ctx)
 }
@@ -242,19 +244,19 @@ func (p pool) resolve(ctx context.Context, k *key, clock func() int64) (*reply, 
 // race is the tries for one question.
 type race struct {
 	order   []*upstream
-	k       *key
+	k       *wire.Key
 	clock   func() int64
 	query   []byte
 	results chan result // room for all, so that losers need no reader
 
 	started, running int
-	second           *reply // the first that is not final
-	err              error  // the first
+	second           *wire.Response // the first that is not final
+	err              error          // the first
 }
 
 // result is the end of one try.
 type result struct {
-	reply *reply
+	reply *wire.Response
 	err   error
 }
 
@@ -262,7 +264,7 @@ type result struct {
 func (r *race) tries() int { return min(max(minTries, len(r.order)), maxTries) }
 
 // run starts tries, each when the one before has failed or had its time, until one has a reply.
-func (r *race) run(ctx context.Context) (*reply, error) {
+func (r *race) run(ctx context.Context) (*wire.Response, error) {
 	timer := time.NewTimer(r.start(ctx))
 	defer timer.Stop()
 	for {
@@ -297,9 +299,9 @@ func (r *race) start(ctx context.Context) time.Duration {
 	r.running++
 	u.tasks.wg.Go(func() {
 		msg, err := u.exchange(ctx, r.query)
-		var reply *reply
+		var reply *wire.Response
 		if err == nil {
-			reply, err = newReply(msg, r.k, r.clock())
+			reply, err = wire.NewResponse(msg, r.k, r.clock())
 		}
 		r.results <- result{reply, err}
 	})
@@ -316,7 +318,7 @@ func (r *race) note(res result) {
 }
 
 // best returns what is left when no try had a final reply.
-func (r *race) best() (*reply, error) {
+func (r *race) best() (*wire.Response, error) {
 	if r.second != nil {
 		return r.second, nil
 	}
@@ -325,8 +327,8 @@ func (r *race) best() (*reply, error) {
 
 // final reports whether another upstream need not be asked. SERVFAIL is: it is how a validating upstream says that
 // an answer is bogus, and that must not be shopped around for. The others say that this upstream cannot serve us.
-func final(p *reply) bool {
-	switch p.rcode() {
+func final(p *wire.Response) bool {
+	switch p.Rcode() {
 	case dns.RcodeFormatError, dns.RcodeNotImplemented, dns.RcodeRefused:
 		return false
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // newTasks returns tasks that end with the test.
@@ -45,7 +47,7 @@ func newPool(t *testing.T, xs ...exchanger) pool {
 }
 
 // resolveA asks p for the address of www.example.
-func resolveA(t *testing.T, p pool) (*reply, error) {
+func resolveA(t *testing.T, p pool) (*wire.Response, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -118,7 +120,7 @@ func TestFailover(t *testing.T) {
 				}
 				p := newPool(t, xs...)
 				r, err := resolveA(t, p)
-				if !errors.Is(err, row.err) || err == nil && int(r.rcode()) != row.rcode {
+				if !errors.Is(err, row.err) || err == nil && int(r.Rcode()) != row.rcode {
 					t.Errorf("got %v, %v; want RCODE %d, %v", r, err, row.rcode, row.err)
 				}
 				var asked []uint64 // without the probes that may have begun
@@ -222,22 +224,6 @@ func TestDelayFollowsTheRoundTripTime(t *testing.T) {
 		}
 		if got := u.delay(); got != row.want {
 			t.Errorf("at %s: got %s; want %s", row.rtt, got, row.want)
-		}
-	}
-}
-
-func TestUpstreamQuery(t *testing.T) {
-	for flags, want := range map[uint8]struct{ do, cd bool }{
-		0: {}, keyDO: {do: true}, keyCD: {cd: true}, keyDO | keyCD: {true, true},
-	} {
-		m := dnstest.Unpack(t, padQuery(appendQuery(nil, keyOf(t, "wWw.example.", dns.TypeHTTPS, flags))))
-		opt := m.IsEdns0()
-		if m.Question[0].Name != "www.example." || m.Question[0].Qtype != dns.TypeHTTPS || !m.RecursionDesired ||
-			!m.AuthenticatedData || m.CheckingDisabled != want.cd || opt == nil || opt.Do() != want.do || opt.UDPSize() != maxUDP {
-			t.Errorf("flags %d: got\n%v", flags, m)
-		}
-		if b := dnstest.Pack(t, m); len(b) != queryBlock || len(opt.Option) != 1 {
-			t.Errorf("flags %d: got %d octets, %d options; want %d, padding only", flags, len(b), len(opt.Option), queryBlock)
 		}
 	}
 }

@@ -19,10 +19,14 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // testQuery returns the query for the address of www.example as upstreams get it, and answerTo the answer.
-func testQuery(t testing.TB) []byte { return appendQuery(nil, keyOf(t, "www.example.", dns.TypeA, 0)) }
+func testQuery(t testing.TB) []byte {
+	return wire.AppendQuery(nil, keyOf(t, "www.example.", dns.TypeA, 0))
+}
 
 func answerTo(t testing.TB, query []byte) []byte {
 	t.Helper()
@@ -51,7 +55,7 @@ func udpServer(t *testing.T, pc net.PacketConn, serve func(query []byte, from ne
 	t.Helper()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		buf := make([]byte, maxMsg)
+		buf := make([]byte, wire.MaxMessage)
 		for {
 			n, from, err := pc.ReadFrom(buf)
 			if err != nil {
@@ -148,9 +152,9 @@ func TestUDPUpstreamPassesOverStrays(t *testing.T) {
 			"wrong-id":       func(b []byte) []byte { b[0]++; return b },
 			"wrong-name":     func(b []byte) []byte { b[13] = 'v'; return b },
 			"wrong-type":     func(b []byte) []byte { b[26] = byte(dns.TypeTXT); return b },
-			"a-query":        func(b []byte) []byte { b[2] &^= flagQR; return b },
+			"a-query":        func(b []byte) []byte { b[2] &^= wire.FlagQR; return b },
 			"other-opcode":   func(b []byte) []byte { b[2] |= dns.OpcodeUpdate << 3; return b },
-			"no-question":    func(b []byte) []byte { b[5] = 0; return b[:headerLen] },
+			"no-question":    func(b []byte) []byte { b[5] = 0; return b[:wire.HeaderLen] },
 			"two-questions":  func(b []byte) []byte { b[5] = 2; return b },
 			"cut":            func(b []byte) []byte { return b[:20] },
 			"header-cut":     func(b []byte) []byte { return b[:3] },
@@ -214,7 +218,7 @@ func TestUDPUpstreamFallsBackToTCP(t *testing.T) {
 			return dnstest.Pack(t, m)
 		},
 		"longer-than-asked-for": func(query []byte) []byte {
-			return append(answerTo(t, query), make([]byte, maxUDP)...)
+			return append(answerTo(t, query), make([]byte, wire.MaxUDP)...)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -231,10 +235,10 @@ func TestUDPUpstreamFallsBackToTCP(t *testing.T) {
 func TestUDPUpstreamTakesAnErrorWithoutQuestion(t *testing.T) {
 	pc := listenUDP(t)
 	addr := udpServer(t, pc, func(query []byte, from net.Addr) {
-		pc.WriteTo([]byte{query[0], query[1], flagQR, dns.RcodeRefused, 0, 0, 0, 0, 0, 0, 0, 0}, from)
+		pc.WriteTo([]byte{query[0], query[1], wire.FlagQR, dns.RcodeRefused, 0, 0, 0, 0, 0, 0, 0, 0}, from)
 	})
 	reply, err := newUDPUpstream(addr, newTasks(t)).Exchange(t.Context(), testQuery(t))
-	if len(reply) != headerLen || err != nil {
+	if len(reply) != wire.HeaderLen || err != nil {
 		t.Errorf("got %x, %v; want the header", reply, err)
 	}
 }
@@ -255,7 +259,7 @@ func TestUDPUpstreamNotThere(t *testing.T) {
 	pc := listenUDP(t)
 	addr := pc.LocalAddr().(*net.UDPAddr).AddrPort()
 	pc.Close()
-	if err := exchange(t, newUDPUpstream(addr, newTasks(t))); edeOf(err) != edeNetwork {
+	if err := exchange(t, newUDPUpstream(addr, newTasks(t))); edeOf(err) != wire.EDENetwork {
 		t.Errorf("got %v; want a network error", err)
 	}
 }
@@ -283,8 +287,8 @@ func TestTLSUpstream(t *testing.T) {
 		if err != nil {
 			return // the client does not trust us
 		}
-		if len(query)%queryBlock != 0 {
-			t.Errorf("got a query of %d octets; want a multiple of %d", len(query), queryBlock)
+		if len(query)%wire.QueryBlock != 0 {
+			t.Errorf("got a query of %d octets; want a multiple of %d", len(query), wire.QueryBlock)
 		}
 		st := c.(*tls.Conn).ConnectionState()
 		if st.NegotiatedProtocol != "dot" {

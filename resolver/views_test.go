@@ -13,6 +13,8 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 var cdn = []string{"www.cdn.example. 300 IN A 192.0.2.1", "www.other.example. 300 IN A 192.0.2.2"}
@@ -160,7 +162,7 @@ func TestBeside(t *testing.T) {
 		Local:    []Local{localNames("here.example.")},
 		Steering: steeringTo(new(dnstest.Relay)),
 	}}, up)
-	look := h.beside(h.settings.Load(), keyDO, &query{client: testClient, local: testLocal})
+	look := h.beside(h.settings.Load(), wire.DO, &query{client: testClient, local: testLocal})
 	for _, row := range []struct {
 		name  string
 		qtype uint16
@@ -177,7 +179,7 @@ func TestBeside(t *testing.T) {
 	if _, err := look(t.Context(), strings.Repeat("a", 64)+".", dns.TypeA); err == nil {
 		t.Error("got no error for a name that is none")
 	}
-	if p := h.cache.raw(keyOf(t, "www.cdn.example.", dns.TypeHTTPS, keyDO), 1, h.cache.now()); p == nil {
+	if p := h.cache.raw(keyOf(t, "www.cdn.example.", dns.TypeHTTPS, wire.DO), 1, h.cache.now()); p == nil {
 		t.Error("want the answer cached")
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())

@@ -62,3 +62,23 @@ func Unpadded(t *testing.T, response []byte) []byte {
 	opt.Option = slices.DeleteFunc(opt.Option, func(o dns.EDNS0) bool { return o.Option() == dns.EDNS0PADDING })
 	return Pack(t, &m)
 }
+
+// Everything returns a response with names wherever RDATA can have them, and an OPT record with an option.
+func Everything() *dns.Msg {
+	m := Query("www.Cdn.example.", dns.TypeA)
+	m.Response, m.Compress, m.AuthenticatedData = true, true, true
+	for _, s := range []string{
+		"www.Cdn.example. 300 CNAME a.Cdn.example.", "a.Cdn.example. 300 A 192.0.2.1", "a.Cdn.example. 300 AAAA 2001:db8:1::7",
+		"a.Cdn.example. 300 MX 1 mail.Cdn.example.", "a.Cdn.example. 300 SRV 1 2 3 srv.Cdn.example.", "a.Cdn.example. 300 TXT x y",
+		`a.Cdn.example. 300 NAPTR 1 2 "s" "sip" "!^.*$!x!" r.Cdn.example.`, "a.Cdn.example. 300 RP m.Cdn.example. t.Cdn.example.",
+		"a.Cdn.example. 300 HTTPS 1 t.Cdn.example. ipv4hint=192.0.2.1 ech=AAEC", "a.Cdn.example. 300 PX 1 m.Cdn.example. x.Cdn.example.",
+		"a.Cdn.example. 300 RRSIG TXT 13 3 300 20300101000000 20200101000000 1 Cdn.example. AAAA", "d.Cdn.example. 300 DNAME e.Cdn.example.",
+		"a.Cdn.example. 300 CAA 0 issue ca.example", "a.Cdn.example. 300 TYPE65300 \\# 4 c000c00c",
+	} {
+		m.Answer = append(m.Answer, RR(s))
+	}
+	m.Ns = []dns.RR{RR("Cdn.example. 300 SOA ns.Cdn.example. h.Cdn.example. 1 2 3 4 5"), RR("Cdn.example. 300 NSEC a.Cdn.example. NS SOA"), RR("Cdn.example. 300 NS ns.Cdn.example.")}
+	m.SetEdns0(1232, true)
+	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: 3, ExtraText: "x"}}
+	return m
+}

@@ -1,4 +1,4 @@
-package resolver
+package wire
 
 import (
 	"cmp"
@@ -9,12 +9,12 @@ import (
 // questionEnd returns the offset after the first question of msg, or 0 if it cannot be read. Its name is in full:
 // there is nothing before it that it could point to.
 func questionEnd(msg []byte) int {
-	off := headerLen
+	off := HeaderLen
 	for off < len(msg) {
 		n := int(msg[off])
 		off += 1 + n
 		switch {
-		case n > maxLabel, off-headerLen > maxName:
+		case n > maxLabel, off-HeaderLen > maxName:
 			return 0
 		case n == 0 && off+4 <= len(msg):
 			return off + 4
@@ -45,7 +45,7 @@ func nameEnd(msg []byte, start int, ttls []uint16) int {
 		if c>>6 == 3 {
 			end = cmp.Or(end, next)
 			off = (c&0x3f)<<8 | int(msg[off+1])
-			if off >= before || off < headerLen {
+			if off >= before || off < HeaderLen {
 				return 0
 			}
 			before = off
@@ -69,23 +69,23 @@ func touches(ttls []uint16, start, end int) bool {
 	return i < len(ttls) && int(ttls[i]) < end
 }
 
-// record is where a resource record is in a message. See RFC 1035, Section 4.1.3.
-type record struct {
+// position is where a resource record is in a message. See RFC 1035, Section 4.1.3.
+type position struct {
 	typ, class uint16
 	ttl        uint32
 	fixed      int // offset of the type, after the owner name
 	data, end  int // offsets of RDATA
 }
 
-// readRecord reads the record at off up to its RDATA, all of which is within msg. For ttls, see nameEnd.
-func readRecord(msg []byte, off int, ttls []uint16) (record, bool) {
+// readPosition reads the record at off up to its RDATA, all of which is within msg. For ttls, see nameEnd.
+func readPosition(msg []byte, off int, ttls []uint16) (position, bool) {
 	fixed := nameEnd(msg, off, ttls)
 	if fixed == 0 || fixed+10 > len(msg) {
-		return record{}, false
+		return position{}, false
 	}
 	data := fixed + 10
 	end := data + int(binary.BigEndian.Uint16(msg[fixed+8:]))
-	return record{
+	return position{
 		typ:   binary.BigEndian.Uint16(msg[fixed:]),
 		class: binary.BigEndian.Uint16(msg[fixed+2:]),
 		ttl:   binary.BigEndian.Uint32(msg[fixed+4:]),

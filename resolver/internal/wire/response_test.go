@@ -1,8 +1,9 @@
-package resolver
+package wire
 
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -15,20 +16,20 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
-// parsed returns m as a request over tr.
-func parsed(t testing.TB, m *dns.Msg, tr Transport) *request {
+// parsed returns m as a query over c.
+func parsed(t testing.TB, m *dns.Msg, c Channel) *Query {
 	t.Helper()
-	var r request
-	if !r.parse(dnstest.Pack(t, m), channels[tr]) || r.rcode != 0 {
-		t.Fatalf("got RCODE %d for %v", r.rcode, m)
+	var r Query
+	if !r.Parse(dnstest.Pack(t, m), c) || r.Rcode != 0 {
+		t.Fatalf("got RCODE %d for %v", r.Rcode, m)
 	}
 	return &r
 }
 
 // replyFor returns the reply to r that m is.
-func replyFor(t testing.TB, r *request, m *dns.Msg) *reply {
+func replyFor(t testing.TB, r *Query, m *dns.Msg) *Response {
 	t.Helper()
-	p, err := newReply(dnstest.Pack(t, m), &r.key, 0)
+	p, err := NewResponse(dnstest.Pack(t, m), &r.Key, 0)
 	if err != nil {
 		t.Fatalf("%v\n%v", err, m)
 	}
@@ -48,33 +49,33 @@ func addresses(m *dns.Msg, n, extra int) *dns.Msg {
 	return m
 }
 
-func TestReplyFitsTheClient(t *testing.T) {
+func TestResponseFitsTheClient(t *testing.T) {
 	for name, row := range map[string]struct {
-		transport     Transport
+		channel       Channel
 		size          uint16 // 0: no EDNS
 		answer, extra int
 		wantAnswer    int
 		wantExtra     int
 		wantTC        bool
 	}{
-		"all-of-it":             {UDP, 1232, 10, 2, 10, 2, false},
-		"512-without-edns":      {UDP, 0, 30, 0, 30, 0, false},
-		"beyond-512":            {UDP, 0, 31, 0, 0, 0, true},
-		"additional-is-dropped": {UDP, 0, 25, 20, 25, 0, false},
-		"opt-must-fit-too":      {UDP, 512, 30, 0, 0, 0, true},
-		"below-512-is-512":      {UDP, 10, 29, 0, 29, 0, false},
-		"client-takes-more":     {UDP, 1232, 74, 0, 74, 0, false},
-		"we-send-no-more":       {UDP, 4096, 76, 0, 0, 0, true},
-		"tcp-takes-all":         {TCP, 0, 200, 50, 200, 50, false},
-		"tls-takes-all":         {DoT, 512, 200, 50, 200, 50, false},
+		"all-of-it":             {Datagram, 1232, 10, 2, 10, 2, false},
+		"512-without-edns":      {Datagram, 0, 30, 0, 30, 0, false},
+		"beyond-512":            {Datagram, 0, 31, 0, 0, 0, true},
+		"additional-is-dropped": {Datagram, 0, 25, 20, 25, 0, false},
+		"opt-must-fit-too":      {Datagram, 512, 30, 0, 0, 0, true},
+		"below-512-is-512":      {Datagram, 10, 29, 0, 29, 0, false},
+		"client-takes-more":     {Datagram, 1232, 74, 0, 74, 0, false},
+		"we-send-no-more":       {Datagram, 4096, 76, 0, 0, 0, true},
+		"tcp-takes-all":         {Session, 0, 200, 50, 200, 50, false},
+		"tls-takes-all":         {Session | Padded, 512, 200, 50, 200, 50, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := dnstest.Query("www.example.", dns.TypeA)
 			if row.size > 0 {
 				m.SetEdns0(row.size, false)
 			}
-			r := parsed(t, m, row.transport)
-			out := replyFor(t, r, addresses(m, row.answer, row.extra)).appendTo([]byte("prefix"), r, 0)
+			r := parsed(t, m, row.channel)
+			out := replyFor(t, r, addresses(m, row.answer, row.extra)).AppendTo([]byte("prefix"), r, 0)
 			out = bytes.TrimPrefix(out, []byte("prefix"))
 			if len(out) > r.limit() {
 				t.Errorf("got %d octets; want at most %d", len(out), r.limit())
@@ -92,40 +93,40 @@ func TestReplyFitsTheClient(t *testing.T) {
 	}
 }
 
-func TestReplyOPT(t *testing.T) {
+func TestResponseOPT(t *testing.T) {
 	padding := func(o dns.EDNS0) bool { return o.Option() == dns.EDNS0PADDING }
 	for name, row := range map[string]struct {
-		transport Transport
+		channel   Channel
 		keepalive bool
 		want      []uint16
 	}{
-		"udp":           {UDP, false, nil},
-		"udp-keepalive": {UDP, true, nil},
-		"tcp":           {TCP, false, nil},
-		"tcp-keepalive": {TCP, true, []uint16{dns.EDNS0TCPKEEPALIVE}},
-		"dot":           {DoT, false, []uint16{dns.EDNS0PADDING}},
-		"dot-keepalive": {DoT, true, []uint16{dns.EDNS0TCPKEEPALIVE, dns.EDNS0PADDING}},
-		"doh":           {DoH, false, []uint16{dns.EDNS0PADDING}},
-		"doh3":          {DoH3, false, []uint16{dns.EDNS0PADDING}},
-		"doq":           {DoQ, false, []uint16{dns.EDNS0PADDING}},
+		"udp":           {Datagram, false, nil},
+		"udp-keepalive": {Datagram, true, nil},
+		"tcp":           {Session, false, nil},
+		"tcp-keepalive": {Session, true, []uint16{dns.EDNS0TCPKEEPALIVE}},
+		"dot":           {Session | Padded, false, []uint16{dns.EDNS0PADDING}},
+		"dot-keepalive": {Session | Padded, true, []uint16{dns.EDNS0TCPKEEPALIVE, dns.EDNS0PADDING}},
+		"doh":           {Padded, false, []uint16{dns.EDNS0PADDING}},
+		"doh3":          {Padded, false, []uint16{dns.EDNS0PADDING}},
+		"doq":           {Padded, false, []uint16{dns.EDNS0PADDING}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := dnstest.Query("www.example.", dns.TypeA).SetEdns0(4096, true)
 			opt := m.IsEdns0()
 			opt.Option = []dns.EDNS0{
 				&dns.EDNS0_COOKIE{Cookie: "0123456789abcdef"},
-				&dns.EDNS0_SUBNET{Family: 1, SourceNetmask: 24, Address: testClient.Addr().AsSlice()},
+				&dns.EDNS0_SUBNET{Family: 1, SourceNetmask: 24, Address: net.IP{192, 0, 2, 7}},
 				&dns.EDNS0_LOCAL{Code: 65001, Data: []byte{1}},
 			}
 			if row.keepalive {
 				opt.Option = append(opt.Option, &dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE})
 			}
-			r := parsed(t, m, row.transport)
-			r.idle = 100
-			out := replyFor(t, r, addresses(m, 2, 0)).appendTo(nil, r, 0)
+			r := parsed(t, m, row.channel)
+			r.IdleTimeout = 100
+			out := replyFor(t, r, addresses(m, 2, 0)).AppendTo(nil, r, 0)
 			got := dnstest.Unpack(t, out).IsEdns0()
-			if got == nil || got.UDPSize() != maxUDP || !got.Do() || got.Version() != 0 {
-				t.Fatalf("got %v; want version 0, DO, %d octets", got, maxUDP)
+			if got == nil || got.UDPSize() != MaxUDP || !got.Do() || got.Version() != 0 {
+				t.Fatalf("got %v; want version 0, DO, %d octets", got, MaxUDP)
 			}
 			var codes []uint16
 			for _, o := range got.Option {
@@ -144,9 +145,9 @@ func TestReplyOPT(t *testing.T) {
 	}
 }
 
-func TestNewReplyRejects(t *testing.T) {
+func TestNewResponseRejects(t *testing.T) {
 	m := dnstest.Query("www.example.", dns.TypeA)
-	r := parsed(t, m, UDP)
+	r := parsed(t, m, Datagram)
 	good := dnstest.Pack(t, addresses(m, 1, 0))
 	change := func(f func(b []byte) []byte) []byte { return f(bytes.Clone(good)) }
 	svcb := func(rdata string) []byte {
@@ -161,8 +162,8 @@ func TestNewReplyRejects(t *testing.T) {
 		"question-cut":           good[:20],
 		"record-cut":             good[:len(good)-1],
 		"trailing-octet":         append(bytes.Clone(good), 0),
-		"query":                  change(func(b []byte) []byte { b[2] &^= flagQR; return b }),
-		"truncated":              change(func(b []byte) []byte { b[2] |= flagTC; return b }),
+		"query":                  change(func(b []byte) []byte { b[2] &^= FlagQR; return b }),
+		"truncated":              change(func(b []byte) []byte { b[2] |= FlagTC; return b }),
 		"other-type":             change(func(b []byte) []byte { b[26] = 28; return b }),
 		"other-class":            change(func(b []byte) []byte { b[28] = 3; return b }),
 		"other-name":             change(func(b []byte) []byte { b[13] = 'v'; return b }),
@@ -183,7 +184,7 @@ func TestNewReplyRejects(t *testing.T) {
 		"svcb-params-repeated":   svcb("0001000003000200500003000201bb"),
 		"svcb-name-without-root": svcb("00010377777700000100"),
 	} {
-		if p, err := newReply(wire, &r.key, 0); err == nil {
+		if p, err := NewResponse(wire, &r.Key, 0); err == nil {
 			t.Errorf("%s: got %x; want an error", name, p.msg)
 		}
 	}
@@ -206,9 +207,9 @@ func withExtra(m *dns.Msg, extra ...dns.RR) *dns.Msg {
 }
 
 // What is between two hops is taken out wherever it is, and what is behind it keeps its compressed names.
-func TestNewReplyStrips(t *testing.T) {
+func TestNewResponseStrips(t *testing.T) {
 	m := dnstest.Query("www.example.", dns.TypeA)
-	r := parsed(t, m, TCP)
+	r := parsed(t, m, Session)
 	a, b := dnstest.RR("a.sub.example. 60 IN A 198.51.100.1"), dnstest.RR("b.sub.example. 60 IN A 198.51.100.2")
 	tsig := &dns.TSIG{
 		Hdr:       dns.RR_Header{Name: "key.", Rrtype: dns.TypeTSIG, Class: dns.ClassANY},
@@ -222,7 +223,7 @@ func TestNewReplyStrips(t *testing.T) {
 		"opt-and-tsig":   {a, b, opt(), tsig},
 		"opt-early-tsig": {opt(), a, b, tsig},
 	} {
-		got := dnstest.Unpack(t, replyFor(t, r, withExtra(m, extra...)).appendTo(nil, r, 0))
+		got := dnstest.Unpack(t, replyFor(t, r, withExtra(m, extra...)).AppendTo(nil, r, 0))
 		if diff := cmp.Diff([]dns.RR{a, b}, got.Extra, ignoreRdlength); diff != "" {
 			t.Errorf("%s: additional records (-want +got):\n%s", name, diff)
 		}
@@ -231,7 +232,7 @@ func TestNewReplyStrips(t *testing.T) {
 
 var ignoreRdlength = cmpopts.IgnoreFields(dns.RR_Header{}, "Rdlength")
 
-func FuzzReply(f *testing.F) {
+func FuzzResponse(f *testing.F) {
 	m := dnstest.Query("www.example.", dns.TypeA).SetEdns0(1232, true)
 	add := func(r *dns.Msg) { f.Add(dnstest.Pack(f, r), uint32(7)) }
 	add(addresses(m, 3, 3))                                                  // plain
@@ -244,14 +245,14 @@ func FuzzReply(f *testing.F) {
 	svcb := addresses(m, 0, 0) // parameters that contain what looks like a hint
 	svcb.Answer = []dns.RR{dnstest.RR(`www.example. 300 IN HTTPS 1 . alpn="h2,h3" ipv4hint="198.51.100.1" ech="AAQABMAAAgE="`)}
 	add(svcb)
-	r := parsed(f, m, TCP)
+	r := parsed(f, m, Session)
 	f.Fuzz(func(t *testing.T, wire []byte, age uint32) {
-		p, err := newReply(wire, &r.key, 0)
+		p, err := NewResponse(wire, &r.Key, 0)
 		if err != nil {
 			return
 		}
-		age %= 2 * maxTTL
-		out := p.appendTo(nil, r, int64(age)*int64(time.Second))
+		age %= 2 * MaxTTL
+		out := p.AppendTo(nil, r, int64(age)*int64(time.Second))
 		var before, after dns.Msg
 		if before.Unpack(wire) != nil || !transparent(before.Answer, before.Ns, before.Extra) {
 			return // RDATA that is opaque to us
@@ -269,7 +270,7 @@ func FuzzReply(f *testing.F) {
 				t.Errorf("records (-want +got):\n%s", diff)
 			}
 		}
-		if again, err := newReply(p.wire(0), &r.key, 0); err != nil || !bytes.Equal(again.msg, p.msg) {
+		if again, err := NewResponse(p.Octets(0), &r.Key, 0); err != nil || !bytes.Equal(again.msg, p.msg) {
 			t.Errorf("got %v, %v from our own form; want the same", again, err)
 		}
 	})
@@ -293,10 +294,10 @@ func aged(rrs []dns.RR, age uint32) []string {
 	var out []string
 	for _, rr := range rrs {
 		h := rr.Header()
-		if ofHop(h.Rrtype) {
+		if HopByHop(h.Rrtype) {
 			continue
 		}
-		ttl := saneTTL(h.Ttl)
+		ttl := SaneTTL(h.Ttl)
 		if _, ok := rr.(*dns.SOA); ok {
 			ttl = 0 // it may have become that of the negative answer, see TestNegativeTTL
 		}

@@ -1,4 +1,4 @@
-package resolver
+package wire
 
 import (
 	"encoding/binary"
@@ -8,87 +8,96 @@ import (
 	"github.com/miekg/dns"
 )
 
-// message is a reply taken apart so that records can be changed and removed. What is not changed stays byte for byte,
+// Message is a response taken apart so that records can be changed and removed. What is not changed stays byte for byte,
 // but for the compression of names.
-type message struct {
-	header   [headerLen]byte
-	question []byte // QNAME, type, class
-	sections [3][]rr
+type Message struct {
+	Header   [HeaderLen]byte // Pack sets the counts
+	Question []byte          // QNAME, type, class
+	Sections [3][]Record     // by AnswerSection, AuthoritySection, AdditionalSection
 }
 
-// rr is a record of a message. Its RDATA is data, names and rest in a row.
-type rr struct {
-	owner      []byte // in wire form, in full
-	name       string // owner as text, in lower case with a final dot
-	typ, class uint16
-	ttl        uint32
-	data       []byte
-	names      [][]byte // those that may be compressed, in full
-	rest       []byte
+// Record is a resource record of a Message. Its RDATA is Data, Names and Rest in a row.
+type Record struct {
+	Owner       []byte // in wire form, in full
+	Name        string // owner as text, in lower case with a final dot
+	Type, Class uint16
+	TTL         uint32   // seconds, as it came; see SaneTTL
+	Data        []byte   // RDATA up to the first name that may be compressed
+	Names       [][]byte // those that may be compressed, in full
+	Rest        []byte   // RDATA behind Names
 }
 
-// rrKey names an RRset.
-type rrKey struct {
+// RRset is the name and type of an RRset.
+type RRset struct {
 	name string
-	typ  uint16
+	Type uint16
 }
 
-// set returns the RRset that the record belongs to, or for a signature the one that it signs.
-func (r *rr) set() rrKey {
-	if r.typ == dns.TypeRRSIG && len(r.data) >= 2 {
-		return rrKey{r.name, binary.BigEndian.Uint16(r.data)}
+// RRset returns the RRset that the record belongs to, or for a signature the one that it signs.
+func (r *Record) RRset() RRset {
+	if r.Type == dns.TypeRRSIG && len(r.Data) >= 2 {
+		return RRset{r.Name, binary.BigEndian.Uint16(r.Data)}
 	}
-	return rrKey{r.name, r.typ}
+	return RRset{r.Name, r.Type}
 }
 
-// isService reports whether the record is of the SVCB kind, in ServiceMode. See RFC 9460, Section 2.4.3.
-func (r *rr) isService() bool { return r.isSVCB() && (r.data[0] != 0 || r.data[1] != 0) }
+// IsService reports whether the record is of the SVCB kind, in ServiceMode. See RFC 9460, Section 2.4.3.
+func (r *Record) IsService() bool { return r.IsSVCB() && (r.Data[0] != 0 || r.Data[1] != 0) }
 
-// isSVCB reports whether the record is of the SVCB kind.
-func (r *rr) isSVCB() bool { return r.typ == dns.TypeHTTPS || r.typ == dns.TypeSVCB }
+// IsSVCB reports whether the record is of the SVCB kind.
+func (r *Record) IsSVCB() bool { return r.Type == dns.TypeHTTPS || r.Type == dns.TypeSVCB }
 
-// target returns the name that a CNAME or SVCB record points to as text. It is the owner if an SVCB record in
+// Target returns the name that a CNAME or SVCB record points to as text. It is the owner if an SVCB record in
 // ServiceMode says ".", and empty if one in AliasMode does. See RFC 9460, Section 2.5.
-func (r *rr) target() string {
+func (r *Record) Target() string {
 	switch {
-	case len(r.names[0]) > 1 || r.typ == dns.TypeCNAME:
-		return nameText(r.names[0])
-	case r.isService():
-		return r.name
+	case len(r.Names[0]) > 1 || r.Type == dns.TypeCNAME:
+		return NameText(r.Names[0])
+	case r.IsService():
+		return r.Name
 	}
 	return ""
 }
 
-// parseReply takes msg apart.
-func parseReply(msg []byte) (*message, error) {
-	if len(msg) < headerLen || len(msg) > maxMsg || binary.BigEndian.Uint16(msg[4:]) != 1 {
-		return nil, errMalformed
+// ParseMessage takes msg apart. The error is ErrMalformed.
+func ParseMessage(msg []byte) (*Message, error) {
+	if len(msg) < HeaderLen || len(msg) > MaxMessage || binary.BigEndian.Uint16(msg[4:]) != 1 {
+		return nil, ErrMalformed
 	}
 	off := questionEnd(msg)
 	if off == 0 {
-		return nil, errMalformed
+		return nil, ErrMalformed
 	}
-	m := &message{header: [headerLen]byte(msg), question: msg[headerLen:off]}
-	for section := range m.sections {
+	m := &Message{Header: [HeaderLen]byte(msg), Question: msg[HeaderLen:off]}
+	for section := range m.Sections {
 		for range binary.BigEndian.Uint16(msg[6+2*section:]) {
-			rec, ok := readRecord(msg, off, nil)
+			rec, ok := readPosition(msg, off, nil)
 			if !ok {
-				return nil, errMalformed
+				return nil, ErrMalformed
 			}
-			r := rr{owner: expandName(msg, off), typ: rec.typ, class: rec.class, ttl: rec.ttl}
-			r.name = nameText(r.owner)
+			r := Record{Owner: expandName(msg, off), Type: rec.typ, Class: rec.class, TTL: rec.ttl}
+			r.Name = NameText(r.Owner)
 			if !r.split(msg, rec) {
-				return nil, errMalformed
+				return nil, ErrMalformed
 			}
-			m.sections[section] = append(m.sections[section], r)
+			m.Sections[section] = append(m.Sections[section], r)
 			off = rec.end
 		}
 	}
 	return m, nil
 }
 
+// Rcode returns the RCODE of the header, without what EDNS adds to it.
+func (m *Message) Rcode() int { return int(m.Header[3] & 0xf) }
+
+// Type returns the type that was asked for.
+func (m *Message) Type() uint16 { return binary.BigEndian.Uint16(m.Question[len(m.Question)-4:]) }
+
+// Class returns the class that was asked for.
+func (m *Message) Class() uint16 { return binary.BigEndian.Uint16(m.Question[len(m.Question)-2:]) }
+
 // split sets data, names and rest.
-func (r *rr) split(msg []byte, rec record) bool {
+func (r *Record) split(msg []byte, rec position) bool {
 	before, names := nameLayout(msg[rec.data:rec.end], rec.typ)
 	off := rec.data + before
 	for range names {
@@ -99,13 +108,13 @@ func (r *rr) split(msg []byte, rec record) bool {
 		if end == 0 || end > rec.end {
 			return false
 		}
-		r.names = append(r.names, expandName(msg, off))
+		r.Names = append(r.Names, expandName(msg, off))
 		off = end
 	}
 	if off > rec.end {
 		return false
 	}
-	r.data, r.rest = msg[rec.data:rec.data+before], msg[off:rec.end]
+	r.Data, r.Rest = msg[rec.data:rec.data+before], msg[off:rec.end]
 	n := rec.end - rec.data
 	return (rec.typ != dns.TypeA || n == 4) && (rec.typ != dns.TypeAAAA || n == 16)
 }
@@ -165,25 +174,25 @@ func expandName(msg []byte, off int) []byte {
 	}
 }
 
-// nameText returns a name in full as text, in lower case with a final dot.
-func nameText(name []byte) string {
+// NameText returns a name in full as text, in lower case with a final dot.
+func NameText(name []byte) string {
 	text, _, _ := dns.UnpackDomainName(name, 0)
 	return strings.ToLower(text)
 }
 
-// pack puts the reply together, with its names compressed.
-func (m *message) pack() ([]byte, error) {
-	p := packer{msg: slices.Concat(m.header[:], m.question), at: make(map[string]int)}
-	qname := m.question[:len(m.question)-4]
-	p.note(qname, len(qname)-1, headerLen)
-	for section, rrs := range m.sections {
+// Pack puts the response together, with its names compressed.
+func (m *Message) Pack() ([]byte, error) {
+	p := packer{msg: slices.Concat(m.Header[:], m.Question), at: make(map[string]int)}
+	qname := m.Question[:len(m.Question)-4]
+	p.note(qname, len(qname)-1, HeaderLen)
+	for section, rrs := range m.Sections {
 		binary.BigEndian.PutUint16(p.msg[6+2*section:], uint16(len(rrs)))
 		for i := range rrs {
 			p.record(&rrs[i])
 		}
 	}
-	if len(p.msg) > maxMsg {
-		return nil, errMalformed
+	if len(p.msg) > MaxMessage {
+		return nil, ErrMalformed
 	}
 	return p.msg, nil
 }
@@ -195,21 +204,21 @@ type packer struct {
 }
 
 // record appends r.
-func (p *packer) record(r *rr) {
-	p.name(r.owner)
-	p.msg = binary.BigEndian.AppendUint16(p.msg, r.typ)
-	p.msg = binary.BigEndian.AppendUint16(p.msg, r.class)
-	p.msg = binary.BigEndian.AppendUint32(p.msg, r.ttl)
+func (p *packer) record(r *Record) {
+	p.name(r.Owner)
+	p.msg = binary.BigEndian.AppendUint16(p.msg, r.Type)
+	p.msg = binary.BigEndian.AppendUint16(p.msg, r.Class)
+	p.msg = binary.BigEndian.AppendUint32(p.msg, r.TTL)
 	start := len(p.msg) + 2
-	p.msg = append(append(p.msg, 0, 0), r.data...)
-	for _, name := range r.names {
-		if compresses(r.typ) {
+	p.msg = append(append(p.msg, 0, 0), r.Data...)
+	for _, name := range r.Names {
+		if compresses(r.Type) {
 			p.name(name)
 		} else {
 			p.msg = append(p.msg, name...)
 		}
 	}
-	p.msg = append(p.msg, r.rest...)
+	p.msg = append(p.msg, r.Rest...)
 	binary.BigEndian.PutUint16(p.msg[start-2:], uint16(len(p.msg)-start))
 }
 

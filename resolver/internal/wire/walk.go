@@ -1,4 +1,4 @@
-package resolver
+package wire
 
 import (
 	"bytes"
@@ -7,11 +7,11 @@ import (
 	"github.com/miekg/dns"
 )
 
-// The sections behind the question, in the order of their counts in the header.
+// The sections behind the question, as indices of Message.Sections.
 const (
-	inAnswer = iota
-	inAuthority
-	inAdditional
+	AnswerSection = iota
+	AuthoritySection
+	AdditionalSection
 )
 
 // walk is one pass over an upstream's message, from the first record to the last octet.
@@ -22,7 +22,7 @@ type walk struct {
 	rcode  uint16 // of the header; the walk extends it
 	minTTL uint32 // not more than that of any record
 	soaTTL uint32 // not more than the SOA of a negative answer allows
-	ede    ede
+	ede    EDE
 
 	// found
 	ttls       []uint16 // offsets of the TTLs that are kept
@@ -40,12 +40,12 @@ type walk struct {
 func (w *walk) sections(off int) bool {
 	w.end = off
 	for section := range 3 {
-		if section == inAdditional {
+		if section == AdditionalSection {
 			w.additional = off
 		}
 		for range binary.BigEndian.Uint16(w.msg[6+2*section:]) {
-			rec, ok := readRecord(w.msg, off, w.ttls)
-			if !ok || !w.record(section, off, rec) {
+			rec, ok := readPosition(w.msg, off, w.ttls)
+			if !ok || !w.add(section, off, rec) {
 				return false
 			}
 			off = rec.end
@@ -54,27 +54,27 @@ func (w *walk) sections(off int) bool {
 	return off == len(w.msg) && w.rcode <= 0xf
 }
 
-// record takes note of a record. Classes other than the question's have no place in an answer.
-func (w *walk) record(section, off int, rec record) bool {
-	if section == inAdditional && ofHop(rec.typ) {
+// add takes note of a record. Classes other than the question's have no place in an answer.
+func (w *walk) add(section, off int, rec position) bool {
+	if section == AdditionalSection && HopByHop(rec.typ) {
 		w.stripped = true
 		return rec.typ != dns.TypeOPT || w.readOPT(off, rec)
 	}
 	w.ttls = append(w.ttls, uint16(rec.fixed+4))
-	if ofHop(rec.typ) || rec.class != dns.ClassINET || !w.rdataValid(rec) {
+	if HopByHop(rec.typ) || rec.class != dns.ClassINET || !w.rdataValid(rec) {
 		return false
 	}
 	w.gap = w.gap || w.stripped
 	w.end = rec.end
-	w.minTTL = min(w.minTTL, saneTTL(rec.ttl))
+	w.minTTL = min(w.minTTL, SaneTTL(rec.ttl))
 	switch {
-	case section == inAnswer && rec.typ == w.qtype:
+	case section == AnswerSection && rec.typ == w.qtype:
 		w.found = true
-	case section == inAuthority && rec.typ == dns.TypeSOA:
+	case section == AuthoritySection && rec.typ == dns.TypeSOA:
 		w.soa = rec.fixed + 4
 		minimum := binary.BigEndian.Uint32(w.msg[rec.end-4:])
-		w.soaTTL = min(w.soaTTL, saneTTL(rec.ttl), saneTTL(minimum))
-	case section == inAdditional:
+		w.soaTTL = min(w.soaTTL, SaneTTL(rec.ttl), SaneTTL(minimum))
+	case section == AdditionalSection:
 		w.kept++
 	}
 	return true
@@ -82,14 +82,14 @@ func (w *walk) record(section, off int, rec record) bool {
 
 // readOPT takes the upper bits of the RCODE and the first Extended DNS Error from the upstream's OPT record. The
 // error's text is not passed on.
-func (w *walk) readOPT(off int, rec record) bool {
+func (w *walk) readOPT(off int, rec position) bool {
 	if w.opt || w.msg[off] != 0 {
 		return false
 	}
 	w.opt = true
 	w.rcode |= uint16(rec.ttl>>24) << 4
 	if data := optionIn(w.msg[rec.data:rec.end], dns.EDNS0EDE); len(data) >= 2 {
-		w.ede = ede(binary.BigEndian.Uint16(data))
+		w.ede = EDE(binary.BigEndian.Uint16(data))
 	}
 	return true
 }
@@ -110,46 +110,46 @@ func (w *walk) ttl() uint32 {
 	case w.rcode == dns.RcodeSuccess:
 		return w.minTTL
 	}
-	return failureTTL
+	return FailureTTL
 }
 
-// saneTTL reads a TTL with its top bit set as zero, see RFC 2181, Section 8, and caps it.
-func saneTTL(ttl uint32) uint32 {
+// SaneTTL reads a TTL with its top bit set as zero, see RFC 2181, Section 8, and caps it.
+func SaneTTL(ttl uint32) uint32 {
 	if ttl >= 1<<31 {
 		return 0
 	}
-	return min(ttl, maxTTL)
+	return min(ttl, MaxTTL)
 }
 
-// ofHop reports whether records of type typ are between two hops and never part of an answer.
-func ofHop(typ uint16) bool {
+// HopByHop reports whether records of type typ are between two hops and never part of an answer.
+func HopByHop(typ uint16) bool {
 	return typ == dns.TypeOPT || typ == dns.TypeTSIG || typ == dns.TypeTKEY || typ == dns.TypeSIG
 }
 
 // asks reports whether msg has one question and it is this one, but for the case of the name.
 func asks(msg, question []byte) bool {
-	end := headerLen + len(question)
+	end := HeaderLen + len(question)
 	if len(msg) < end || binary.BigEndian.Uint16(msg[4:]) != 1 || questionEnd(msg) != end {
 		return false
 	}
-	var k key
-	k.set(msg[headerLen:end], 0)
-	return bytes.Equal(k.bytes(), question)
+	var k Key
+	k.Set(msg[HeaderLen:end], 0)
+	return bytes.Equal(k.Bytes(), question)
 }
 
-// answers reports whether msg is a reply to query, which has its name in lower case. See RFC 5452, Section 9.1. An
+// Answers reports whether msg is a response to query, which has its name in lower case. See RFC 5452, Section 9.1. An
 // error may come as a header alone; that is worth not to be waited for, though nothing can be made of it.
-func answers(query, msg []byte) bool {
-	if len(msg) < headerLen || msg[0] != query[0] || msg[1] != query[1] ||
-		msg[2]&flagQR == 0 || msg[2]>>3&0xf != dns.OpcodeQuery {
+func Answers(query, msg []byte) bool {
+	if len(msg) < HeaderLen || msg[0] != query[0] || msg[1] != query[1] ||
+		msg[2]&FlagQR == 0 || msg[2]>>3&0xf != dns.OpcodeQuery {
 		return false
 	}
-	return len(msg) == headerLen && msg[3]&0xf != 0 || asks(msg, query[headerLen:questionEnd(query)])
+	return len(msg) == HeaderLen && msg[3]&0xf != 0 || asks(msg, query[HeaderLen:questionEnd(query)])
 }
 
 // rdataValid checks the RDATA of types that we or old clients look into: the names that may be compressed, and what
 // steering changes. Other types are opaque. See RFC 3597, Section 4.
-func (w *walk) rdataValid(rec record) bool {
+func (w *walk) rdataValid(rec position) bool {
 	n := rec.end - rec.data
 	switch rec.typ {
 	case dns.TypeA:
@@ -175,7 +175,7 @@ func (w *walk) rdataValid(rec record) bool {
 }
 
 // namesFill reports whether the RDATA of rec is before octets, names, and after octets, and nothing else.
-func (w *walk) namesFill(rec record, before, names, after int) bool {
+func (w *walk) namesFill(rec position, before, names, after int) bool {
 	off := rec.data + before
 	for range names {
 		if off >= rec.end {
