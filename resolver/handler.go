@@ -17,6 +17,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+
+	"github.com/cfrd-project/cfrd/resolver/steer"
 )
 
 // resolverHandler is the handler behind every listener. In this order a query meets: the header's sanity, who may
@@ -274,7 +276,7 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *wire.Key,
 		return nil, err
 	}
 	now := h.cache.now()
-	until := now + int64(set.steering.recheck)
+	until := now + int64(set.steering.MaxTTL())
 	if raw.Rcode() != dns.RcodeSuccess {
 		h.cache.insertSteered(k, set.gen, raw, nil, until)
 		return raw, nil
@@ -283,7 +285,7 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *wire.Key,
 	if err != nil {
 		return nil, err
 	}
-	if v == untouched {
+	if v == steer.Untouched {
 		h.cache.insertSteered(k, set.gen, raw, nil, until)
 		return raw, nil
 	}
@@ -291,15 +293,15 @@ func (h *resolverHandler) steer(ctx context.Context, set *settings, k *wire.Key,
 	if err != nil {
 		return nil, err
 	}
-	p.EDE, p.Rewritten = raw.EDE, v == steered
+	p.EDE, p.Rewritten = raw.EDE, v == steer.Steered
 	h.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.TTL)*int64(time.Second)))
 	return p, nil
 }
 
 // applySteering steers, and counts what failed.
-func (h *resolverHandler) applySteering(ctx context.Context, set *settings, flags uint8, q *query, octets []byte) ([]byte, verdict, error) {
-	out, v, err := set.steering.apply(ctx, octets, h.beside(set, flags, q))
-	if v == passed || errors.Is(err, errRelayFailed) {
+func (h *resolverHandler) applySteering(ctx context.Context, set *settings, flags uint8, q *query, octets []byte) ([]byte, steer.Verdict, error) {
+	out, v, err := set.steering.Apply(ctx, octets, h.beside(set, flags, q))
+	if v == steer.Passed || errors.Is(err, steer.ErrRelayFailed) {
 		h.steerFailed.Add(1)
 	}
 	return out, v, err
@@ -307,7 +309,7 @@ func (h *resolverHandler) applySteering(ctx context.Context, set *settings, flag
 
 // beside returns the lookup for what steering the answer to the client of q depends on. It does not steer, so that
 // nothing goes in circles, and takes DO and CD over, so that what it finds serves the client's own question as well.
-func (h *resolverHandler) beside(set *settings, flags uint8, q *query) lookup {
+func (h *resolverHandler) beside(set *settings, flags uint8, q *query) steer.Lookup {
 	return func(ctx context.Context, name string, qtype uint16) ([]byte, error) {
 		k, err := wire.NewKey(name, qtype, flags)
 		if err != nil {
@@ -348,7 +350,7 @@ func ExtendedErrors() []uint16 {
 func edeOf(err error) wire.EDE {
 	var network net.Error
 	switch {
-	case errors.Is(err, errRelayFailed):
+	case errors.Is(err, steer.ErrRelayFailed):
 		return wire.EDENotReady
 	case errors.Is(err, wire.ErrMalformed):
 		return wire.EDEInvalidData

@@ -6,6 +6,8 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+
+	"github.com/cfrd-project/cfrd/resolver/steer"
 )
 
 // complete returns the reply p of a local source, or if that ends with a CNAME, p and what the target has: stub
@@ -17,7 +19,7 @@ func (h *resolverHandler) complete(ctx context.Context, set *settings, r *wire.Q
 	if err != nil || !done {
 		return p, err
 	}
-	v := untouched
+	v := steer.Untouched
 	if set.view(q.client.Addr(), r) != viewRaw {
 		if octets, v, err = h.applySteering(ctx, set, r.Key.Flags, q, octets); err != nil {
 			return nil, err
@@ -26,7 +28,7 @@ func (h *resolverHandler) complete(ctx context.Context, set *settings, r *wire.Q
 	if p, err = wire.NewResponse(octets, &r.Key, now); err != nil {
 		return nil, err
 	}
-	p.Rewritten = v == steered
+	p.Rewritten = v == steer.Steered
 	return p, nil
 }
 

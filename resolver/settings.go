@@ -2,12 +2,12 @@ package resolver
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+
+	"github.com/cfrd-project/cfrd/resolver/steer"
 )
 
 // settings is a generation of Settings, ready for use. It is never changed.
@@ -22,9 +22,8 @@ type settings struct {
 
 // steering is a Steering, ready for use.
 type steering struct {
-	steerer
+	*steer.Steerer
 	clients prefixSet // nil: whoever may ask
-	recheck time.Duration
 }
 
 // newSettings validates set. Upstreams that are in old as well, which may be nil, are carried over with their
@@ -90,29 +89,24 @@ func (s *settings) localFor(client netip.Addr) []Local {
 	return []Local{s.public.local}
 }
 
-// newSteering validates s, which may be nil, and carries over from old, which may be nil too, what was learnt.
+// newSteering validates s, which may be nil, and carries over from old, which may be nil too, which names are targets.
 func (h *resolverHandler) newSteering(s *Steering, old *settings) (*steering, error) {
 	if s == nil {
 		return nil, nil
 	}
-	if s.Policy == nil || s.Relay == nil {
-		return nil, errors.New("needs a policy and a relay")
-	}
-	if s.MaxTTL < 0 {
-		return nil, fmt.Errorf("negative maximum TTL %s", s.MaxTTL)
-	}
-	out := &steering{steerer: steerer{*s, new(targets), h.cache.unsteer}, recheck: s.MaxTTL}
+	var before *steer.Steerer
 	if old != nil && old.steering != nil {
-		out.targets = old.steering.targets
+		before = old.steering.Steerer
 	}
-	if out.recheck == 0 {
-		out.recheck = DefaultSteerTTL
+	c := steer.Config{Policy: s.Policy, Relay: s.Relay, MaxTTL: s.MaxTTL, Hints: s.Hints, OnFailure: s.OnFailure}
+	st, err := steer.New(c, before, h.cache.unsteer)
+	if err != nil {
+		return nil, err
 	}
-	if len(s.Clients) == 0 {
-		return out, nil
+	out := &steering{Steerer: st}
+	if len(s.Clients) > 0 {
+		out.clients, err = newPrefixSet(s.Clients)
 	}
-	var err error
-	out.clients, err = newPrefixSet(s.Clients)
 	return out, err
 }
 
@@ -150,7 +144,7 @@ func (s *settings) view(client netip.Addr, r *wire.Query) view {
 	if st == nil || r.Key.Flags == wire.DO|wire.CD || st.clients != nil && !st.clients.contains(client) {
 		return viewRaw
 	}
-	if st.Relay.Healthy() {
+	if st.Healthy() {
 		return viewSteered
 	}
 	return viewDown

@@ -66,7 +66,8 @@ func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
 		"cmd/cfrd":                  {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
 		"relay":                     {"relay/addrmap"},                                             // asks it what an address stands for
-		"resolver":                  {"resolver/internal/wire"},                                    // names what it needs of others as interfaces of its own
+		"resolver":                  {"resolver/internal/wire", "resolver/steer"},                  // names what it needs of others as interfaces of its own
+		"resolver/steer":            {"resolver/internal/wire"},                                    // which addresses become the relay's
 		"resolver/internal/wire":    nil,                                                           // a leaf: octets, without sockets
 		"resolver/internal/dnstest": nil,                                                           // for tests
 		"dnr":                       {"ddr"},                                                       // announces what ddr describes
@@ -104,7 +105,8 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
 		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
-		{"github.com/miekg/dns", []string{"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
+		{"github.com/miekg/dns", []string{
+			"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "resolver/steer", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
 			"the relay must never see a name"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},

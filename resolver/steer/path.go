@@ -1,4 +1,4 @@
-package resolver
+package steer
 
 import (
 	"slices"
@@ -46,22 +46,22 @@ func extend(path []string, name string) []string {
 	return append(slices.Clone(path[:min(len(path), maxPath-1)]), name)
 }
 
-// learn remembers the names that service records point to, if steering depends on who does so, and keeps the TTL of
+// remember notes the names that service records point to, if steering depends on who does so, and keeps the TTL of
 // those records low, so that clients come back after a restart.
-func (r *rewrite) learn() {
+func (r *rewrite) remember() {
 	for _, section := range []int{wire.AnswerSection, wire.AdditionalSection} {
 		for i := range r.m.Sections[section] {
 			rec := &r.m.Sections[section][i]
 			if path := r.paths[rec.Name]; rec.IsSVCB() && path != nil {
-				r.learnTarget(rec, path)
+				r.rememberTarget(rec, path)
 			}
 		}
 	}
 }
 
-// learnTarget remembers the target of rec, to whose owner path leads. A target that clients ask for anyway, because
+// rememberTarget notes the target of rec, to whose owner path leads. A target that clients ask for anyway, because
 // it is QNAME, needs no remembering.
-func (r *rewrite) learnTarget(rec *wire.Record, path []string) {
+func (r *rewrite) rememberTarget(rec *wire.Record, path []string) {
 	target := rec.Target()
 	if target == "" || target == r.qname {
 		return
@@ -72,10 +72,10 @@ func (r *rewrite) learnTarget(rec *wire.Record, path []string) {
 		if len(names) > maxPath {
 			names = names[:maxPath]
 		}
-		if byName, _ := r.Policy.Scope(extend(names, target), ech || o.ech); byName {
+		if byName, _ := r.config.Policy.Scope(extend(names, target), ech || o.ech); byName {
 			until := time.Now().Add(time.Duration(wire.SaneTTL(rec.TTL))*time.Second + targetGrace)
-			if r.targets.learn(target, origin{names: names, ech: ech || o.ech, until: until}) {
-				r.learnt(target)
+			if r.targets.add(target, origin{names: names, ech: ech || o.ech, until: until}) {
+				r.forget(target)
 			}
 			if wire.SaneTTL(rec.TTL) > r.cap(wire.MaxTTL) {
 				r.capped[rec.RRset()] = true

@@ -1,6 +1,7 @@
-package resolver
+package steer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,32 +14,57 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
-// lookup resolves a question beside the client's own, through the cache and the upstreams, and returns the
-// unsteered reply in wire form. name is fully qualified, in lower case.
-type lookup func(ctx context.Context, name string, qtype uint16) ([]byte, error)
+// Lookup resolves a question that is not the client's own, and returns the unsteered response in wire form. name is fully
+// qualified, in lower case. It may wait for upstreams until ctx is done.
+type Lookup func(ctx context.Context, name string, qtype uint16) ([]byte, error)
 
-// steerer applies a Steering to replies.
-type steerer struct {
-	Steering
-	targets *targets          // outlives the Steering, which may be replaced
-	learnt  func(name string) // called when name has become a target: what was decided about it before is wrong
+// Steerer applies a Config to responses. It may be used from any goroutine.
+type Steerer struct {
+	config  Config
+	targets *targets          // handed on to the Steerer that replaces this one
+	forget  func(name string) // see New
 }
 
-// verdict says what apply made of a reply.
-type verdict uint8
+// New returns a steerer with configuration c, which remembers what old knew of targets; old may be nil. forget is
+// called with a name for which an address may have been found before it was known that the name is to be steered:
+// whatever was kept of that is wrong. It is called from within Apply.
+func New(c Config, old *Steerer, forget func(name string)) (*Steerer, error) {
+	if c.Policy == nil || c.Relay == nil {
+		return nil, errors.New("needs a policy and a relay")
+	}
+	if c.MaxTTL < 0 {
+		return nil, fmt.Errorf("negative maximum TTL %s", c.MaxTTL)
+	}
+	c.MaxTTL = cmp.Or(c.MaxTTL, DefaultTTL)
+	s := &Steerer{config: c, targets: new(targets), forget: forget}
+	if old != nil {
+		s.targets = old.targets
+	}
+	return s, nil
+}
 
+// MaxTTL returns how long a decision of s holds at most: the cap for what is rewritten.
+func (s *Steerer) MaxTTL() time.Duration { return s.config.MaxTTL }
+
+// Healthy reports whether the relay takes flows.
+func (s *Steerer) Healthy() bool { return s.config.Relay.Healthy() }
+
+// Verdict says what Apply made of a response.
+type Verdict uint8
+
+// Values of Verdict.
 const (
-	untouched verdict = iota // nothing: out is the reply itself
-	steered                  // it has relay addresses, or lacks addresses that no relay address stands for
-	shortened                // only TTLs are lower, so that it is asked for again, or additional addresses are left out
-	passed                   // as shortened, because the relay could not take a destination
+	Untouched Verdict = iota // nothing: it returned the response itself
+	Steered                  // it has relay addresses, or lacks addresses that no relay address stands for
+	Shortened                // only TTLs are lower, so that it is asked for again, or additional addresses are left out
+	Passed                   // as Shortened, because the relay could not take a destination
 )
 
-// errRelayFailed means that the relay cannot take a destination, and that clients are not to have it otherwise.
-var errRelayFailed = errors.New("resolver: relay cannot take a destination")
+// ErrRelayFailed means that the relay cannot take a destination, and that clients must not get its own address instead.
+var ErrRelayFailed = errors.New("relay cannot take a destination")
 
 const (
-	// unsureTTL caps the TTLs, in seconds, of answers that would have been others if an upstream or the relay had
+	// unsureTTL caps the TTLs, in seconds, of answers that would be others if an upstream or the relay had
 	// not failed.
 	unsureTTL = 5
 	// maxPath bounds the names that lead to an address. Resolvers give up on chains of about that length.
@@ -47,8 +73,8 @@ const (
 	maxAliases = 4
 )
 
-// apply returns what a client that may use the relay gets instead of reply, a complete message from an upstream,
-// which is never changed. Every A and AAAA record and every hint is looked at, whatever was asked for and in
+// Apply returns what a client that may use the relay gets instead of response, a complete message, which is never
+// changed. Every A and AAAA record and every hint is looked at, whatever was asked for and in
 // whichever section it is:
 //
 //   - an address that Policy steers becomes the relay's; if the relay has none in its family, it is removed. It is
@@ -60,24 +86,24 @@ const (
 //   - signatures of what was changed are removed, and AD is cleared. See RFC 6147, Section 5.5.
 //
 // If it cannot be found out whether a name has ech, it counts as having none, for unsureTTL. An error is
-// errMalformed or errRelayFailed.
-func (s *steerer) apply(ctx context.Context, reply []byte, beside lookup) (out []byte, v verdict, err error) {
-	m, err := wire.ParseMessage(reply)
+// wire.ErrMalformed or ErrRelayFailed.
+func (s *Steerer) Apply(ctx context.Context, response []byte, lookup Lookup) (out []byte, v Verdict, err error) {
+	m, err := wire.ParseMessage(response)
 	if err != nil {
-		return nil, untouched, err
+		return nil, Untouched, err
 	}
 	if !steerable(m) {
-		return reply, untouched, nil
+		return response, Untouched, nil
 	}
-	r := s.newRewrite(ctx, m, beside)
+	r := s.newRewrite(ctx, m, lookup)
 	switch v, err = r.run(); {
-	case errors.Is(err, errRelayFailed) && s.OnFailure == FailPass:
-		out, err = shorten(reply)
-		return out, passed, err
+	case errors.Is(err, ErrRelayFailed) && s.config.OnFailure == FailPass:
+		out, err = shorten(response)
+		return out, Passed, err
 	case err != nil:
-		return nil, untouched, err
-	case v == untouched:
-		return reply, untouched, nil
+		return nil, Untouched, err
+	case v == Untouched:
+		return response, Untouched, nil
 	}
 	out, err = m.Pack()
 	return out, v, err
@@ -93,9 +119,9 @@ func steerable(m *wire.Message) bool {
 	})
 }
 
-// shorten returns reply with TTLs of at most unsureTTL.
-func shorten(reply []byte) ([]byte, error) {
-	m, err := wire.ParseMessage(reply)
+// shorten returns response with TTLs of at most unsureTTL.
+func shorten(response []byte) ([]byte, error) {
+	m, err := wire.ParseMessage(response)
 	if err != nil {
 		return nil, err
 	}
@@ -116,9 +142,9 @@ func capTTLs(m *wire.Message, seconds uint32, which func(wire.RRset) bool) {
 
 // rewrite is one call of apply.
 type rewrite struct {
-	*steerer
+	*Steerer
 	ctx     context.Context
-	beside  lookup
+	lookup  Lookup
 	m       *wire.Message
 	qname   string
 	paths   map[string][]string // from QNAME to the names that it leads to
@@ -138,41 +164,33 @@ type relayed struct {
 	addr netip.Addr
 }
 
-func (s *steerer) newRewrite(ctx context.Context, m *wire.Message, beside lookup) *rewrite {
+func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, lookup Lookup) *rewrite {
 	qname := wire.NameText(m.Question[:len(m.Question)-4])
 	return &rewrite{
-		steerer: s, ctx: ctx, beside: beside, m: m, qname: qname,
+		Steerer: s, ctx: ctx, lookup: lookup, m: m, qname: qname,
 		paths:   paths(m, qname),
 		origins: s.targets.lookup(qname, time.Now()),
 		changed: make(map[wire.RRset]bool), capped: make(map[wire.RRset]bool), seen: make(map[relayed]bool),
 	}
 }
 
-// maxTTL returns the cap for what is rewritten.
-func (s *steerer) maxTTL() time.Duration {
-	if s.MaxTTL == 0 {
-		return DefaultSteerTTL
-	}
-	return s.MaxTTL
-}
-
 // cap returns the smaller of ttl and the cap, in seconds.
-func (s *steerer) cap(ttl uint32) uint32 {
-	return min(wire.SaneTTL(ttl), uint32(s.maxTTL()/time.Second))
+func (s *Steerer) cap(ttl uint32) uint32 {
+	return min(wire.SaneTTL(ttl), uint32(s.MaxTTL()/time.Second))
 }
 
 // run changes r.m and reports what it did.
-func (r *rewrite) run() (verdict, error) {
+func (r *rewrite) run() (Verdict, error) {
 	had := r.answers()
 	for section := range r.m.Sections {
 		if err := r.section(section); err != nil {
-			return untouched, err
+			return Untouched, err
 		}
 	}
-	r.learn()
+	r.remember()
 	if !r.answers() {
 		if err := r.fill(had); err != nil {
-			return untouched, err
+			return Untouched, err
 		}
 	}
 	r.dropSignatures()
@@ -183,11 +201,11 @@ func (r *rewrite) run() (verdict, error) {
 	switch {
 	case len(r.changed) > 0:
 		r.m.Header[3] &^= wire.FlagAD
-		return steered, nil
+		return Steered, nil
 	case len(r.capped) > 0 || r.unsure || r.trimmed:
-		return shortened, nil
+		return Shortened, nil
 	}
-	return untouched, nil
+	return Untouched, nil
 }
 
 // answers reports whether the Answer section has what was asked for.
@@ -257,7 +275,7 @@ func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) 
 		names = extend(names, target)
 	}
 	rest, changed, err := rewriteHints(rec.Rest, func(addr netip.Addr) (netip.Addr, bool, error) {
-		if r.Hints == HintsStrip && r.steers(names, addr.Unmap()) {
+		if r.config.Hints == HintsStrip && r.steers(names, addr.Unmap()) {
 			return netip.Addr{}, false, nil
 		}
 		return r.replace(names, addr, rec.TTL)
@@ -287,12 +305,12 @@ func (r *rewrite) replace(names []string, addr netip.Addr, ttl uint32) (netip.Ad
 
 // relayAddr asks the relay for an address that holds as long as the answer.
 func (r *rewrite) relayAddr(dst netip.Addr, v6 bool, ttl uint32) (netip.Addr, bool, error) {
-	if !r.Relay.Healthy() {
-		return netip.Addr{}, false, errRelayFailed
+	if !r.config.Relay.Healthy() {
+		return netip.Addr{}, false, ErrRelayFailed
 	}
-	addr, ok, err := r.Relay.RelayAddr(dst, v6, time.Duration(r.cap(ttl))*time.Second)
+	addr, ok, err := r.config.Relay.RelayAddr(dst, v6, time.Duration(r.cap(ttl))*time.Second)
 	if err != nil {
-		return netip.Addr{}, false, fmt.Errorf("%w: %w", errRelayFailed, err)
+		return netip.Addr{}, false, fmt.Errorf("%w: %w", ErrRelayFailed, err)
 	}
 	return addr, ok && addr.Is6() == v6, nil
 }
@@ -300,16 +318,16 @@ func (r *rewrite) relayAddr(dst netip.Addr, v6 bool, ttl uint32) (netip.Addr, bo
 // steers reports whether addr, found for the last of names, is steered: by a rule, or if none speaks of it, because
 // a service record of a steered name led to the first of names.
 func (r *rewrite) steers(names []string, addr netip.Addr) bool {
-	if r.Relay.Contains(addr) {
+	if r.config.Relay.Contains(addr) {
 		return false
 	}
 	ours := names[0] == r.qname
-	steer, matched := r.Policy.Steer(names, addr, func() bool { return ours && r.hasECH() })
+	steer, matched := r.config.Policy.Steer(names, addr, func() bool { return ours && r.hasECH() })
 	if matched || !ours {
 		return steer
 	}
 	return slices.ContainsFunc(r.origins, func(o origin) bool {
-		steer, _ := r.Policy.Steer(slices.Concat(o.names, names), addr, func() bool { return o.ech })
+		steer, _ := r.config.Policy.Steer(slices.Concat(o.names, names), addr, func() bool { return o.ech })
 		return steer
 	})
 }

@@ -1,4 +1,4 @@
-package resolver
+package steer
 
 import (
 	"net/netip"
@@ -10,7 +10,7 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
-// hasECH reports whether an HTTPS record of QNAME, or of the name behind its Attrleaf labels, carries ech. A reply that
+// hasECH reports whether an HTTPS record of QNAME, or of the name behind its Attrleaf labels, carries ech. A response that
 // has such records tells by itself.
 func (r *rewrite) hasECH() bool {
 	if !r.echKnown {
@@ -24,11 +24,11 @@ func (r *rewrite) hasECH() bool {
 // undecided reports whether addr is steered if the first of names has ech, which is not found out for names that are
 // not of the question: those of mail servers, say, in an Additional section that clients can do without.
 func (r *rewrite) undecided(names []string, addr netip.Addr) bool {
-	if names[0] == r.qname || r.Relay.Contains(addr) {
+	if names[0] == r.qname || r.config.Relay.Contains(addr) {
 		return false
 	}
 	asked := false
-	steer, _ := r.Policy.Steer(names, addr, func() bool { asked = true; return true })
+	steer, _ := r.config.Policy.Steer(names, addr, func() bool { asked = true; return true })
 	return asked && steer
 }
 
@@ -64,14 +64,14 @@ func (r *rewrite) lookupECH() bool {
 	return false
 }
 
-// ask returns the reply to a question beside the client's, or nil if that failed or the name does not exist.
+// ask returns the response to a question that is not the client's own, or nil if that failed or the name does not exist.
 func (r *rewrite) ask(name string, qtype uint16) *wire.Message {
-	reply, err := r.beside(r.ctx, name, qtype)
+	response, err := r.lookup(r.ctx, name, qtype)
 	if err != nil {
 		r.unsure = true
 		return nil
 	}
-	m, err := wire.ParseMessage(reply)
+	m, err := wire.ParseMessage(response)
 	if err != nil || m.Rcode() != dns.RcodeSuccess {
 		r.unsure = r.unsure || err != nil || m.Rcode() != dns.RcodeNameError
 		return nil

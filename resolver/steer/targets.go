@@ -1,4 +1,4 @@
-package resolver
+package steer
 
 import (
 	"slices"
@@ -24,14 +24,14 @@ type origin struct {
 }
 
 // targets remembers the names that service records of steered names pointed to, because clients ask for their
-// addresses next, and the question does not say why. It holds no clients. The zero value is ready for use.
+// addresses next, and the question does not say why. It does not remember who asked. The zero value is ready for use.
 type targets struct {
 	mu sync.Mutex
 	m  map[string][]origin // by target
 }
 
-// learn remembers that o leads to target, and reports whether that is news.
-func (t *targets) learn(target string, o origin) (news bool) {
+// add remembers that o leads to target, and reports whether that is news.
+func (t *targets) add(target string, o origin) (news bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {

@@ -1,4 +1,4 @@
-package resolver
+package steer
 
 import (
 	"errors"
@@ -12,19 +12,23 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
-// newSteerer returns a steerer with rules, for a test to change.
-func newSteerer(rules dnstest.Rules) *steerer {
-	return &steerer{Steering{Policy: rules, Relay: new(dnstest.Relay)}, new(targets), func(string) {}}
+// steererFor returns a steerer with rules, for a test to change.
+func steererFor(rules dnstest.Rules) *Steerer {
+	s, err := New(Config{Policy: rules, Relay: new(dnstest.Relay)}, nil, func(string) {})
+	if err != nil {
+		panic(err)
+	}
+	return s
 }
 
 // ask returns what s makes of the world's answer to "NAME TYPE": the verdict, then the records of the three sections,
 // with "-" and "+" as world has them.
-func (s *steerer) ask(t *testing.T, w dnstest.World, question string) []string {
+func (s *Steerer) ask(t *testing.T, w dnstest.World, question string) []string {
 	t.Helper()
 	name, qtype, _ := strings.Cut(question, " ")
 	reply := dnstest.Pack(t, w.Response(name, dns.StringToType[qtype]))
 	before := slices.Clone(reply)
-	out, v, err := s.apply(t.Context(), reply, w.Lookup(t))
+	out, v, err := s.Apply(t.Context(), reply, w.Lookup(t))
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -32,7 +36,7 @@ func (s *steerer) ask(t *testing.T, w dnstest.World, question string) []string {
 		t.Error("the reply itself was changed")
 	}
 	m := dnstest.Unpack(t, out)
-	if m.AuthenticatedData == (v == steered) {
+	if m.AuthenticatedData == (v == Steered) {
 		t.Errorf("got AD %v in a reply that is %s; want it if nothing that was signed was changed", m.AuthenticatedData, v.text())
 	}
 	lines := []string{v.text()}
@@ -45,7 +49,7 @@ func (s *steerer) ask(t *testing.T, w dnstest.World, question string) []string {
 	return lines
 }
 
-func (v verdict) text() string { return [...]string{"untouched", "steered", "shortened", "passed"}[v] }
+func (v Verdict) text() string { return [...]string{"untouched", "steered", "shortened", "passed"}[v] }
 
 // madeSOA is the SOA record of a NODATA answer of ours.
 func madeSOA(name string) string {
@@ -266,14 +270,14 @@ func TestSteer(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newSteerer(tt.rules)
-			s.Relay, s.Hints = &tt.relay, tt.hints
+			s := steererFor(tt.rules)
+			s.config.Relay, s.config.Hints = &tt.relay, tt.hints
 			if diff := cmp.Diff(tt.want, s.ask(t, tt.world, tt.question)); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", tt.question, diff)
 			}
 			for _, ttl := range tt.relay.Asked {
-				if ttl > DefaultSteerTTL {
-					t.Errorf("the relay was asked for %v; want no more than %v", ttl, DefaultSteerTTL)
+				if ttl > DefaultTTL {
+					t.Errorf("the relay was asked for %v; want no more than %v", ttl, DefaultTTL)
 				}
 			}
 		})
@@ -287,7 +291,7 @@ func TestSteerAgrees(t *testing.T) {
 		"www.example. 300 HTTPS 1 . ipv4hint=192.0.2.1,192.0.2.2 ech=AAEC ipv6hint=2001:db8:1::7",
 	}
 	for _, rules := range []dnstest.Rules{"www.example", "ech", "192.0.2.0/31 2001:db8:1::/48"} {
-		s := newSteerer(rules)
+		s := steererFor(rules)
 		var direct []string
 		for _, question := range []string{"www.example. A", "www.example. AAAA"} {
 			for _, line := range s.ask(t, w, question)[1:] {
@@ -309,28 +313,28 @@ func TestSteerFailure(t *testing.T) {
 	}
 	exhausted := errors.New("no address left")
 	t.Run("pass", func(t *testing.T) {
-		s := newSteerer("cdn.example")
-		s.Relay = &dnstest.Relay{Err: exhausted}
+		s := steererFor("cdn.example")
+		s.config.Relay = &dnstest.Relay{Err: exhausted}
 		want := []string{"passed", "www.cdn.example. 5 A 192.0.2.1", "+x.example. 5 A 192.0.2.2"}
 		if diff := cmp.Diff(want, s.ask(t, w, "www.cdn.example. A")); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
 	t.Run("aaaa-made-of-a", func(t *testing.T) {
-		s := newSteerer("cdn.example")
-		s.Relay = &dnstest.Relay{Err: exhausted}
+		s := steererFor("cdn.example")
+		s.config.Relay = &dnstest.Relay{Err: exhausted}
 		want := []string{"passed", "-example. 5 SOA ns.example. h.example. 1 2 3 4 40", "+x.example. 5 A 192.0.2.2"}
 		if diff := cmp.Diff(want, s.ask(t, w, "www.cdn.example. AAAA")); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
 	t.Run("servfail", func(t *testing.T) {
-		s := newSteerer("cdn.example")
-		s.Relay, s.OnFailure = &dnstest.Relay{Err: exhausted}, FailServfail
+		s := steererFor("cdn.example")
+		s.config.Relay, s.config.OnFailure = &dnstest.Relay{Err: exhausted}, FailServfail
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeHTTPS, dns.TypeAAAA} {
-			_, _, err := s.apply(t.Context(), dnstest.Pack(t, w.Response("www.cdn.example.", qtype)), w.Lookup(t))
-			if !errors.Is(err, errRelayFailed) || !errors.Is(err, exhausted) {
-				t.Errorf("%s: got %v; want %v", dns.TypeToString[qtype], err, errRelayFailed)
+			_, _, err := s.Apply(t.Context(), dnstest.Pack(t, w.Response("www.cdn.example.", qtype)), w.Lookup(t))
+			if !errors.Is(err, ErrRelayFailed) || !errors.Is(err, exhausted) {
+				t.Errorf("%s: got %v; want %v", dns.TypeToString[qtype], err, ErrRelayFailed)
 			}
 		}
 	})
@@ -344,13 +348,13 @@ func BenchmarkSteer(b *testing.B) {
 	reply := dnstest.Pack(b, w.Response("www.shop.example.", dns.TypeA))
 	for name, rules := range map[string]dnstest.Rules{"steered": "cdn.example", "untouched": "other.example"} {
 		b.Run(name, func(b *testing.B) {
-			s := newSteerer(rules)
+			s := steererFor(rules)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, err := s.apply(b.Context(), reply, nil); err != nil {
+				if _, _, err := s.Apply(b.Context(), reply, nil); err != nil {
 					b.Fatal(err)
 				}
-				s.Relay = new(dnstest.Relay) // the old one remembers every question
+				s.config.Relay = new(dnstest.Relay) // the old one remembers every question
 			}
 		})
 	}

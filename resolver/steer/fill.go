@@ -1,4 +1,4 @@
-package resolver
+package steer
 
 import (
 	"encoding/binary"
@@ -71,7 +71,7 @@ func (r *rewrite) synthesize() (made []wire.Record, err error) {
 func (r *rewrite) inScope() bool {
 	path := r.path(wire.AnswerSection, wire.NameText(r.end()))
 	for _, o := range append([]origin{{}}, r.origins...) {
-		if byName, byAddr := r.Policy.Scope(slices.Concat(o.names, path), true); byName || byAddr {
+		if byName, byAddr := r.config.Policy.Scope(slices.Concat(o.names, path), true); byName || byAddr {
 			return true
 		}
 	}

@@ -1,4 +1,4 @@
-package resolver
+package steer
 
 import (
 	"bytes"
@@ -43,7 +43,7 @@ func TestRewriteHints(t *testing.T) {
 	v6 := netip.MustParseAddr("2001:db8:1::7").AsSlice()
 	tests := []struct {
 		name     string
-		in, want []byte // want is nil for errMalformed
+		in, want []byte // want is nil for wire.ErrMalformed
 	}{
 		{"empty", nil, []byte{}},
 		{"ech-that-looks-like-hints", paramsOf(param(ech, hintsLike)), paramsOf(param(ech, hintsLike))},

@@ -1,4 +1,4 @@
-package resolver
+package steer
 
 import (
 	"bytes"
@@ -19,8 +19,8 @@ import (
 // TestSteerLeavesTheRest: only addresses, TTLs of their RRsets, and AD differ.
 func TestSteerLeavesTheRest(t *testing.T) {
 	in := dnstest.Everything()
-	out, v, err := newSteerer("cdn.example").apply(t.Context(), dnstest.Pack(t, in), nil)
-	if err != nil || v != steered {
+	out, v, err := steererFor("cdn.example").Apply(t.Context(), dnstest.Pack(t, in), nil)
+	if err != nil || v != Steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
 	}
 	in.AuthenticatedData = false
@@ -33,7 +33,7 @@ func TestSteerLeavesTheRest(t *testing.T) {
 }
 
 func TestSteerOtherClassesAndCodes(t *testing.T) {
-	s := newSteerer(".")
+	s := steererFor(".")
 	for name, change := range map[string]func(*dns.Msg){
 		"class-ch":  func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS },
 		"servfail":  func(m *dns.Msg) { m.Rcode = dns.RcodeServerFailure },
@@ -43,8 +43,8 @@ func TestSteerOtherClassesAndCodes(t *testing.T) {
 			m := dnstest.Everything()
 			change(m)
 			in := dnstest.Pack(t, m)
-			out, v, err := s.apply(t.Context(), in, nil)
-			if v != untouched || err != nil || !bytes.Equal(in, out) {
+			out, v, err := s.Apply(t.Context(), in, nil)
+			if v != Untouched || err != nil || !bytes.Equal(in, out) {
 				t.Errorf("got %v, %v, changed %v; want the reply itself", v, err, !bytes.Equal(in, out))
 			}
 		})
@@ -59,8 +59,8 @@ func TestSteerUnreadableParameters(t *testing.T) {
 	msg[7] = 1
 	rdata := append([]byte{0, 1, 0}, 0, 4, 0, 5, 192, 0, 2, 1, 9)
 	msg = append(msg, 0xc0, 12, 0, 65, 0, 1, 0, 0, 1, 44, 0, byte(len(rdata)))
-	out, v, err := newSteerer("cdn.example").apply(t.Context(), append(msg, rdata...), nil)
-	if err != nil || v != steered {
+	out, v, err := steererFor("cdn.example").Apply(t.Context(), append(msg, rdata...), nil)
+	if err != nil || v != Steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
 	}
 	if got := dnstest.Unpack(t, out); len(got.Answer) != 0 || len(got.Ns) != 1 {
@@ -71,13 +71,13 @@ func TestSteerUnreadableParameters(t *testing.T) {
 func TestSteerMalformed(t *testing.T) {
 	good := dnstest.Pack(t, dnstest.Everything())
 	for n := range good {
-		if _, _, err := newSteerer(".").apply(t.Context(), good[:n], nil); !errors.Is(err, wire.ErrMalformed) {
+		if _, _, err := steererFor(".").Apply(t.Context(), good[:n], nil); !errors.Is(err, wire.ErrMalformed) {
 			t.Fatalf("the first %d octets: got %v; want %v", n, err, wire.ErrMalformed)
 		}
 	}
 }
 
-// FuzzSteer steers 192.0.2.0/24 and 2001:db8:1::/48 in any reply.
+// FuzzSteer steers 192.0.2.0/24 and 2001:db8:1::/48 in any response.
 func FuzzSteer(f *testing.F) {
 	f.Add(dnstest.Pack(f, dnstest.Everything()), dnstest.Pack(f, dnstest.Everything()), false)
 	w := dnstest.World{
@@ -88,13 +88,13 @@ func FuzzSteer(f *testing.F) {
 	f.Add(dnstest.Pack(f, w.Response("a.example.", dns.TypeAAAA)), dnstest.Pack(f, w.Response("a.example.", dns.TypeA)), false) // made of A
 	f.Add(dnstest.Pack(f, w.Response("a.example.", dns.TypeANY)), dnstest.Pack(f, w.Response("a.example.", dns.TypeA)), true)
 	f.Fuzz(func(t *testing.T, reply, other []byte, poor bool) {
-		s := newSteerer("192.0.2.0/24 2001:db8:1::/48 ech")
-		s.Relay = &dnstest.Relay{No4: poor, No6: poor}
-		out, v, err := s.apply(t.Context(), reply, func(context.Context, string, uint16) ([]byte, error) { return other, nil })
+		s := steererFor("192.0.2.0/24 2001:db8:1::/48 ech")
+		s.config.Relay = &dnstest.Relay{No4: poor, No6: poor}
+		out, v, err := s.Apply(t.Context(), reply, func(context.Context, string, uint16) ([]byte, error) { return other, nil })
 		if err != nil {
 			return
 		}
-		if v == untouched && !bytes.Equal(out, reply) {
+		if v == Untouched && !bytes.Equal(out, reply) {
 			t.Error("changed, but untouched")
 		}
 		var before, after dns.Msg
@@ -112,8 +112,8 @@ func FuzzSteer(f *testing.F) {
 		if want, got := otherParams(&before), otherParams(&after); !cmp.Equal(want, got) {
 			t.Errorf("other parameters (-want +got):\n%s", cmp.Diff(want, got))
 		}
-		again, v, err := s.apply(t.Context(), out, func(context.Context, string, uint16) ([]byte, error) { return nil, wire.ErrMalformed })
-		if err != nil || v == steered {
+		again, v, err := s.Apply(t.Context(), out, func(context.Context, string, uint16) ([]byte, error) { return nil, wire.ErrMalformed })
+		if err != nil || v == Steered {
 			t.Errorf("steered again, or %v: %x", err, again)
 		}
 	})

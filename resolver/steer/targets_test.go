@@ -1,4 +1,4 @@
-package resolver
+package steer
 
 import (
 	"strings"
@@ -44,7 +44,7 @@ func TestSteerTargets(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newSteerer(tt.rules)
+			s := steererFor(tt.rules)
 			for question := range strings.SplitSeq(tt.first, ",") {
 				if question != "" {
 					s.ask(t, w, question)
@@ -61,7 +61,7 @@ func TestSteerTargets(t *testing.T) {
 // the memory of it outlives the TTL.
 func TestSteerTargetTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSteerer("shop.example")
+		s := steererFor("shop.example")
 		w := dnstest.World{"shop.example. 3600 HTTPS 1 edge.example. alpn=h2", "edge.example. 300 A 192.0.2.1"}
 		want := []string{"shortened", "shop.example. 60 HTTPS 1 edge.example. alpn=h2"}
 		if diff := cmp.Diff(want, s.ask(t, w, "shop.example. HTTPS")); diff != "" {
@@ -87,7 +87,7 @@ func TestTargetsAreBounded(t *testing.T) {
 	for i := range maxTargets + 100 {
 		name := string(rune('a'+i%26)) + time.Duration(i).String() + "."
 		for j := range maxOrigins + 2 {
-			ts.learn(name, origin{names: []string{time.Duration(j).String()}, until: until})
+			ts.add(name, origin{names: []string{time.Duration(j).String()}, until: until})
 		}
 		if n := len(ts.lookup(name, time.Now())); n != maxOrigins {
 			t.Fatalf("got %d origins; want %d", n, maxOrigins)

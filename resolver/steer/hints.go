@@ -1,4 +1,4 @@
-package resolver
+package steer
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ type replaceFunc func(addr netip.Addr) (netip.Addr, bool, error)
 
 // rewriteHints returns params with the addresses in ipv4hint and ipv6hint replaced, and whether that changed
 // anything. A hint without addresses is left out, and so is its key in mandatory. All other parameters stay byte for
-// byte. The error is errMalformed or from replace.
+// byte. The error is wire.ErrMalformed or from replace.
 func rewriteHints(params []byte, replace replaceFunc) (out []byte, changed bool, err error) {
 	list, ok := wire.ReadSvcParams(params)
 	if !ok {
