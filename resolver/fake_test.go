@@ -2,15 +2,9 @@ package resolver
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
-	"math/big"
-	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -19,6 +13,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
@@ -38,6 +33,13 @@ type fakeBackend struct {
 	last                    atomic.Pointer[query]
 	ttl                     atomic.Uint32
 }
+
+// These are used everywhere in this package.
+var (
+	frame           = dnstest.Frame
+	readFrame       = dnstest.ReadFrame
+	testCertificate = dnstest.Certificate
+)
 
 const largeReply = 60000
 
@@ -173,36 +175,6 @@ func (s *testServer) wait() error {
 	case <-time.After(20 * time.Second):
 		return errors.New("Run does not return")
 	}
-}
-
-func testCertificate(tb testing.TB) (tls.Certificate, *x509.CertPool) {
-	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "dns.example"},
-		DNSNames:              []string{"dns.example"},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 2), net.IPv6loopback},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots
 }
 
 // eventually waits until cond holds.

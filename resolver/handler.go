@@ -17,8 +17,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
-
 	"github.com/cfrd-project/cfrd/resolver/steer"
+	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
 // resolverHandler is the handler behind every listener. In this order a query meets: the header's sanity, who may
@@ -26,12 +26,13 @@ import (
 // meets the same, but for the local sources, which have said before that they have no answer.
 type resolverHandler struct {
 	// set once
-	log     zerolog.Logger
-	tasks   tasks
-	stop    context.CancelFunc
-	idle    uint16 // of connections, in units of 100 ms
-	cache   *cache
-	flights flights
+	log       zerolog.Logger
+	tasks     tasks
+	stop      context.CancelFunc
+	upstreams *upstream.Group
+	idle      uint16 // of connections, in units of 100 ms
+	cache     *cache
+	flights   flights
 
 	settings atomic.Pointer[settings]
 	mu       sync.Mutex // serializes update
@@ -54,6 +55,7 @@ func newHandler(cfg *Config) (*resolverHandler, error) {
 		cache: newCache(cmp.Or(cfg.CacheBytes, DefaultCacheBytes)),
 	}
 	h.tasks.ctx, h.stop = context.WithCancel(context.Background())
+	h.upstreams = upstream.NewGroup(h.tasks.ctx, h.cache.now, cfg.Log)
 	h.flights = flights{
 		tasks:   &h.tasks,
 		timeout: cmp.Or(cfg.Limits.QueryTimeout, defaultQueryTimeout),
@@ -68,6 +70,7 @@ func (h *resolverHandler) run(ctx context.Context) error {
 	<-ctx.Done()
 	h.stop()
 	h.tasks.wg.Wait()
+	h.upstreams.Wait()
 	return nil
 }
 
@@ -82,7 +85,7 @@ func (h *resolverHandler) update(set Settings) error {
 	}
 	h.settings.Store(s)
 	if old != nil {
-		old.retire(s)
+		old.upstreams.Retire(s.upstreams)
 	}
 	return nil
 }
@@ -98,9 +101,7 @@ func (h *resolverHandler) stats(s *Stats) {
 	s.CacheBytes, s.Entries, s.CacheHits = h.cache.stats()
 	s.CacheMisses = h.misses.Load()
 	s.Steered, s.SteerFailed = h.steered.Load(), h.steerFailed.Load()
-	for _, u := range h.settings.Load().upstreams {
-		s.Upstreams = append(s.Upstreams, u.stats())
-	}
+	s.Upstreams = h.settings.Load().upstreams.Stats()
 }
 
 // serves implements handler.
@@ -256,7 +257,7 @@ func (h *resolverHandler) fetch(ctx context.Context, set *settings, k *wire.Key)
 	}
 	copied := *k
 	return h.flights.do(ctx, flightName(set.gen, viewRaw, k), func(ctx context.Context) (*wire.Response, error) {
-		p, err := set.upstreams.resolve(ctx, &copied, h.cache.now)
+		p, err := set.upstreams.Resolve(ctx, &copied)
 		switch {
 		case err == nil:
 		case ctx.Err() == context.Canceled: // nobody waits, so that it may not even have been asked

@@ -12,12 +12,12 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
-
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
 // testHandler returns a handler for clients in 192.0.2.0/24 that asks these upstreams.
-func testHandler(t testing.TB, cfg Config, upstreams ...exchanger) *resolverHandler {
+func testHandler(t testing.TB, cfg Config, upstreams ...upstream.Exchanger) *resolverHandler {
 	t.Helper()
 	if cfg.CacheBytes == 0 {
 		cfg.CacheBytes = 1 << 20
@@ -25,21 +25,14 @@ func testHandler(t testing.TB, cfg Config, upstreams ...exchanger) *resolverHand
 	if cfg.Settings.Clients == nil {
 		cfg.Settings.Clients = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	}
+	for i, x := range upstreams {
+		u := Upstream{Addr: netip.AddrPortFrom(testLocal.Addr(), uint16(i+1)), Exchanger: x}
+		cfg.Settings.Upstreams = append(cfg.Settings.Upstreams, u)
+	}
 	h, err := newHandler(&cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := *h.settings.Load()
-	for i, x := range upstreams {
-		c := Upstream{Addr: netip.AddrPortFrom(testLocal.Addr(), uint16(i+1))}
-		u, err := newUpstream(c, &h.tasks, cfg.Log)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.x = x
-		set.upstreams = append(set.upstreams, u)
-	}
-	h.settings.Store(&set)
 	t.Cleanup(func() { stopHandler(t, h) })
 	return h
 }
@@ -173,15 +166,15 @@ func edeIn(m *dns.Msg) int {
 
 func TestUnanswered(t *testing.T) {
 	for name, row := range map[string]struct {
-		upstreams []exchanger
+		upstreams []upstream.Exchanger
 		want      uint16
 	}{
 		"no-upstream": {nil, dns.ExtendedErrorCodeNoReachableAuthority},
-		"silent": {[]exchanger{&dnstest.Upstream{Serve: func(ctx context.Context, _ *dns.Msg) (*dns.Msg, error) {
+		"silent": {[]upstream.Exchanger{&dnstest.Upstream{Serve: func(ctx context.Context, _ *dns.Msg) (*dns.Msg, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}}}, dns.ExtendedErrorCodeNoReachableAuthority},
-		"malformed": {[]exchanger{&dnstest.Upstream{Serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+		"malformed": {[]upstream.Exchanger{&dnstest.Upstream{Serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
 			return new(dns.Msg).SetReply(dnstest.Query("other.example.", dns.TypeA)), nil
 		}}}, dns.ExtendedErrorCodeInvalidData},
 	} {
@@ -296,24 +289,6 @@ func TestUpdateKeepsOldSettingsOnError(t *testing.T) {
 	}
 }
 
-func TestUpdateReusesUpstreams(t *testing.T) {
-	h := testHandler(t, Config{})
-	a, b := netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("192.0.2.2:53")
-	if err := h.update(Settings{Upstreams: []Upstream{{Addr: a}, {Addr: b}}}); err != nil {
-		t.Fatal(err)
-	}
-	old := h.settings.Load().upstreams
-	if err := h.update(Settings{Upstreams: []Upstream{{Addr: b}}}); err != nil {
-		t.Fatal(err)
-	}
-	if got := h.settings.Load().upstreams; len(got) != 1 || got[0] != old[1] {
-		t.Errorf("got %v; want the upstream that there was", got)
-	}
-	if old[0].ctx.Err() == nil || old[1].ctx.Err() != nil {
-		t.Error("want the first upstream retired, and only that")
-	}
-}
-
 func TestAnyIsMinimal(t *testing.T) {
 	up := dnstest.Records("www.example. 300 IN A 198.51.100.1")
 	h := testHandler(t, Config{}, up)
@@ -403,4 +378,26 @@ func TestWorkEndsWithTheLastWaiter(t *testing.T) {
 			t.Errorf("got %d cached replies; want none", entries)
 		}
 	})
+}
+
+func TestUpdateReusesUpstreams(t *testing.T) {
+	h := testHandler(t, Config{})
+	clients := []netip.Prefix{netip.PrefixFrom(testClient.Addr(), 32)}
+	x := [2]*dnstest.Upstream{dnstest.Records(), dnstest.Records("www.example. 300 IN A 198.51.100.1")}
+	a := Upstream{Addr: netip.MustParseAddrPort("192.0.2.1:53"), Exchanger: x[0]}
+	b := Upstream{Addr: netip.MustParseAddrPort("192.0.2.2:53"), Exchanger: x[1]}
+	if err := h.update(Settings{Clients: clients, Upstreams: []Upstream{b, a}}); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, h, dnstest.Query("www.example.", dns.TypeA), UDP)
+	if err := h.update(Settings{Clients: clients, Upstreams: []Upstream{b}}); err != nil {
+		t.Fatal(err)
+	}
+	var s Stats
+	if h.stats(&s); len(s.Upstreams) != 1 || s.Upstreams[0].Queries != 1 {
+		t.Errorf("got %v; want the upstream that there was, with its query", s.Upstreams)
+	}
+	if !x[0].Retired.Load() || x[1].Retired.Load() {
+		t.Error("want the upstream that is left out retired, and only that")
+	}
 }

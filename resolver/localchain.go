@@ -6,7 +6,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
-
 	"github.com/cfrd-project/cfrd/resolver/steer"
 )
 

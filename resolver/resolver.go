@@ -5,7 +5,6 @@ package resolver
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"net/http"
 	"net/netip"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/cfrd-project/cfrd/resolver/steer"
+	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
 // Config is what New needs. Listen, TLS, Limits and CacheBytes are fixed for the life of a Server; Settings can be
@@ -77,15 +77,7 @@ type Public struct {
 }
 
 // Upstream is a resolver that answers what we do not know.
-type Upstream struct {
-	// Protocol is UpstreamUDP (with TCP fallback) or UpstreamTLS.
-	Protocol UpstreamProtocol
-	Addr     netip.AddrPort
-	// Name is the authentication domain name for TLS; empty means that the certificate must carry Addr. See RFC 8310.
-	Name string
-	// RootCAs verify the upstream; nil means the system's.
-	RootCAs *x509.CertPool
-}
+type Upstream = upstream.Config
 
 // Steering says which destinations are reached through the relay, and how answers are changed to that end.
 type Steering struct {
@@ -122,12 +114,12 @@ const (
 )
 
 // UpstreamProtocol is how an upstream is asked.
-type UpstreamProtocol uint8
+type UpstreamProtocol = upstream.Protocol
 
 // Values of UpstreamProtocol.
 const (
-	UpstreamUDP UpstreamProtocol = iota // Do53 over UDP, with TCP for truncated answers
-	UpstreamTLS                         // DoT
+	UpstreamUDP = upstream.UDP
+	UpstreamTLS = upstream.TLS
 )
 
 // Defaults of Config and Steering.
@@ -155,9 +147,4 @@ type Stats struct {
 }
 
 // UpstreamStats are the counters of one upstream.
-type UpstreamStats struct {
-	Name     string // as configured: "udp://192.0.2.1:53"
-	Queries  uint64
-	Failures uint64
-	Healthy  bool
-}
+type UpstreamStats = upstream.Stats

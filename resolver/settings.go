@@ -6,8 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
-
 	"github.com/cfrd-project/cfrd/resolver/steer"
+	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
 // settings is a generation of Settings, ready for use. It is never changed.
@@ -16,7 +16,7 @@ type settings struct {
 	clients   prefixSet
 	local     []Local
 	public    public
-	upstreams pool
+	upstreams *upstream.Pool
 	steering  *steering // or nil
 }
 
@@ -26,8 +26,7 @@ type steering struct {
 	clients prefixSet // nil: whoever may ask
 }
 
-// newSettings validates set. Upstreams that are in old as well, which may be nil, are carried over with their
-// connections and what is known about their health.
+// newSettings validates set. What old, which may be nil, knows of upstreams and targets is carried over.
 func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, error) {
 	clients, err := newPrefixSet(set.Clients)
 	if err != nil {
@@ -46,19 +45,12 @@ func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, 
 	if s.steering, err = h.newSteering(set.Steering, old); err != nil {
 		return nil, fmt.Errorf("steering: %w", err)
 	}
-	for _, c := range set.Upstreams {
-		if s.upstream(c) != nil {
-			return nil, fmt.Errorf("upstream %s is there twice", c.Addr)
-		}
-		u := old.upstream(c)
-		if u == nil {
-			if u, err = newUpstream(c, &h.tasks, h.log); err != nil {
-				return nil, err
-			}
-		}
-		s.upstreams = append(s.upstreams, u)
+	var before *upstream.Pool
+	if old != nil {
+		before = old.upstreams
 	}
-	return s, nil
+	s.upstreams, err = h.upstreams.Pool(set.Upstreams, before)
+	return s, err
 }
 
 // public is a Public, ready for use.
@@ -108,33 +100,6 @@ func (h *resolverHandler) newSteering(s *Steering, old *settings) (*steering, er
 		out.clients, err = newPrefixSet(s.Clients)
 	}
 	return out, err
-}
-
-// upstream returns the upstream of s, which may be nil, that c describes, or nil.
-func (s *settings) upstream(c Upstream) *upstream {
-	if s == nil {
-		return nil
-	}
-	for _, u := range s.upstreams {
-		if u.config.equal(c) {
-			return u
-		}
-	}
-	return nil
-}
-
-// equal reports whether a and b are the same resolver, asked in the same way.
-func (a Upstream) equal(b Upstream) bool {
-	return a.Protocol == b.Protocol && a.Addr == b.Addr && a.Name == b.Name && a.RootCAs.Equal(b.RootCAs)
-}
-
-// retire lets go of the upstreams that next does not have.
-func (s *settings) retire(next *settings) {
-	for _, u := range s.upstreams {
-		if next.upstream(u.config) == nil {
-			u.retire()
-		}
-	}
 }
 
 // view returns what the client of r is to see. See RFC 6147, Section 5.5, for DO and CD: who sets both validates and

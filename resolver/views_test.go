@@ -13,7 +13,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
-
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
@@ -183,8 +182,10 @@ func TestBeside(t *testing.T) {
 		t.Error("want the answer cached")
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errTest)
-	if _, err := look(ctx, "new.example.", dns.TypeA); !errors.Is(err, errTest) {
-		t.Errorf("got %v; want %v", err, errTest)
+	cancel(errLeft)
+	if _, err := look(ctx, "new.example.", dns.TypeA); !errors.Is(err, errLeft) {
+		t.Errorf("got %v; want %v", err, errLeft)
 	}
 }
+
+var errLeft = errors.New("client left")

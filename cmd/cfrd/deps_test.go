@@ -64,13 +64,14 @@ func sourceFiles(t *testing.T) (files []sourceFile) {
 // TestImportsAmongOurs keeps the packages a star around cmd/cfrd: each can be read and tested alone.
 func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/cfrd":                  {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
-		"relay":                     {"relay/addrmap"},                                             // asks it what an address stands for
-		"resolver":                  {"resolver/internal/wire", "resolver/steer"},                  // names what it needs of others as interfaces of its own
-		"resolver/steer":            {"resolver/internal/wire"},                                    // which addresses become the relay's
-		"resolver/internal/wire":    nil,                                                           // a leaf: octets, without sockets
-		"resolver/internal/dnstest": nil,                                                           // for tests
-		"dnr":                       {"ddr"},                                                       // announces what ddr describes
+		"cmd/cfrd":                  {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"},     // puts everything together
+		"relay":                     {"relay/addrmap"},                                                 // asks it what an address stands for
+		"resolver":                  {"resolver/internal/wire", "resolver/steer", "resolver/upstream"}, // names what it needs of others as interfaces of its own
+		"resolver/upstream":         {"resolver/internal/wire"},                                        // how other resolvers are asked
+		"resolver/steer":            {"resolver/internal/wire"},                                        // which addresses become the relay's
+		"resolver/internal/wire":    nil,                                                               // a leaf: octets, without sockets
+		"resolver/internal/dnstest": nil,                                                               // for tests
+		"dnr":                       {"ddr"},                                                           // announces what ddr describes
 		"ddr":                       nil,
 		"zones":                     nil,
 		"relay/addrmap":             nil, // a leaf: a map of addresses that knows no names
@@ -106,7 +107,7 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
 		{"github.com/miekg/dns", []string{
-			"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "resolver/steer", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
+			"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "resolver/steer", "resolver/upstream", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
 			"the relay must never see a name"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},

@@ -12,7 +12,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
-
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 

@@ -71,12 +71,13 @@ func (w World) Lookup(t testing.TB) func(ctx context.Context, name string, qtype
 
 // Upstream is an upstream without a network.
 type Upstream struct {
-	Asked atomic.Int64 // queries
-	Serve func(ctx context.Context, m *dns.Msg) (*dns.Msg, error)
+	Asked   atomic.Int64 // queries
+	Retired atomic.Bool
+	Serve   func(ctx context.Context, m *dns.Msg) (*dns.Msg, error)
 }
 
 // Retire implements upstream.Exchanger.
-func (f *Upstream) Retire() {}
+func (f *Upstream) Retire() { f.Retired.Store(true) }
 
 // Exchange implements upstream.Exchanger.
 func (f *Upstream) Exchange(ctx context.Context, query []byte) ([]byte, error) {

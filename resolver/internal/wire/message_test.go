@@ -3,8 +3,9 @@ package wire
 import (
 	"testing"
 
-	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // TestMessageRoundTrip: what is not changed comes out as it went in, and no longer than the library writes it.

@@ -5,8 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // respond returns what a query gets that has no answer, or false if it gets nothing.

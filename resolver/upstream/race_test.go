@@ -1,4 +1,4 @@
-package resolver
+package upstream
 
 import (
 	"context"
@@ -14,44 +14,51 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
-
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
-// newTasks returns tasks that end with the test.
-func newTasks(t *testing.T) *tasks {
-	tk := new(tasks)
-	var stop context.CancelFunc
-	tk.ctx, stop = context.WithCancel(context.Background())
+// testGroup returns a group that ends with the test.
+func testGroup(t *testing.T) *Group {
+	ctx, stop := context.WithCancel(context.Background())
+	g := NewGroup(ctx, func() int64 { return 0 }, zerolog.Nop())
 	t.Cleanup(func() {
 		stop()
-		tk.wg.Wait()
+		g.Wait()
 	})
-	return tk
+	return g
 }
 
-// newPool returns a pool of these upstreams, in this order.
-func newPool(t *testing.T, xs ...exchanger) pool {
+// testPool returns a pool of these upstreams, in this order.
+func testPool(t *testing.T, xs ...Exchanger) *Pool {
 	t.Helper()
-	tk := newTasks(t)
-	var p pool
+	var list []Config
 	for i, x := range xs {
-		u, err := newUpstream(Upstream{Addr: netip.AddrPortFrom(testLocal.Addr(), uint16(i+1))}, tk, zerolog.Nop())
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.x = x
-		p = append(p, u)
+		addr := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.53"), uint16(i+1))
+		list = append(list, Config{Addr: addr, Exchanger: x})
+	}
+	p, err := testGroup(t).Pool(list, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return p
 }
 
+// testKey returns the key of the question for the address of www.example.
+func testKey(t testing.TB) *wire.Key {
+	t.Helper()
+	k, err := wire.NewKey("www.example.", dns.TypeA, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
 // resolveA asks p for the address of www.example.
-func resolveA(t *testing.T, p pool) (*wire.Response, error) {
+func resolveA(t *testing.T, p *Pool) (*wire.Response, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	return p.resolve(ctx, keyOf(t, "www.example.", dns.TypeA, 0), func() int64 { return 0 })
+	return p.Resolve(ctx, testKey(t))
 }
 
 var errTest = errors.New("test")
@@ -114,17 +121,17 @@ func TestFailover(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var xs []exchanger
+				var xs []Exchanger
 				for _, u := range row.upstreams {
 					xs = append(xs, u)
 				}
-				p := newPool(t, xs...)
+				p := testPool(t, xs...)
 				r, err := resolveA(t, p)
 				if !errors.Is(err, row.err) || err == nil && int(r.Rcode()) != row.rcode {
 					t.Errorf("got %v, %v; want RCODE %d, %v", r, err, row.rcode, row.err)
 				}
 				var asked []uint64 // without the probes that may have begun
-				for _, u := range p {
+				for _, u := range p.list {
 					asked = append(asked, u.stats().Queries)
 				}
 				if !slices.Equal(asked, row.asked) {
@@ -146,7 +153,7 @@ func TestHealth(t *testing.T) {
 			return up.Serve(ctx, m)
 		}}
 		second := good(time.Millisecond)
-		p := newPool(t, first, second)
+		p := testPool(t, first, second)
 		ask := func() {
 			t.Helper()
 			if _, err := resolveA(t, p); err != nil {
@@ -156,13 +163,13 @@ func TestHealth(t *testing.T) {
 		}
 		down.Store(true)
 		for range suspectAfter {
-			if !p[0].healthy() {
+			if !p.list[0].healthy() {
 				t.Fatal("sick too early")
 			}
 			ask()
 		}
-		if p[0].healthy() || !p[1].healthy() {
-			t.Fatalf("got health %t, %t; want the first sick", p[0].healthy(), p[1].healthy())
+		if p.list[0].healthy() || !p.list[1].healthy() {
+			t.Fatalf("got health %t, %t; want the first sick", p.list[0].healthy(), p.list[1].healthy())
 		}
 		asked := first.Asked.Load()
 		ask()
@@ -175,7 +182,7 @@ func TestHealth(t *testing.T) {
 		}
 		down.Store(false)
 		time.Sleep(2 * maxBackoff)
-		if !p[0].healthy() {
+		if !p.list[0].healthy() {
 			t.Error("got no probe that found it well")
 		}
 		asked = second.Asked.Load()
@@ -183,7 +190,7 @@ func TestHealth(t *testing.T) {
 		if got := second.Asked.Load(); got != asked {
 			t.Error("the first is not asked first again")
 		}
-		if st := p[0].stats(); st.Name != "udp://192.0.2.53:1" || !st.Healthy || st.Failures < suspectAfter || st.Queries <= st.Failures {
+		if st := p.list[0].stats(); st.Name != "udp://192.0.2.53:1" || !st.Healthy || st.Failures < suspectAfter || st.Queries <= st.Failures {
 			t.Errorf("got %+v", st)
 		}
 	})
@@ -193,7 +200,7 @@ func TestHealth(t *testing.T) {
 func TestSlowNamesDoNotMakeSick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := good(time.Millisecond)
-		p := newPool(t, &dnstest.Upstream{Serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+		p := testPool(t, &dnstest.Upstream{Serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 			if m.Question[0].Name == "." {
 				return root.Serve(ctx, m)
 			}
@@ -204,7 +211,7 @@ func TestSlowNamesDoNotMakeSick(t *testing.T) {
 			if _, err := resolveA(t, p); !errors.Is(err, errUnanswered) {
 				t.Errorf("got %v; want %v", err, errUnanswered)
 			}
-			if !p[0].healthy() {
+			if !p.list[0].healthy() {
 				t.Fatal("sick")
 			}
 		}
@@ -212,7 +219,7 @@ func TestSlowNamesDoNotMakeSick(t *testing.T) {
 }
 
 func TestDelayFollowsTheRoundTripTime(t *testing.T) {
-	u := newPool(t, silent())[0]
+	u := testPool(t, silent()).list[0]
 	if got := u.delay(); got != firstDelay {
 		t.Errorf("at first: got %s; want %s", got, firstDelay)
 	}

@@ -1,4 +1,4 @@
-package resolver
+package upstream
 
 import (
 	"bufio"
@@ -19,8 +19,8 @@ import (
 
 // Bounds of connections to one upstream.
 const (
-	// A connection that has conns' worth of queries under way gets company, so that one lost segment does not
-	// hold up all of them.
+	// A connection with busyConn queries under way is joined by another one, up to maxConns, so that one lost segment does
+	// not hold up all of them.
 	busyConn = 64
 	maxConns = 4
 	// maxPending leaves enough of the IDs free that one is soon found.
@@ -39,19 +39,19 @@ const (
 
 // Ends of a connection to an upstream.
 var (
-	errUpstreamIdle = errors.New("resolver: idle connection to upstream closed")
-	errStalled      = errors.New("resolver: connection to upstream gave nothing back")
-	errCrowded      = errors.New("resolver: too many queries wait for an upstream")
-	errStream       = errors.New("resolver: upstream sent what was not asked for")
+	errIdle           = errors.New("upstream: idle connection closed")
+	errStalled        = errors.New("upstream: no response over a connection for too long")
+	errTooManyQueries = errors.New("upstream: too many queries wait on a connection")
+	errStream         = errors.New("upstream: messages that answer no query")
 )
 
-// streamUpstream asks over TCP or TLS. Its connections are shared by all queries, which are pipelined and answered
+// streamExchanger asks over TCP or TLS. Its connections are shared by all queries, which are pipelined and answered
 // in any order. See RFC 7766, Section 6.2.1.1.
-type streamUpstream struct {
+type streamExchanger struct {
 	// set once
 	dial   func(context.Context) (net.Conn, error)
 	padded bool
-	tasks  *tasks
+	group  *Group
 
 	mu      sync.Mutex // guards the following and every streamConn
 	conns   []*streamConn
@@ -75,18 +75,18 @@ type streamConn struct {
 
 // streamQuery is one query that waits.
 type streamQuery struct {
-	query []byte
-	reply chan []byte // has room for one
+	query    []byte
+	response chan []byte // has room for one
 }
 
-// newStreamUpstream returns an upstream whose connections dial makes.
-func newStreamUpstream(t *tasks, dial func(context.Context) (net.Conn, error)) *streamUpstream {
-	return &streamUpstream{dial: dial, tasks: t}
+// newStream returns an upstream whose connections dial makes.
+func newStream(g *Group, dial func(context.Context) (net.Conn, error)) *streamExchanger {
+	return &streamExchanger{dial: dial, group: g}
 }
 
-// newTLSUpstream returns the DoT upstream that c describes: it must prove the name, or the address, see RFC 8310,
+// newTLS returns the DoT upstream that c describes: it must prove the name, or the address, see RFC 8310,
 // Section 8.1. Sessions are resumed.
-func newTLSUpstream(c Upstream, t *tasks) *streamUpstream {
+func newTLS(c Config, g *Group) *streamExchanger {
 	d := tls.Dialer{Config: &tls.Config{
 		ServerName:         cmp.Or(c.Name, c.Addr.Addr().WithZone("").String()),
 		RootCAs:            c.RootCAs,
@@ -94,7 +94,7 @@ func newTLSUpstream(c Upstream, t *tasks) *streamUpstream {
 		MinVersion:         tls.VersionTLS12,
 		ClientSessionCache: tls.NewLRUClientSessionCache(maxConns),
 	}}
-	u := newStreamUpstream(t, func(ctx context.Context) (net.Conn, error) {
+	u := newStream(g, func(ctx context.Context) (net.Conn, error) {
 		return d.DialContext(ctx, "tcp", c.Addr.String())
 	})
 	u.padded = true
@@ -102,7 +102,7 @@ func newTLSUpstream(c Upstream, t *tasks) *streamUpstream {
 }
 
 // Retire closes the connections as soon as nobody waits for them.
-func (u *streamUpstream) Retire() {
+func (u *streamExchanger) Retire() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.retired = true
@@ -113,27 +113,27 @@ func (u *streamUpstream) Retire() {
 
 // Exchange asks over a connection that there is, or a new one. That an upstream closes a connection after a while
 // is no failure: the query is sent again, once.
-func (u *streamUpstream) Exchange(ctx context.Context, query []byte) ([]byte, error) {
+func (u *streamExchanger) Exchange(ctx context.Context, query []byte) ([]byte, error) {
 	query = bytes.Clone(query)
 	if u.padded {
 		query = wire.PadQuery(query)
 	}
-	c, reply, err := u.try(ctx, query)
+	c, response, err := u.try(ctx, query)
 	if err != nil && ctx.Err() == nil && u.wasUsed(c) {
-		_, reply, err = u.try(ctx, query)
+		_, response, err = u.try(ctx, query)
 	}
-	return reply, err
+	return response, err
 }
 
 // wasUsed reports whether c had worked before it was closed.
-func (u *streamUpstream) wasUsed(c *streamConn) bool {
+func (u *streamExchanger) wasUsed(c *streamConn) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return c.answered
 }
 
 // pickLocked returns the connection for the next query.
-func (u *streamUpstream) pickLocked() *streamConn {
+func (u *streamExchanger) pickLocked() *streamConn {
 	var best *streamConn
 	for _, c := range u.conns {
 		if !c.stalled() && (best == nil || len(c.pending) < len(best.pending)) {
@@ -148,42 +148,42 @@ func (u *streamUpstream) pickLocked() *streamConn {
 	}
 	c := &streamConn{wake: make(chan struct{}, 1), closed: make(chan struct{}), pending: make(map[uint16]*streamQuery)}
 	u.conns = append(u.conns, c)
-	u.tasks.wg.Go(func() { u.serve(c) })
+	u.group.work.Go(func() { u.serve(c) })
 	return c
 }
 
-// stalled reports whether c has left queries without a reply for too long to be given more.
+// stalled reports whether c has left queries without a response for too long to be given more.
 func (c *streamConn) stalled() bool { return len(c.pending) > 0 && time.Since(c.since) > stallConn }
 
 // try asks once, over the connection that it returns.
-func (u *streamUpstream) try(ctx context.Context, query []byte) (c *streamConn, reply []byte, err error) {
-	q := &streamQuery{query: query, reply: make(chan []byte, 1)}
+func (u *streamExchanger) try(ctx context.Context, query []byte) (c *streamConn, response []byte, err error) {
+	q := &streamQuery{query: query, response: make(chan []byte, 1)}
 	if c, err = u.enqueue(q); err != nil {
 		return c, nil, err
 	}
 	select {
-	case reply = <-q.reply:
-		return c, reply, nil
+	case response = <-q.response:
+		return c, response, nil
 	case <-ctx.Done():
 		u.abandon(c, q)
 		return c, nil, context.Cause(ctx)
 	case <-c.closed:
 	}
 	select {
-	case reply = <-q.reply: // it came before the end
-		return c, reply, nil
+	case response = <-q.response: // it came before the end
+		return c, response, nil
 	default:
 		return c, nil, c.err
 	}
 }
 
 // enqueue gives q an ID that no other query on its connection has, and has it written.
-func (u *streamUpstream) enqueue(q *streamQuery) (*streamConn, error) {
+func (u *streamExchanger) enqueue(q *streamQuery) (*streamConn, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	c := u.pickLocked()
 	if len(c.pending) >= maxPending {
-		return c, errCrowded
+		return c, errTooManyQueries
 	}
 	id := randomID()
 	for c.pending[id] != nil {
@@ -205,7 +205,7 @@ func (u *streamUpstream) enqueue(q *streamQuery) (*streamConn, error) {
 }
 
 // abandon forgets q, which nobody waits for any more.
-func (u *streamUpstream) abandon(c *streamConn, q *streamQuery) {
+func (u *streamExchanger) abandon(c *streamConn, q *streamQuery) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	id := binary.BigEndian.Uint16(q.query)
@@ -216,27 +216,27 @@ func (u *streamUpstream) abandon(c *streamConn, q *streamQuery) {
 }
 
 // settleLocked sets until when c is read, after what waits for it has changed, or closes it if it is not needed.
-func (u *streamUpstream) settleLocked(c *streamConn) {
+func (u *streamExchanger) settleLocked(c *streamConn) {
 	switch {
 	case c.err != nil || c.conn == nil && !u.retired:
 	case len(c.pending) > 0 && c.conn != nil:
 		c.conn.SetReadDeadline(c.since.Add(deadConn))
 	case len(c.pending) > 0:
 	case u.retired:
-		u.closeLocked(c, errUpstreamIdle)
+		u.closeLocked(c, errIdle)
 	default:
 		c.conn.SetReadDeadline(time.Now().Add(idleConn))
 	}
 }
 
 // close closes c, unless it is, and tells everybody who waits for it why.
-func (u *streamUpstream) close(c *streamConn, err error) {
+func (u *streamExchanger) close(c *streamConn, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.closeLocked(c, err)
 }
 
-func (u *streamUpstream) closeLocked(c *streamConn, err error) {
+func (u *streamExchanger) closeLocked(c *streamConn, err error) {
 	if c.err != nil {
 		return
 	}
@@ -249,8 +249,8 @@ func (u *streamUpstream) closeLocked(c *streamConn, err error) {
 }
 
 // serve sets c up and reads from it until it is closed.
-func (u *streamUpstream) serve(c *streamConn) {
-	ctx, cancel := context.WithTimeout(u.tasks.ctx, dialTimeout)
+func (u *streamExchanger) serve(c *streamConn) {
+	ctx, cancel := context.WithTimeout(u.group.ctx, dialTimeout)
 	defer cancel()
 	conn, err := u.dial(ctx)
 	if err != nil {
@@ -258,15 +258,15 @@ func (u *streamUpstream) serve(c *streamConn) {
 		return
 	}
 	defer conn.Close()
-	defer context.AfterFunc(u.tasks.ctx, func() { u.close(c, net.ErrClosed) })()
+	defer context.AfterFunc(u.group.ctx, func() { u.close(c, net.ErrClosed) })()
 	if u.start(c, conn) {
-		u.tasks.wg.Go(func() { u.write(c, conn) })
+		u.group.work.Go(func() { u.write(c, conn) })
 		u.close(c, u.read(c, conn))
 	}
 }
 
 // start makes conn the connection of c, unless c was closed meanwhile.
-func (u *streamUpstream) start(c *streamConn, conn net.Conn) bool {
+func (u *streamExchanger) start(c *streamConn, conn net.Conn) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if c.err != nil {
@@ -278,7 +278,7 @@ func (u *streamUpstream) start(c *streamConn, conn net.Conn) bool {
 }
 
 // write writes what is queued, all that there is at once.
-func (u *streamUpstream) write(c *streamConn, conn net.Conn) {
+func (u *streamExchanger) write(c *streamConn, conn net.Conn) {
 	for {
 		select {
 		case <-c.wake:
@@ -298,7 +298,7 @@ func (u *streamUpstream) write(c *streamConn, conn net.Conn) {
 }
 
 // read hands out messages until there are no more, and returns why.
-func (u *streamUpstream) read(c *streamConn, conn net.Conn) error {
+func (u *streamExchanger) read(c *streamConn, conn net.Conn) error {
 	r := bufio.NewReader(conn)
 	for {
 		var length [2]byte
@@ -316,7 +316,7 @@ func (u *streamUpstream) read(c *streamConn, conn net.Conn) error {
 }
 
 // deliver gives msg to whom it answers. A message for nobody may be late; many are not.
-func (u *streamUpstream) deliver(c *streamConn, msg []byte) error {
+func (u *streamExchanger) deliver(c *streamConn, msg []byte) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(msg) < wire.HeaderLen {
@@ -333,7 +333,7 @@ func (u *streamUpstream) deliver(c *streamConn, msg []byte) error {
 	}
 	delete(c.pending, id)
 	c.stale, c.answered = 0, true
-	q.reply <- msg
+	q.response <- msg
 	u.settleLocked(c)
 	return nil
 }

@@ -1,4 +1,4 @@
-package resolver
+package upstream
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
-// maxStrays is how many datagrams that are no reply to the query are read before it is given up. Those come from
+// maxStrays is how many datagrams that are no response to the query are read before it is given up. Those come from
 // somebody who guesses.
 const maxStrays = 100
 
@@ -20,44 +20,44 @@ const maxStrays = 100
 // not cost us all descriptors, nor all ports there are between two addresses.
 const maxSockets = 4096
 
-// udpUpstream asks over UDP and, where that truncates, over TCP.
-type udpUpstream struct {
+// udpExchanger asks over UDP and, where that truncates, over TCP.
+type udpExchanger struct {
 	addr    string
-	tcp     *streamUpstream
+	tcp     *streamExchanger
 	sockets chan struct{} // has an element for each socket that is open
 }
 
-// newUDPUpstream returns the upstream at addr, which is asked at the same port over TCP.
-func newUDPUpstream(addr netip.AddrPort, t *tasks) *udpUpstream {
-	tcp := newStreamUpstream(t, func(ctx context.Context) (net.Conn, error) {
+// newUDP returns the upstream at addr, which is asked at the same port over TCP.
+func newUDP(addr netip.AddrPort, g *Group) *udpExchanger {
+	tcp := newStream(g, func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr.String())
 	})
-	return &udpUpstream{addr: addr.String(), tcp: tcp, sockets: make(chan struct{}, maxSockets)}
+	return &udpExchanger{addr: addr.String(), tcp: tcp, sockets: make(chan struct{}, maxSockets)}
 }
 
 // Retire implements exchanger.
-func (u *udpUpstream) Retire() { u.tcp.Retire() }
+func (u *udpExchanger) Retire() { u.tcp.Retire() }
 
 // Exchange asks over UDP first.
-func (u *udpUpstream) Exchange(ctx context.Context, query []byte) ([]byte, error) {
+func (u *udpExchanger) Exchange(ctx context.Context, query []byte) ([]byte, error) {
 	select {
 	case u.sockets <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	reply, err := u.exchangeUDP(ctx, query)
+	response, err := u.exchangeUDP(ctx, query)
 	<-u.sockets
-	if err == nil && reply == nil {
+	if err == nil && response == nil {
 		return u.tcp.Exchange(ctx, query)
 	}
-	return reply, err
+	return response, err
 }
 
 // exchangeUDP asks from a socket of its own: the kernel draws its port at random, and being connected it takes
-// datagrams from the upstream only. The ID is the other half of what a forger has to guess. The reply is nil if it
+// datagrams from the upstream only. The ID is the other half of what a forger has to guess. The response is nil if it
 // does not fit into a datagram. See RFC 5452, Section 9.2.
-func (u *udpUpstream) exchangeUDP(ctx context.Context, query []byte) ([]byte, error) {
+func (u *udpExchanger) exchangeUDP(ctx context.Context, query []byte) ([]byte, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "udp", u.addr)
 	if err != nil {
@@ -70,12 +70,12 @@ func (u *udpUpstream) exchangeUDP(ctx context.Context, query []byte) ([]byte, er
 	if _, err := conn.Write(query); err != nil {
 		return nil, err
 	}
-	return readReply(conn, query)
+	return readResponse(conn, query)
 }
 
-// readReply returns the first datagram that answers query, or nil if it is truncated. Others are passed over: who
+// readResponse returns the first datagram that answers query, or nil if it is truncated. Others are passed over: who
 // forges one must not be able to end the wait for the real one.
-func readReply(conn net.Conn, query []byte) ([]byte, error) {
+func readResponse(conn net.Conn, query []byte) ([]byte, error) {
 	var buf [wire.MaxUDP + 1]byte // one more, to notice what is longer than we asked for
 	for range maxStrays {
 		n, err := conn.Read(buf[:])
