@@ -83,7 +83,7 @@ type Upstream = upstream.Config
 type Steering struct {
 	Policy Policy
 	Relay  Relay
-	// Clients may use the relay; others get answers unchanged. Empty means all of Settings.Clients.
+	// Clients are the prefixes that may use the relay; others get answers unchanged. Empty means nobody.
 	Clients []netip.Prefix
 	// MaxTTL caps the TTL of a rewritten record. 0 means DefaultSteerTTL.
 	MaxTTL time.Duration

@@ -23,7 +23,7 @@ type settings struct {
 // steering is a Steering, ready for use.
 type steering struct {
 	*steer.Steerer
-	clients prefixSet // nil: whoever may ask
+	clients prefixSet // whose responses are steered
 }
 
 // newSettings validates set. What old, which may be nil, knows of upstreams and targets is carried over.
@@ -96,9 +96,7 @@ func (h *resolverHandler) newSteering(s *Steering, old *settings) (*steering, er
 		return nil, err
 	}
 	out := &steering{Steerer: st}
-	if len(s.Clients) > 0 {
-		out.clients, err = newPrefixSet(s.Clients)
-	}
+	out.clients, err = newPrefixSet(s.Clients)
 	return out, err
 }
 
@@ -106,7 +104,7 @@ func (h *resolverHandler) newSteering(s *Steering, old *settings) (*steering, er
 // must get what was signed.
 func (s *settings) view(client netip.Addr, r *wire.Query) view {
 	st := s.steering
-	if st == nil || r.Key.Flags == wire.DO|wire.CD || st.clients != nil && !st.clients.contains(client) {
+	if st == nil || r.Key.Flags == wire.DO|wire.CD || !st.clients.contains(client) {
 		return viewRaw
 	}
 	if st.Healthy() {

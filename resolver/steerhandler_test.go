@@ -16,6 +16,7 @@ import (
 // steeringHandler returns a handler that steers by rules what w knows.
 func steeringHandler(t *testing.T, steering Steering, w dnstest.World, local ...Local) *resolverHandler {
 	t.Helper()
+	steering.Clients = everybody
 	return testHandler(t, Config{Settings: Settings{Steering: &steering, Local: local}}, w.Upstream())
 }
 
@@ -60,7 +61,7 @@ func TestTargetIsSteeredAfterItsAddressWasCached(t *testing.T) {
 	}
 	if err := h.update(Settings{
 		Clients:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
-		Steering: &Steering{Policy: dnstest.Rules("shop.example"), Relay: new(dnstest.Relay)},
+		Steering: &Steering{Policy: dnstest.Rules("shop.example"), Relay: new(dnstest.Relay), Clients: everybody},
 	}); err != nil {
 		t.Fatal(err)
 	}

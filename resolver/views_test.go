@@ -18,9 +18,12 @@ import (
 
 var cdn = []string{"www.cdn.example. 300 IN A 192.0.2.1", "www.other.example. 300 IN A 192.0.2.2"}
 
-// steering returns settings that steer cdn.example to relay.
+// everybody may use the relay.
+var everybody = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
+// steeringTo returns settings that steer cdn.example to relay.
 func steeringTo(relay Relay) *Steering {
-	return &Steering{Policy: dnstest.Rules("cdn.example"), Relay: relay}
+	return &Steering{Policy: dnstest.Rules("cdn.example"), Relay: relay, Clients: everybody}
 }
 
 // addressOf returns the only address in the answer of m, or "" and why there is none.
@@ -94,14 +97,15 @@ func TestWhoIsSteered(t *testing.T) {
 		want    string // "" is SERVFAIL
 		ttl     uint32 // 60 if it is 0
 	}{
-		"everybody":              {want: "198.51.100.1"},
+		"everybody":              {clients: everybody, want: "198.51.100.1"},
+		"nobody":                 {want: "192.0.2.1", ttl: 300},
 		"this-client":            {clients: mine, want: "198.51.100.1"},
 		"other-clients":          {clients: other, want: "192.0.2.1", ttl: 300},
-		"do":                     {do: true, want: "198.51.100.1"},
-		"cd":                     {cd: true, want: "198.51.100.1"},
-		"do-and-cd":              {do: true, cd: true, want: "192.0.2.1", ttl: 300},
-		"relay-down-pass":        {down: true, want: "192.0.2.1", ttl: 5},
-		"relay-down-fail":        {down: true, fail: FailServfail, want: ""},
+		"do":                     {clients: everybody, do: true, want: "198.51.100.1"},
+		"cd":                     {clients: everybody, cd: true, want: "198.51.100.1"},
+		"do-and-cd":              {clients: everybody, do: true, cd: true, want: "192.0.2.1", ttl: 300},
+		"relay-down-pass":        {clients: everybody, down: true, want: "192.0.2.1", ttl: 5},
+		"relay-down-fail":        {clients: everybody, down: true, fail: FailServfail, want: ""},
 		"relay-down-fail-others": {clients: other, down: true, fail: FailServfail, want: "192.0.2.1", ttl: 300},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -142,7 +146,7 @@ func TestSteeredAnswersDoNotSurviveAnUpdate(t *testing.T) {
 	for rules, want := range map[dnstest.Rules]string{"other.example": "192.0.2.1", "example": "198.51.100.1", "!example": "192.0.2.1"} {
 		set := Settings{
 			Clients:  []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
-			Steering: &Steering{Policy: rules, Relay: relay},
+			Steering: &Steering{Policy: rules, Relay: relay, Clients: everybody},
 		}
 		if err := h.update(set); err != nil {
 			t.Fatal(err)
