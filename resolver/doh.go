@@ -97,6 +97,11 @@ func (x *dohExchange) message() []byte {
 	return x.get
 }
 
+// forget drops what x knows of a client, so that only buffers outlive a request.
+func (x *dohExchange) forget() {
+	x.path, x.query, x.contentType, x.q = "", "", "", query{}
+}
+
 // begin reports false when d is closed, and else that requests.Done must be called.
 func (d *doh) begin() bool {
 	d.mu.Lock()

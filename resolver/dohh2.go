@@ -61,6 +61,10 @@ func (d dohH2) Answer(r *h2.Request, w *h2.Response) h2.Outcome {
 	if did == h2.Answered {
 		d.respond(w, x)
 	}
+	if did != h2.Pending {
+		x.body, x.reply = nil, nil // they belong to the connection
+		x.forget()
+	}
 	return did
 }
 
@@ -70,6 +74,8 @@ func (d dohH2) Wait(ctx context.Context, r *h2.Request, w *h2.Response) {
 	x.body, x.reply = r.Body, w.Body
 	d.answerLater(ctx, x)
 	d.respond(w, x)
+	x.body, x.reply = nil, nil // they belong to the connection
+	x.forget()
 }
 
 func (d dohH2) respond(w *h2.Response, x *dohExchange) {

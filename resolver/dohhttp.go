@@ -13,6 +13,8 @@ import (
 func (d *doh) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p, ok := r.Context().Value(peerKey{}).(*peer)
 	if !ok || !d.begin() {
+		httpHeader(w.Header()).set(&d.retryAfter)
+		leaveBody(w.Header(), r)
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
@@ -50,6 +52,7 @@ func (d *doh) freeExchange(x *dohExchange) {
 	if cap(x.reply) > maxPooled {
 		x.reply = nil
 	}
+	x.forget()
 	d.exchanges.Put(x)
 }
 
@@ -84,7 +87,8 @@ func (d *doh) serveOther(w http.ResponseWriter, r *http.Request, x *dohExchange)
 	if x.q.transport == DoH {
 		httpHeader(w.Header()).set(&d.altSvc)
 	}
-	r.Body = io.NopCloser(bytes.NewReader(x.body))
+	r = r.WithContext(r.Context()) // a copy: the server still needs its own
+	r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(x.body)), int64(len(x.body)), nil
 	d.other.ServeHTTP(w, r)
 }
 

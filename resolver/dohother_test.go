@@ -16,7 +16,7 @@ func TestDoHOtherPaths(t *testing.T) {
 		cfg.HTTP = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 			body, err := io.ReadAll(r.Body)
-			if err != nil || r.ContentLength >= 0 && int64(len(body)) != r.ContentLength {
+			if err != nil || int64(len(body)) != r.ContentLength {
 				http.Error(w, fmt.Sprintf("got %d octets, %v; want %d", len(body), err, r.ContentLength), http.StatusInternalServerError)
 				return
 			}
