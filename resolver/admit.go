@@ -91,10 +91,11 @@ type job struct {
 // ones must not stay behind in the pool.
 const maxPooled = 2 * burstSize
 
-// newJob returns a job that holds a copy of q and its message.
+// newJob returns a job that holds a copy of q and its message, and takes over what was decided about q.
 func (f *frontend) newJob(q *query) *job {
 	j := f.jobs.Get().(*job)
 	j.q = *q
+	q.decision = nil
 	j.msg = append(j.msg[:0], q.msg...)
 	j.q.msg = j.msg
 	return j

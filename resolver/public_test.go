@@ -91,7 +91,7 @@ func TestPublicNameErrors(t *testing.T) {
 		"nobody-there": {"www.example.", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := newHandler(&Config{Settings: Settings{Public: p}}); err == nil {
+			if _, err := newForwarder(&Config{Settings: Settings{Public: p}}); err == nil {
 				t.Error("got no error; want one")
 			}
 		})

@@ -42,7 +42,8 @@ type query struct {
 	transport Transport
 
 	// set by the handler
-	ttl uint32 // lowest TTL of the reply in seconds, 0 if it must not be cached (for Cache-Control)
+	ttl      uint32    // lowest TTL of the response in seconds, 0 if it must not be cached (for Cache-Control)
+	decision *decision // of answerNow, for answer; or nil
 }
 
 // handler turns queries into replies. Replies are appended to dst, complete for the transport: truncated to what a
@@ -51,8 +52,8 @@ type handler interface {
 	// answerNow replies to what needs no waiting: what is refused, malformed, known here, or in the cache. It does not
 	// block and does not allocate on a cache hit.
 	answerNow(q *query, dst []byte) ([]byte, outcome)
-	// answer replies to everything else, waiting for upstreams until ctx is done. It is called after answerNow said
-	// pending for the same q, and always returns a reply.
+	// answer replies to everything else, waiting for upstreams until ctx is done. It is called once, after answerNow said
+	// pending for the same q or a copy of it, whose msg may have moved, and always returns a reply.
 	answer(ctx context.Context, q *query, dst []byte) []byte
 	// serves reports whether client may ask. Others can connect, to be told that they may not.
 	serves(client netip.Addr) bool

@@ -50,11 +50,11 @@ type service interface {
 // An address that is in use is an error, also where SO_REUSEPORT would allow it: a wildcard listener of this process
 // that is to share a port must be bound, with SO_REUSEPORT, after New.
 func New(cfg Config) (*Server, error) {
-	h, err := newHandler(&cfg)
+	f, err := newForwarder(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	return newServer(cfg, h)
+	return newServer(cfg, f)
 }
 
 func newServer(cfg Config, b backend) (*Server, error) {
