@@ -65,17 +65,18 @@ func newForwarder(cfg *Config) (*forwarder, error) {
 	f.tasks.ctx, f.stop = context.WithCancel(context.Background())
 	f.upstreams = upstream.NewGroup(f.tasks.ctx, f.cache.now, cfg.Log)
 	f.flights = flights{tasks: &f.tasks, timeout: limits.QueryTimeout, m: make(map[string]*flight)}
-	return f, f.update(cfg.Settings)
+	if err := f.update(cfg.Settings); err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
 }
 
-// run waits until ctx is done, ends all work for upstreams, and waits for that. Listeners must have ended before
-// ctx does.
-func (f *forwarder) run(ctx context.Context) error {
-	<-ctx.Done()
+// close implements backend.
+func (f *forwarder) close() {
 	f.stop()
 	f.tasks.wg.Wait()
 	f.upstreams.Wait()
-	return nil
 }
 
 // update replaces the settings. On an error the old ones stay.

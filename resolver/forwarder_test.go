@@ -34,17 +34,8 @@ func testHandler(t testing.TB, cfg Config, upstreams ...upstream.Exchanger) *for
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { stopHandler(t, h) })
+	t.Cleanup(h.close)
 	return h
-}
-
-// stopHandler ends h and waits for everything that it started.
-func stopHandler(t testing.TB, h *forwarder) {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if err := h.run(ctx); err != nil {
-		t.Errorf("run: %v", err)
-	}
 }
 
 // ask sends m and returns the reply and how it came about.
