@@ -13,7 +13,7 @@ import (
 // settings is a generation of Settings, ready for use. It is never changed.
 type settings struct {
 	gen       uint32
-	clients   prefixSet
+	clients   *prefixSet
 	local     []Local
 	public    public
 	upstreams *upstream.Pool
@@ -23,7 +23,7 @@ type settings struct {
 // steering is a Steering, ready for use.
 type steering struct {
 	*steer.Steerer
-	clients prefixSet // whose responses are steered
+	clients *prefixSet // whose responses are steered
 }
 
 // newSettings validates set. What old, which may be nil, knows of upstreams and targets is carried over.

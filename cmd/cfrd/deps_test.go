@@ -72,7 +72,7 @@ func TestImportsAmongOurs(t *testing.T) {
 		"cmd/cfrd/internal/certs":           nil,                                                               // a leaf: does not know where certificates come from
 		"cmd/cfrd/internal/certs/certstest": nil,                                                               // for tests
 		"cmd/cfrd/internal/check":           {"resolver", "ddr", "dnr"},                                        // names transports, and reads what resolvers and links say
-		"cmd/cfrd/internal/config":          {"resolver", "ddr", "zones"},                                      // asks their rules, and builds none of them
+		"cmd/cfrd/internal/config":          {"resolver", "ddr", "zones", "relay", "relay/addrmap"},            // asks their rules, and builds none of them
 		"relay":                             {"relay/addrmap"},                                                 // asks it what an address stands for
 		"resolver":                          {"resolver/internal/wire", "resolver/steer", "resolver/upstream"}, // names what it needs of others as interfaces of its own
 		"resolver/upstream":                 {"resolver/internal/wire"},                                        // how other resolvers are asked
@@ -120,6 +120,8 @@ func TestImportsOfOthers(t *testing.T) {
 			"cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check", "e2e/bench",
 		},
 			"the relay must never see a name"},
+		{"github.com/gaissmai/bart", []string{"resolver", "relay", "zones"},
+			"each has its own set of prefixes, with one meaning"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
