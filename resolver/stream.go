@@ -24,14 +24,14 @@ func (s *streams) close() { s.ln.Close() }
 func (s *streams) serve(stop, kill context.Context) error {
 	defer context.AfterFunc(stop, s.close)()
 	defer s.close()
-	var work sync.WaitGroup
-	defer work.Wait()
+	var conns sync.WaitGroup
+	defer conns.Wait()
 	for {
 		c, err := s.ln.accept()
 		if err != nil {
 			return unlessClosed(err)
 		}
-		work.Go(func() { s.serveConn(stop, kill, c) })
+		conns.Go(func() { s.serveConn(stop, kill, c) })
 	}
 }
 
@@ -77,7 +77,7 @@ type stream struct {
 	c       net.Conn
 	q       query
 	waiting chan struct{} // holds one for each query that waits; full, nothing is read
-	work    sync.WaitGroup
+	queries sync.WaitGroup // that wait for upstreams
 
 	in      []byte    // what was read and not yet answered
 	out     *job      // holds answers that are not written yet; or nil
@@ -114,7 +114,7 @@ func (st *stream) serve(stop, kill context.Context) {
 		cancel() // nobody is there to read the answers
 	}
 	// A client that has sent a FIN after its last query still gets all answers.
-	st.work.Wait()
+	st.queries.Wait()
 }
 
 // read answers queries until there are no more, which is not an error. ctx is for those that have to wait.
@@ -269,16 +269,14 @@ func (st *stream) later(ctx context.Context) error {
 		return st.write(reply)
 	}
 	j := st.newJob(&st.q)
-	st.work.Add(1)
+	st.queries.Add(1)
 	go st.finish(ctx, j)
 	return nil
 }
 
 func (st *stream) finish(ctx context.Context, j *job) {
-	defer st.work.Done()
-	j.reply = st.wait(ctx, &j.q, append(j.reply[:0], 0, 0))
-	// The slot is free before the write, which can take as long as the client likes to read nothing.
-	st.giveSlot(j.q.client.Addr())
+	defer st.queries.Done()
+	j.reply = st.answerWaiting(ctx, &j.q, append(j.reply[:0], 0, 0))
 	if !endMessage(j.reply, 0) || st.write(j.reply) != nil {
 		st.c.Close()
 	}
