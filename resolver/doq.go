@@ -51,7 +51,7 @@ type doqConn struct {
 	*frontend
 	c       *quic.Conn
 	q       query
-	readers chan struct{} // holds one for each stream that is read
+	readers chan struct{}  // holds one for each stream that is read
 	streams sync.WaitGroup // under way
 
 	mu     sync.Mutex

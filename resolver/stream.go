@@ -49,15 +49,15 @@ func (s *streams) serveConn(stop, kill context.Context, c *conn) {
 		if err != nil {
 			return
 		}
-		// Says goodbye before c is closed. It waits for its turn to write, for which it sets a deadline of its own.
+		// Sends close_notify before c is closed. It waits for its turn to write, for which it sets a deadline of its own.
 		defer tc.Close()
 		st.c = tc
 	}
 	st.serve(stop, kill)
 }
 
-// flushConn writes what is gathered before it waits for more. Below TLS it knows what a reader of records cannot: that
-// none is left in the buffer.
+// flushConn calls flush before it reads, so that what has been gathered is written before it waits for more. It is the
+// connection below TLS, because only there it is known that no record is left that could be read without waiting.
 type flushConn struct {
 	net.Conn
 	flush func() error
@@ -76,7 +76,7 @@ type stream struct {
 	*frontend
 	c       net.Conn
 	q       query
-	waiting chan struct{} // holds one for each query that waits; full, nothing is read
+	waiting chan struct{}  // holds one for each query that waits; full, nothing is read
 	queries sync.WaitGroup // that wait for upstreams
 
 	in      []byte    // what was read and not yet answered
@@ -101,7 +101,7 @@ var (
 	errIdle         = errors.New("idle for too long")
 )
 
-// serve answers until the client has no more queries, or goes, or stop is done.
+// serve answers until the client has no more queries, or the connection ends, or stop is done.
 func (st *stream) serve(stop, kill context.Context) {
 	ctx, cancel := context.WithCancel(kill)
 	defer cancel()
@@ -111,7 +111,7 @@ func (st *stream) serve(stop, kill context.Context) {
 		err = st.flush()
 	}
 	if err != nil {
-		cancel() // nobody is there to read the answers
+		cancel() // nobody reads the responses any more
 	}
 	// A client that has sent a FIN after its last query still gets all answers.
 	st.queries.Wait()
@@ -148,7 +148,7 @@ func (st *stream) read(stop, ctx context.Context) error {
 }
 
 // arm sets the read deadline: for a whole message from its first octet on, or for the first octet. The latter is moved
-// only when an eighth of it is gone, which makes it almost free.
+// only when an eighth of it has passed, which makes it almost free.
 func (st *stream) arm() error {
 	now := time.Now()
 	partial := len(st.in) > 0
@@ -298,7 +298,7 @@ func (st *stream) flush() error {
 // writeTimeout is how long a client may take to make room for answers.
 const writeTimeout = 5 * time.Second
 
-// write writes whole messages. The deadline is moved only when half of it is gone.
+// write writes whole messages. The deadline is moved only when half of it has passed.
 func (st *stream) write(b []byte) error {
 	if len(b) == 0 {
 		return nil
