@@ -68,7 +68,7 @@ func newServer(cfg Config, b backend) (*Server, error) {
 	s := &Server{frontend: newFrontend(b, cfg.Limits.withDefaults(), cfg.Log), backend: b}
 	for _, bind := range []func(*Config) error{s.bindDo53, s.bindDoT, s.bindDoH, s.bindDoQ} {
 		if err := bind(&cfg); err != nil {
-			s.close()
+			s.Close()
 			return nil, err
 		}
 	}
@@ -203,8 +203,8 @@ func (s *Server) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-// close gives up the addresses of a server that is not served.
-func (s *Server) close() {
+// Close closes the listeners of a server that never runs. Run closes them itself.
+func (s *Server) Close() {
 	for _, svc := range s.services {
 		svc.close()
 	}

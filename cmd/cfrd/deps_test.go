@@ -66,21 +66,30 @@ func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
 		"cmd/cfrd": { // puts everything together
 			"cmd/cfrd/internal/acme", "cmd/cfrd/internal/certs", "cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
+			"cmd/cfrd/internal/demo",
 			"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
 		},
-		"cmd/cfrd/internal/acme":            {"cmd/cfrd/internal/certs", "resolver"}, // gives the resolver the zone of a challenge
-		"cmd/cfrd/internal/certs":           nil,                                     // a leaf: does not know where certificates come from
-		"cmd/cfrd/internal/certs/certstest": nil,                                     // for tests
-		"cmd/cfrd/internal/check":           {"resolver", "ddr", "dnr"},              // names transports, and reads what resolvers and links say
-		"cmd/cfrd/internal/config":          {"resolver", "ddr", "zones"},            // asks their rules, and builds none of them
-		"relay":                             {"relay/addrmap"},                       // asks it what an address stands for
-		"resolver":                          nil,                                     // names what it needs as interfaces of its own
-		"dnr":                               {"ddr"},                                 // announces what ddr describes
-		"ddr":                               nil,
-		"zones":                             nil,
-		"relay/addrmap":                     nil, // a leaf: a map of addresses that knows no names
-		"e2e":                               nil, // runs the binary
-		"e2e/bench":                         nil,
+		// Gives the resolver the zone of a challenge, and the holder its certificates.
+		"cmd/cfrd/internal/acme": {"cmd/cfrd/internal/certs", "cmd/cfrd/internal/reuseport", "resolver"},
+		// A leaf: it does not know where certificates come from.
+		"cmd/cfrd/internal/certs":           nil,
+		"cmd/cfrd/internal/certs/certstest": nil, // for tests
+		// Names transports, and reads what resolvers and links say.
+		"cmd/cfrd/internal/check": {"resolver", "ddr", "dnr"},
+		// Asks the packages' rules, and builds none of them.
+		"cmd/cfrd/internal/config": {"resolver", "ddr", "zones"},
+		// Gets its node from a function.
+		"cmd/cfrd/internal/demo":      {"cmd/cfrd/internal/check", "cmd/cfrd/internal/reuseport", "resolver", "zones"},
+		"cmd/cfrd/internal/reuseport": nil,               // a leaf: one socket option
+		"relay":                       {"relay/addrmap"}, // asks it what an address stands for
+		"resolver":                    nil,               // names what it needs as interfaces of its own
+		"dnr":                         {"ddr"},           // announces what ddr describes
+		"ddr":                         nil,
+		"zones":                       nil,
+		"relay/addrmap":               nil, // a leaf: a map of addresses that knows no names
+		"e2e":                         nil, // runs the binary
+		"e2e/netns":                   nil, // for tests
+		"e2e/bench":                   nil,
 	}
 	for _, f := range sourceFiles(t) {
 		list, known := allowed[f.folder]
@@ -109,14 +118,15 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/caddyserver/certmagic", []string{"cmd/cfrd/internal/acme"}, "services get a *tls.Config"},
 		{"github.com/mholt/acmez", []string{"cmd/cfrd/internal/acme"}, "services get a *tls.Config"},
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
-		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "cmd/cfrd/internal/check", "e2e/bench"},
+		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "cmd/cfrd/internal/check", "cmd/cfrd/internal/demo", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
-		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check", "e2e/bench"},
+		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check",
+			"cmd/cfrd/internal/demo", "e2e/bench"},
 			"the relay must never see a name"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
-		{"testing", []string{"cmd/cfrd/internal/certs/certstest"}, "for tests"},
+		{"testing", []string{"cmd/cfrd/internal/certs/certstest", "e2e/netns"}, "for tests"},
 		{"github.com/rs/zerolog/log", nil, "the logger is handed down, never global"},
 		{"github.com/go-viper", nil, "comes with viper"},
 	}

@@ -60,7 +60,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 	}
 	defer func() {
 		if err != nil {
-			n.close()
+			n.abandon()
 		}
 	}()
 	if n.certs != nil && v.TLS.ACME.Used() {
@@ -146,7 +146,19 @@ func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	return settings
 }
 
-// close gives back what newNode opened. It is called once nothing runs any more.
+// abandon closes what newNode has opened of a node that never runs. The relay is not among it, because nothing can fail
+// after it.
+func (n *node) abandon() {
+	if n.dns != nil {
+		n.dns.Close()
+	}
+	if n.admin != nil {
+		n.admin.ln.Close()
+	}
+	_ = n.close()
+}
+
+// close closes what outlives the services that run. It is called once nothing runs any more.
 func (n *node) close() error {
 	if n.acme != nil {
 		n.acme.Close()

@@ -89,7 +89,7 @@ func TestNotifyReloading(t *testing.T) {
 
 // TestRelayOnlyWithoutRoute starts the standalone relay, which knows nothing of DNS, on a host that lacks the route.
 func TestRelayOnlyWithoutRoute(t *testing.T) {
-	dir, addr := t.TempDir(), loopback()
+	dir, addr := t.TempDir(), loopback(t)
 	if err := writeKey(filepath.Join(dir, "seal.key")); err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestDiscoveryOfWhatRuns(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			l.withRelay()
+			l.withRelay(t)
 			l.config["ddr"] = test.ddr
 			l.start(t)
 			records := l.discover(t)

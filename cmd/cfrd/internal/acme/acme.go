@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/reuseport"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -142,7 +143,7 @@ func newChallengeServer(network string, addr netip.AddrPort, h http.Handler) (*c
 		}
 		return nil, fmt.Errorf("bind %s for HTTP-01: %w", addr, err)
 	}
-	if err := shareAddress(ln.(*net.TCPListener)); err != nil {
+	if err := reuseport.Share(ln.(*net.TCPListener)); err != nil {
 		ln.Close()
 		return nil, fmt.Errorf("bind %s for HTTP-01: %w", addr, err)
 	}
