@@ -30,6 +30,14 @@ type RelayService struct {
 // DefaultRelayKey is the first SvcParamKey for private use. See RFC 9460, Section 14.3.1.
 const DefaultRelayKey = KeyPrivateFirst
 
+// CheckRelayKey reports why key cannot be RelayService.Key, or nil if it can. See RFC 9460, Section 14.3.1.
+func CheckRelayKey(key int) error {
+	if key < int(KeyPrivateFirst) || key > int(KeyPrivateLast) {
+		return fmt.Errorf("ddr: %d is not a SvcParamKey for private use; want %d to %d", key, KeyPrivateFirst, KeyPrivateLast)
+	}
+	return nil
+}
+
 // relayPriority is behind every transport.
 const relayPriority = 100
 
@@ -82,8 +90,8 @@ func (z *Zone) setRelay() error {
 	if s.Key == 0 {
 		s.Key = DefaultRelayKey
 	}
-	if s.Key < KeyPrivateFirst || s.Key > KeyPrivateLast {
-		return fmt.Errorf("ddr: relay key %d is not for private use: want %d to %d", s.Key, KeyPrivateFirst, KeyPrivateLast)
+	if err := CheckRelayKey(int(s.Key)); err != nil {
+		return err
 	}
 	if s.Value == nil {
 		s.Value = defaultRelayValue()

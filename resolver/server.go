@@ -45,7 +45,7 @@ type service interface {
 	close()
 }
 
-// New validates cfg, binds every listener, and returns a server that Run serves.
+// New validates cfg, binds every listener, and returns a server that Run serves, or Close gives up.
 //
 // An address that is in use is an error, also where SO_REUSEPORT would allow it: a wildcard listener of this process
 // that is to share a port must be bound, with SO_REUSEPORT, after New.
@@ -203,7 +203,7 @@ func (s *Server) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Close closes the listeners of a server that never runs. Run closes them itself.
+// Close gives up the addresses that New has bound. A Server that is not going to Run must be closed; Run does so itself.
 func (s *Server) Close() {
 	for _, svc := range s.services {
 		svc.close()

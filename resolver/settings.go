@@ -11,7 +11,7 @@ import (
 // settings is a generation of Settings, ready for use. It is never changed.
 type settings struct {
 	gen       uint32
-	clients   prefixSet
+	clients   *prefixSet
 	local     []Local
 	public    public
 	upstreams pool
@@ -21,7 +21,7 @@ type settings struct {
 // steering is a Steering, ready for use.
 type steering struct {
 	steerer
-	clients prefixSet // whose answers are steered
+	clients *prefixSet // whose answers are steered
 	recheck time.Duration
 }
 

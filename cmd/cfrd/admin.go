@@ -68,6 +68,9 @@ func (a *adminServer) run(ctx context.Context) error {
 	return nil
 }
 
+// close gives up the address of a server that is not going to run.
+func (a *adminServer) close() { a.ln.Close() }
+
 // handler returns the pages of the admin address.
 func (n *node) handler() http.Handler {
 	mux := http.NewServeMux()

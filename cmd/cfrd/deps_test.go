@@ -77,7 +77,7 @@ func TestImportsAmongOurs(t *testing.T) {
 		// Names transports, and reads what resolvers and links say.
 		"cmd/cfrd/internal/check": {"resolver", "ddr", "dnr"},
 		// Asks the packages' rules, and builds none of them.
-		"cmd/cfrd/internal/config": {"resolver", "ddr", "zones"},
+		"cmd/cfrd/internal/config": {"resolver", "ddr", "zones", "relay", "relay/addrmap"},
 		// Gets its node from a function.
 		"cmd/cfrd/internal/demo":      {"cmd/cfrd/internal/check", "cmd/cfrd/internal/reuseport", "resolver", "zones"},
 		"cmd/cfrd/internal/reuseport": nil,               // a leaf: one socket option
@@ -123,6 +123,8 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check",
 			"cmd/cfrd/internal/demo", "e2e/bench"},
 			"the relay must never see a name"},
+		{"github.com/gaissmai/bart", []string{"resolver", "relay", "zones"},
+			"each has its own set of prefixes, with one meaning"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},

@@ -69,7 +69,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}
 	if v.Relays() {
-		if n.addrs, err = addrmap.Open(v.addressMap()); err != nil {
+		if n.addrs, err = addrmap.Open(v.AddressMap(v.sealKey)); err != nil {
 			return nil, err
 		}
 	}
@@ -139,26 +139,26 @@ func (n *node) newResolver() error {
 func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	var steerTo resolver.Relay
 	if n.addrs != nil {
-		steerTo = steering{n}
+		steerTo = steering{n, v.destinations}
 	}
 	settings := v.settings(discovery, steerTo)
 	settings.Public = n.acme.Public(v.Name)
 	return settings
 }
 
-// abandon closes what newNode has opened of a node that never runs. The relay is not among it, because nothing can fail
-// after it.
+// abandon gives back what newNode has bound and opened when a later part fails. There is no relay to close: it comes
+// last, and relay.New gives back what it took if it fails.
 func (n *node) abandon() {
 	if n.dns != nil {
 		n.dns.Close()
 	}
 	if n.admin != nil {
-		n.admin.ln.Close()
+		n.admin.close()
 	}
-	_ = n.close()
+	n.close()
 }
 
-// close closes what outlives the services that run. It is called once nothing runs any more.
+// close gives back what newNode opened and nobody's Run does. It is called once nothing runs any more.
 func (n *node) close() error {
 	if n.acme != nil {
 		n.acme.Close()
@@ -219,8 +219,11 @@ func named(service string, err error) error {
 // steering lets the resolver see the address map as its Relay.
 //
 // It asks the node for its relay each time, because that is bound after the resolver. Without one, the relay runs on
-// another host, and is taken to be well.
-type steering struct{ *node }
+// another host, and is taken to be well and to have the destinations that the configuration says.
+type steering struct {
+	*node
+	destinations *relay.Destinations // of a relay on another host; nil if nothing is steered
+}
 
 func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, bool, error) {
 	addr, err := s.addrs.Relay(dst, v6, ttl)
@@ -231,7 +234,10 @@ func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.A
 }
 
 func (s steering) Contains(addr netip.Addr) bool {
-	return s.addrs.Contains(addr) || s.relay != nil && !s.relay.Permits(addr)
+	if s.relay != nil {
+		return !s.relay.Permits(addr)
+	}
+	return s.addrs.Contains(addr) || !s.destinations.Permits(addr)
 }
 
 // Healthy reports whether flows to relay addresses arrive.

@@ -17,6 +17,7 @@ import (
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -231,7 +232,11 @@ func TestSteeringAdapter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	s := steering{&node{addrs: m}}
+	destinations, err := relay.NewDestinations(relay.Settings{AllowSpecial: prefixes("198.51.100.0/24", "2001:db8::/32")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := steering{&node{addrs: m}, destinations}
 	dst := netip.MustParseAddr("198.51.100.1")
 
 	if addr, ok, err := s.RelayAddr(dst, true, time.Minute); !ok || err != nil || !s.Contains(addr) {
@@ -246,5 +251,57 @@ func TestSteeringAdapter(t *testing.T) {
 	}
 	if !errors.Is(err, addrmap.ErrExhausted) {
 		t.Errorf("more destinations than addresses: got error %v; want %v", err, addrmap.ErrExhausted)
+	}
+}
+
+// TestFailedStartLeaksNothing has a part fail that is bound after others, and then starts the same node: it finds every
+// address, and the lease file, as if nothing had been tried.
+func TestFailedStartLeaksNothing(t *testing.T) {
+	tests := map[string]struct {
+		obstruct func(t *testing.T, l *lab, v *values) (remove func())
+		want     string // in the error
+	}{
+		"admin-address-taken": {
+			func(t *testing.T, l *lab, _ *values) func() {
+				ln, err := net.Listen("tcp", netip.AddrPortFrom(l.addr, 9153).String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return func() { ln.Close() }
+			},
+			"bind admin ",
+		},
+		"egress-not-local": {
+			func(_ *testing.T, _ *lab, v *values) func() {
+				v.Relay.Egress, v.Relay.Routes = prefixes("192.0.2.64/28"), false
+				return func() {}
+			},
+			"192.0.2.64/28",
+		},
+		"announced-by-no-means": {
+			func(_ *testing.T, _ *lab, v *values) func() {
+				v.DNR.Announce = []config.Announce{{Interface: "lan0"}}
+				return func() {}
+			},
+			"dnr.announce[0]",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.withRelay(t)
+			l.write(t)
+			cfg := parseLab(t, l)
+			v, err := loadValues(cfg, config.ModeAll, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			remove := test.obstruct(t, l, v)
+			if _, err := newNode(v, config.ModeAll, newLogger(cfg.Log, &logBuffer{})); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got error %v; want one with %q", err, test.want)
+			}
+			remove()
+			l.start(t)
+		})
 	}
 }

@@ -27,7 +27,9 @@ type values struct {
 	certificate *tls.Certificate // or nil without encrypted listeners
 	sealKey     []byte           // or nil without relay.sealed
 	policy      *zones.Policy    // or nil without rules
-	zones       *zones.Zones     // nil in mode relay
+	// destinations are those of a relay elsewhere, or nil without rules. The relay of this process knows its own.
+	destinations *relay.Destinations
+	zones        *zones.Zones // nil in mode relay
 }
 
 // loadValues reads what the configuration names. It reports everything that is wrong, as problems.
@@ -41,9 +43,6 @@ func loadValues(cfg *config.Config, m config.Mode, now time.Time) (*values, erro
 		l.loadPolicy()
 	}
 	l.loadSealKey()
-	if len(l.problems) == 0 {
-		l.checkAddressMap()
-	}
 	if err := l.problems.Err(); err != nil {
 		return nil, err
 	}
@@ -111,23 +110,6 @@ func (l *loader) loadUpstreamCA() {
 	}
 }
 
-// checkAddressMap opens the address map without its file, for what only it knows to be wrong.
-func (l *loader) checkAddressMap() {
-	if !l.Relays() {
-		return
-	}
-	cfg := l.addressMap()
-	if cfg.Table != nil {
-		cfg.Table.Path = ""
-	}
-	m, err := addrmap.Open(cfg)
-	if err != nil {
-		l.problems.AddNamed("relay", strings.TrimPrefix(err.Error(), "addrmap: "))
-		return
-	}
-	m.Close()
-}
-
 // loadZones reads the zone files. If one is wrong, each is read alone, to report all that are.
 func (l *loader) loadZones() {
 	loaded, err := zones.New(zones.Config{Files: l.Zones, Relay: l.RelayRanges(), Forward: l.Forward})
@@ -154,16 +136,15 @@ func (l *loader) loadPolicy() {
 	if !l.Steers() {
 		return
 	}
-	rules := make([]zones.Rule, len(l.Steer.Rules))
-	for i, r := range l.Steer.Rules {
-		rules[i] = zones.Rule{Suffixes: r.Suffixes, Prefixes: r.Prefixes, ECH: r.ECH, Pass: r.Action == config.ActionPass}
-	}
-	policy, err := zones.NewPolicy(rules, l.Steer.AllowSpecial)
+	policy, err := zones.NewPolicy(l.PolicyRules(), relay.SpecialPurpose, l.Steer.AllowSpecial)
 	if err != nil {
 		l.problems.Add("steer", "%s", err)
 		return
 	}
 	l.policy = policy
+	if l.destinations, err = relay.NewDestinations(l.relaySettings()); err != nil {
+		l.problems.Add("relay", "%s", err)
+	}
 }
 
 func (l *loader) loadSealKey() {
@@ -185,18 +166,6 @@ func (l *loader) loadSealKey() {
 		l.Warnings = append(l.Warnings, fmt.Sprintf("relay.sealed.key_file: %s can be read by others (mode %04o): "+
 			"who has it can tell the destination of every relay address; use mode 0600", path, info.Mode().Perm()))
 	}
-}
-
-// addressMap returns what relay addresses are made of.
-func (v *values) addressMap() addrmap.Config {
-	var cfg addrmap.Config
-	if s := v.Relay.Sealed; s.Used() {
-		cfg.Sealed = &addrmap.SealedConfig{Prefix: s.Prefix, Key: v.sealKey, Epoch: s.Epoch}
-	}
-	if t := v.Relay.Table; t.Used() {
-		cfg.Table = &addrmap.TableConfig{Prefixes: t.Prefixes, Path: t.Store, Grace: t.Grace, MaxLeases: t.MaxLeases}
-	}
-	return cfg
 }
 
 func (v *values) relaySettings() relay.Settings {

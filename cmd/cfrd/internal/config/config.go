@@ -15,7 +15,9 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/viper"
 
+	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
+	"github.com/cfrd-project/cfrd/zones"
 )
 
 // Config is the configuration file as it is written, with its values already of their types. What the services need
@@ -190,16 +192,6 @@ func (ps *Problems) Add(key, format string, args ...any) {
 	*ps = append(*ps, Problem{key, fmt.Sprintf(format, args...)})
 }
 
-// AddNamed adds what another package says about a key below section: "sealed.epoch: too short".
-func (ps *Problems) AddNamed(section, text string) {
-	key, rest, ok := strings.Cut(text, ": ")
-	if !ok || strings.ContainsAny(key, " ") {
-		ps.Add(section, "%s", text)
-		return
-	}
-	ps.Add(section+"."+key, "%s", rest)
-}
-
 // has reports whether something is known to be wrong with key or below it.
 func (ps Problems) has(key string) bool {
 	for _, p := range ps {
@@ -313,6 +305,31 @@ func (c *Config) Do53Addresses() (addrs []netip.Addr) {
 		addrs = append(addrs, c.DDR.Addresses...)
 	}
 	return addrs
+}
+
+// AddressMap returns what relay addresses are made of. key is what relay.sealed.key_file holds.
+func (c *Config) AddressMap(key []byte) addrmap.Config {
+	var cfg addrmap.Config
+	if s := c.Relay.Sealed; s.Used() {
+		cfg.Sealed = &addrmap.SealedConfig{Prefix: s.Prefix, Key: key, Epoch: s.Epoch}
+	}
+	if t := c.Relay.Table; t.Used() {
+		cfg.Table = &addrmap.TableConfig{Prefixes: t.Prefixes, Path: t.Store, Grace: t.Grace, MaxLeases: t.MaxLeases}
+	}
+	return cfg
+}
+
+// PolicyRules returns the rules of steering in the form in which they are compiled.
+func (c *Config) PolicyRules() []zones.Rule {
+	rules := make([]zones.Rule, len(c.Steer.Rules))
+	for i, r := range c.Steer.Rules {
+		rules[i] = r.policy()
+	}
+	return rules
+}
+
+func (r Rule) policy() zones.Rule {
+	return zones.Rule{Suffixes: r.Suffixes, Prefixes: r.Prefixes, ECH: r.ECH, Pass: r.Action == ActionPass}
 }
 
 func (s Sealed) Used() bool { return s != Sealed{} }

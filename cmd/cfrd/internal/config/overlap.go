@@ -4,7 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
+
+	"github.com/cfrd-project/cfrd/relay"
 )
 
 // keyedPrefix is a configured prefix.
@@ -35,11 +36,8 @@ func overlap(p netip.Prefix, others []keyedPrefix) (keyedPrefix, bool) {
 // checkAddressMap checks the two ways in which relay addresses stand for destinations.
 func (v *validator) checkAddressMap() {
 	if s := v.Relay.Sealed; s.Used() {
-		switch p := s.Prefix; {
-		case !p.IsValid():
+		if !s.Prefix.IsValid() {
 			v.bad("relay.sealed.prefix", "missing: the IPv6 /64 of the relay addresses, such as 2001:db8:cf::/64")
-		case !p.Addr().Is6() || p.Bits() != 64:
-			v.bad("relay.sealed.prefix", "must be an IPv6 /64, not %s: half of the address is the sealed destination", p)
 		}
 		if s.KeyFile == "" {
 			v.bad("relay.sealed.key_file", "missing: make one with `cfrd config init --with-key`")
@@ -48,6 +46,8 @@ func (v *validator) checkAddressMap() {
 	if v.Relay.Table.Used() {
 		v.checkTable()
 	}
+	cfg := v.AddressMap(nil)
+	v.refusedBelow("relay", cfg.Validate())
 }
 
 func (v *validator) checkTable() {
@@ -63,9 +63,6 @@ func (v *validator) checkTable() {
 		v.bad("relay.table.store", "missing: the file that keeps leases across restarts, such as leases.db")
 	}
 }
-
-// leastUDPIdle is the shortest time that a UDP flow must be kept. See RFC 4787, Section 4.3.
-const leastUDPIdle = 2 * time.Minute
 
 // checkRelay checks what only the process that relays needs.
 func (v *validator) checkRelay() {
@@ -84,9 +81,7 @@ func (v *validator) checkRelay() {
 		v.bad("relay.clients", "missing: the prefixes that may use the relay; by default those of clients")
 	}
 	v.warnOpen("relay.clients", v.Relay.Clients)
-	if idle := v.Relay.Limits.UDPIdle; idle > 0 && idle < leastUDPIdle {
-		v.bad("relay.limits.udp_idle", "must be at least %s, not %s: clients rely on it (RFC 4787)", leastUDPIdle, idle)
-	}
+	v.refusedBelow("relay.limits", relay.Limits(v.Relay.Limits).Validate())
 	v.checkEgress()
 }
 
@@ -140,11 +135,7 @@ func (v *validator) checkPortsShared() {
 
 // checkRelayPrefixes makes sure that relay addresses are nothing else.
 func (v *validator) checkRelayPrefixes() {
-	prefixes := v.relayPrefixes()
-	for i, p := range prefixes {
-		if other, ok := overlap(p.prefix, prefixes[:i]); ok {
-			v.bad(p.key, "%s overlaps %s: each relay address stands for one destination", p.prefix, other)
-		}
+	for _, p := range v.relayPrefixes() {
 		if other, ok := overlap(p.prefix, keyedPrefixes("relay.egress", v.Relay.Egress)); ok {
 			v.bad(other.key, "%s overlaps %s: source addresses must not be relay addresses", other.prefix, p)
 		}

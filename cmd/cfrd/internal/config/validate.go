@@ -7,11 +7,10 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
-	"github.com/cfrd-project/cfrd/zones"
 )
 
 // validator checks what no single value of a configuration shows: what is missing, overlaps, or cannot work together.
@@ -44,6 +43,36 @@ func (v *validator) validate() {
 func (v *validator) bad(key, format string, args ...any) {
 	if !v.problems.has(key) {
 		v.problems.Add(key, format, args...)
+	}
+}
+
+// refused adds what the package that owns key says about its value, if anything.
+func (v *validator) refused(key string, err error) {
+	if err != nil {
+		_, text, _ := strings.Cut(err.Error(), ": ") // behind the package's name
+		v.bad(key, "%s", text)
+	}
+}
+
+// refusedBelow adds what a package says about the keys of a section: errors that are joined, and that begin with a key
+// below section unless they are about the section as a whole.
+func (v *validator) refusedBelow(section string, err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			v.refusedBelow(section, err)
+		}
+		return
+	}
+	if err == nil || v.problems.hasParent(section) {
+		return
+	}
+	key, text, ok := strings.Cut(err.Error(), ": ")
+	if !ok || strings.ContainsRune(key, ' ') {
+		v.bad(section, "%s", err)
+		return
+	}
+	if key = joinKey(section, key); !v.problems.hasParent(key) {
+		v.bad(key, "%s", text)
 	}
 }
 
@@ -181,11 +210,11 @@ func (c *Config) ListenersOf(p resolver.UpstreamProtocol) []netip.AddrPort {
 }
 
 func (v *validator) checkDDR() {
-	if k := v.DDR.RelayKey; k != 0 && (k < 65280 || k > 65534) {
-		v.bad("ddr.relay_key", "must be a SvcParamKey for private use, 65280 to 65534, not %d", k)
+	if key := v.DDR.RelayKey; key != 0 {
+		v.refused("ddr.relay_key", ddr.CheckRelayKey(key))
 	}
-	if err := ddr.CheckInfoURL(v.DDR.InfoURL); v.DDR.InfoURL != "" && err != nil {
-		v.bad("ddr.info_url", "must begin with https:// and have at most %d octets, not %q", ddr.MaxInfoURL, v.DDR.InfoURL)
+	if v.DDR.InfoURL != "" {
+		v.refused("ddr.info_url", ddr.CheckInfoURL(v.DDR.InfoURL))
 	}
 }
 
@@ -203,14 +232,11 @@ func (c *Config) Addresses() (addrs []netip.Addr) {
 	return addrs
 }
 
-// defaultEpoch is that of addrmap.SealedConfig.
-const defaultEpoch = 24 * time.Hour
-
 func (v *validator) checkSteer() {
 	if v.Steers() && !v.Relays() && !v.problems.has("relay") {
 		v.bad("steer.rules", "there is no relay to steer to: add relay.sealed or relay.table")
 	}
-	if epoch := cmp.Or(v.Relay.Sealed.Epoch, defaultEpoch); v.Relay.Sealed.Used() && v.Steer.MaxTTL > epoch {
+	if epoch := cmp.Or(v.Relay.Sealed.Epoch, addrmap.DefaultEpoch); v.Relay.Sealed.Used() && v.Steer.MaxTTL > epoch {
 		v.bad("steer.max_ttl", "%s is longer than relay.sealed.epoch, %s: relay addresses would end before answers",
 			v.Steer.MaxTTL, epoch)
 	}
@@ -223,15 +249,7 @@ func (v *validator) checkSteer() {
 }
 
 func (v *validator) checkRule(key string, r Rule) {
-	if len(r.Suffixes) == 0 && len(r.Prefixes) == 0 && !r.ECH {
-		v.bad(key, "matches nothing: give it suffixes, prefixes or ech: true")
-	}
-	for i, s := range r.Suffixes {
-		if _, err := zones.NewPolicy([]zones.Rule{{Suffixes: []string{s}}}, nil); err != nil {
-			text := strings.TrimPrefix(err.Error(), "rules[0].suffixes[0]: ")
-			v.bad(fmt.Sprintf("%s.suffixes[%d]", key, i), "%s", text)
-		}
-	}
+	v.refusedBelow(key, r.policy().Validate())
 	for i, p := range r.Prefixes {
 		if other, ok := overlap(p, v.relayPrefixes()); ok && r.Action == ActionSteer {
 			v.bad(fmt.Sprintf("%s.prefixes[%d]", key, i), "%s overlaps %s: relay addresses are never steered", p, other)
