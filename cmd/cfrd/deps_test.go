@@ -114,6 +114,7 @@ func TestImportsOfOthers(t *testing.T) {
 		why     string
 	}{
 		{"github.com/spf13/cobra", []string{"cmd/cfrd"}, "rooms get typed values, not flags"},
+		{"github.com/coreos/go-systemd", []string{"cmd/cfrd"}, "the daemon speaks to the service manager, its services do not"},
 		{"github.com/spf13/viper", []string{"cmd/cfrd/internal/config"}, "services get typed values, not configuration"},
 		{"github.com/caddyserver/certmagic", []string{"cmd/cfrd/internal/acme"}, "services get a *tls.Config"},
 		{"github.com/mholt/acmez", []string{"cmd/cfrd/internal/acme"}, "services get a *tls.Config"},
