@@ -142,7 +142,7 @@ func (l *lab) throughRelay(t *testing.T, relay netip.AddrPort) {
 	}
 }
 
-// provoke does what is refused: questions of a stranger, garbage, and half a TLS handshake.
+// provoke does what is refused: a query of a host that is not a client, garbage, and half a TLS handshake.
 func (l *lab) provoke(t *testing.T, client netip.Addr) {
 	t.Helper()
 	q, err := check.Question("secret-refused.example.", dns.TypeA).Pack()

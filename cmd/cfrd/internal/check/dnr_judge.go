@@ -292,7 +292,7 @@ func (o offer) names() (names []string) {
 	return slices.Compact(names)
 }
 
-// reactions adds what known clients make of a message.
+// reactions adds how known clients react to a message.
 func (c dnrChecker) reactions(h dnr.Heard) {
 	if len(h.Instances) == 0 {
 		return

@@ -160,7 +160,7 @@ func TestDNRJudge(t *testing.T) {
 	}
 }
 
-// TestDNREndpoint connects to a resolver as a client must that was told of it by the network.
+// TestDNREndpoint connects to a resolver as a client must to which the network has handed it out.
 func TestDNREndpoint(t *testing.T) {
 	hour := time.Now().Add(time.Hour)
 	for name, row := range map[string]struct {

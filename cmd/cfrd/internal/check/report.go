@@ -96,7 +96,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 	return tw.Flush()
 }
 
-// printable escapes what would do something to a terminal or to the table: the text may come from anybody.
+// printable escapes characters that control a terminal or would break the table, because the text may be hostile.
 func printable(s string) string {
 	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return s

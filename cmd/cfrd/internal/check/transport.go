@@ -121,7 +121,7 @@ func transportOf(alpn string) (resolver.Transport, bool) {
 	return t, ok
 }
 
-// stepName returns the name of the steps of a transport, which tells HTTP/1.1 from HTTP/2.
+// stepName returns the name of the steps of a transport, with a name of its own for HTTP/1.1.
 func stepName(t resolver.Transport, alpn string) string {
 	if alpn == "http/1.1" {
 		return "doh1"

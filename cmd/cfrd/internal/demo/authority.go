@@ -18,6 +18,7 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 }
 
+// newAuthority makes an authority that is valid for a week.
 func newAuthority() (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

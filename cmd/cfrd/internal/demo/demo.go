@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// The names and addresses are fixed, so that people can learn them. Only ports can be moved.
+// The names and addresses are fixed, so that texts can name them. Only ports can be moved.
 const (
 	resolverName = "dns.demo.test"
 	steeredName  = "steered.demo.test"
@@ -42,7 +42,7 @@ type Ports struct {
 	Origin                     uint16 // of the origin, and of the relay
 }
 
-// DefaultPorts returns ports that need no rights and that the kernel gives to nobody by itself.
+// DefaultPorts returns ports that need no rights and that the kernel does not pick for outgoing connections.
 func DefaultPorts() Ports {
 	return Ports{Do53: 5300, DoT: 8853, DoQ: 8853, DoH: 8443, Admin: 9153, Origin: 4443}
 }
@@ -94,13 +94,13 @@ func Run(ctx context.Context, out io.Writer, ports Ports, once bool, newNode New
 	}
 }
 
-// journey is a customer's way through the stage, told as it happens.
+// journey is a customer's way through the stage. It prints each step as it happens.
 type journey struct {
 	stage *stage
 	out   io.Writer
 	step  int
 
-	// what the steps find out for those after them
+	// set by steps for those after them
 	relay   netip.Addr // stands for the origin
 	ech     []byte     // ECHConfigList of the steered name
 	sources []netip.AddrPort
@@ -146,6 +146,7 @@ func (j *journey) sayf(format string, args ...any) {
 	fmt.Fprintf(j.out, "   "+format+"\n", args...)
 }
 
+// introduce prints who is where.
 func (j *journey) introduce() {
 	p := j.stage.ports
 	fmt.Fprintf(j.out, `cfrd demo: everything in one process, on loopback, unprivileged and offline

@@ -108,6 +108,7 @@ func ended(err error) error {
 	return err
 }
 
+// serve answers every request with the client's address, and remembers the visit.
 func (o *origin) serve(w http.ResponseWriter, r *http.Request) {
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {

@@ -72,8 +72,8 @@ func (s *stage) bindOrigin(string) error {
 	return err
 }
 
-// bindUpstream makes the recursive resolver that knows the names of the demo's internet. It is one of ours, with
-// nothing but a zone.
+// bindUpstream makes the recursive resolver that knows the names of the demo's internet. It is a resolver of this program
+// that has only a zone.
 func (s *stage) bindUpstream(dir string) error {
 	zone := fmt.Sprintf(`$ORIGIN demo.test.
 $TTL 300

@@ -15,7 +15,7 @@ import (
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
-// privacyTable is what the journey saw of who saw what.
+// privacyTable holds the addresses that each party saw, as the journey observed them.
 type privacyTable struct {
 	customer     netip.AddrPort // its socket to the relay
 	relayClient  netip.AddrPort // the relay's accepted connection: who it thinks the client is
@@ -83,6 +83,7 @@ func (j *journey) discover(ctx context.Context) error {
 	return nil
 }
 
+// paramText returns the parameters of an SVCB record in presentation form.
 func paramText(params []dns.SVCBKeyValue) string {
 	words := make([]string, len(params))
 	for i, kv := range params {
@@ -111,6 +112,7 @@ func (j *journey) transports(ctx context.Context) error {
 	return nil
 }
 
+// addressesIn returns the addresses in the Answer section of r.
 func addressesIn(r *dns.Msg) (list []string) {
 	for _, rr := range r.Answer {
 		switch rr := rr.(type) {
@@ -233,6 +235,7 @@ func (j *journey) throughRelay(v visit) error {
 	return nil
 }
 
+// visitQUIC loads a page over QUIC through the relay.
 func (j *journey) visitQUIC(ctx context.Context) error {
 	if !j.relay.IsValid() {
 		return errors.New("no relay address")
@@ -250,6 +253,7 @@ func (j *journey) visitQUIC(ctx context.Context) error {
 	return j.throughRelay(v)
 }
 
+// visitDirect loads the page that is not steered, which must show the origin the customer.
 func (j *journey) visitDirect(ctx context.Context) error {
 	to := netip.AddrPortFrom(originAddr, j.stage.ports.Origin)
 	page, err := visitTLS(ctx, customerAddr, to, directName, j.stage.ca.pool(), nil)
