@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
-// privacyTable is what the journey saw of who saw what.
+// privacyTable holds the addresses that each party saw, as the journey observed them.
 type privacyTable struct {
 	customer     netip.AddrPort // its socket to the relay
 	relayClient  netip.AddrPort // the relay's accepted connection: who it thinks the client is
@@ -30,14 +30,14 @@ type privacyTable struct {
 func (j *journey) ask(ctx context.Context, t resolver.Transport, name string, qtype uint16) (*dns.Msg, error) {
 	p := j.stage.ports
 	port := [resolver.NumTransports]uint16{
-		resolver.UDP: p.do53, resolver.TCP: p.do53, resolver.DoT: p.dot,
-		resolver.DoH: p.doh, resolver.DoH3: p.doh, resolver.DoQ: p.doq,
+		resolver.UDP: p.Do53, resolver.TCP: p.Do53, resolver.DoT: p.DoT,
+		resolver.DoH: p.DoH, resolver.DoH3: p.DoH, resolver.DoQ: p.DoQ,
 	}[t]
 	c := check.Client{
-		Addr:   netip.AddrPortFrom(demoResolverAddr, port),
-		From:   demoCustomerAddr,
-		SNI:    demoResolverName,
-		Verify: check.VerifyNames(j.stage.ca.pool(), demoResolverName),
+		Addr:   netip.AddrPortFrom(resolverAddr, port),
+		From:   customerAddr,
+		SNI:    resolverName,
+		Verify: check.VerifyNames(j.stage.ca.pool(), resolverName),
 	}
 	m := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
 	r, err := c.Exchange(ctx, t, m)
@@ -53,7 +53,7 @@ func (j *journey) discover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	j.sayf("_dns.resolver.arpa SVCB at %v:%d", demoResolverAddr, j.stage.ports.do53)
+	j.sayf("_dns.resolver.arpa SVCB at %v:%d", resolverAddr, j.stage.ports.Do53)
 	missing := map[string]bool{"dot": true, "doq": true, "h2": true, "h3": true}
 	relay := false
 	for _, rr := range r.Answer {
@@ -83,6 +83,7 @@ func (j *journey) discover(ctx context.Context) error {
 	return nil
 }
 
+// paramText returns the parameters of an SVCB record in presentation form.
 func paramText(params []dns.SVCBKeyValue) string {
 	words := make([]string, len(params))
 	for i, kv := range params {
@@ -95,12 +96,12 @@ func paramText(params []dns.SVCBKeyValue) string {
 func (j *journey) transports(ctx context.Context) error {
 	var first []string
 	for t := range resolver.NumTransports {
-		r, err := j.ask(ctx, t, demoDirectName, dns.TypeA)
+		r, err := j.ask(ctx, t, directName, dns.TypeA)
 		if err != nil {
 			return fmt.Errorf("%v: %w", t, err)
 		}
 		got := addressesIn(r)
-		j.sayf("%-8v %s A %s", t, demoDirectName, strings.Join(got, " "))
+		j.sayf("%-8v %s A %s", t, directName, strings.Join(got, " "))
 		if first == nil {
 			first = got
 		}
@@ -111,6 +112,7 @@ func (j *journey) transports(ctx context.Context) error {
 	return nil
 }
 
+// addressesIn returns the addresses in the Answer section of r.
 func addressesIn(r *dns.Msg) (list []string) {
 	for _, rr := range r.Answer {
 		switch rr := rr.(type) {
@@ -125,7 +127,7 @@ func addressesIn(r *dns.Msg) (list []string) {
 
 // steering shows what becomes of a steered name's address and hints, and that the other's stay.
 func (j *journey) steering(ctx context.Context) error {
-	for _, name := range []string{demoDirectName, demoSteeredName} {
+	for _, name := range []string{directName, steeredName} {
 		r, err := j.ask(ctx, resolver.UDP, name, dns.TypeA)
 		if err != nil {
 			return err
@@ -135,25 +137,25 @@ func (j *journey) steering(ctx context.Context) error {
 			return fmt.Errorf("%s A: got %v; want one address", name, got)
 		}
 		addr := netip.MustParseAddr(got[0])
-		if name == demoSteeredName {
+		if name == steeredName {
 			j.relay = addr
 			j.sayf("%-18s A     %v, an address of the relay", name, addr)
 			continue
 		}
 		j.sayf("%-18s A     %v, the origin's", name, addr)
-		if addr != demoOriginAddr {
-			return fmt.Errorf("got %v; want %v", addr, demoOriginAddr)
+		if addr != originAddr {
+			return fmt.Errorf("got %v; want %v", addr, originAddr)
 		}
 	}
-	if !demoRelayPrefix.Contains(j.relay) {
-		return fmt.Errorf("got %v; want an address of the relay, in %v", j.relay, demoRelayPrefix)
+	if !relayPrefix.Contains(j.relay) {
+		return fmt.Errorf("got %v; want an address of the relay, in %v", j.relay, relayPrefix)
 	}
 	return j.hints(ctx)
 }
 
 // hints holds the HTTPS record to the A record: the same address, and everything else as the origin's zone has it.
 func (j *journey) hints(ctx context.Context) error {
-	r, err := j.ask(ctx, resolver.UDP, demoSteeredName, dns.TypeHTTPS)
+	r, err := j.ask(ctx, resolver.UDP, steeredName, dns.TypeHTTPS)
 	if err != nil {
 		return err
 	}
@@ -165,7 +167,7 @@ func (j *journey) hints(ctx context.Context) error {
 		for _, kv := range https.Value {
 			switch kv := kv.(type) {
 			case *dns.SVCBIPv4Hint:
-				j.sayf("%-18s HTTPS ipv4hint=%s, the same", demoSteeredName, kv)
+				j.sayf("%-18s HTTPS ipv4hint=%s, the same", steeredName, kv)
 				if len(kv.Hint) != 1 || kv.Hint[0].String() != j.relay.String() {
 					return fmt.Errorf("got ipv4hint=%s; want %v", kv, j.relay)
 				}
@@ -186,9 +188,9 @@ func (j *journey) visitTLS(ctx context.Context) error {
 	if !j.relay.IsValid() {
 		return errors.New("no relay address")
 	}
-	to := netip.AddrPortFrom(j.relay, j.stage.ports.origin)
+	to := netip.AddrPortFrom(j.relay, j.stage.ports.Origin)
 	for range 2 {
-		page, err := visitTLS(ctx, demoCustomerAddr, to, demoSteeredName, j.stage.ca.pool(), j.ech)
+		page, err := visitTLS(ctx, customerAddr, to, steeredName, j.stage.ca.pool(), j.ech)
 		if err != nil {
 			return err
 		}
@@ -203,7 +205,7 @@ func (j *journey) visitTLS(ctx context.Context) error {
 		j.seen.customer, j.seen.originClient = page.local, v.from
 		j.observe(page.hops)
 	}
-	j.sayf("ECH was accepted: on the wire the name was %s.", demoOuterName)
+	j.sayf("ECH was accepted: on the wire the name was %s.", outerName)
 	return nil
 }
 
@@ -220,9 +222,9 @@ func (j *journey) observe(hops []tcpPair) {
 }
 
 // throughRelay holds a visit to have come from the relay, from a source that no visit before had.
-func (j *journey) throughRelay(v demoVisit) error {
-	if !demoEgressPrefix.Contains(v.from.Addr()) {
-		return fmt.Errorf("the origin saw %v; want an address of the relay, in %v", v.from, demoEgressPrefix)
+func (j *journey) throughRelay(v visit) error {
+	if !egressPrefix.Contains(v.from.Addr()) {
+		return fmt.Errorf("the origin saw %v; want an address of the relay, in %v", v.from, egressPrefix)
 	}
 	for _, s := range j.sources {
 		if s == v.from {
@@ -233,12 +235,13 @@ func (j *journey) throughRelay(v demoVisit) error {
 	return nil
 }
 
+// visitQUIC loads a page over QUIC through the relay.
 func (j *journey) visitQUIC(ctx context.Context) error {
 	if !j.relay.IsValid() {
 		return errors.New("no relay address")
 	}
-	to := netip.AddrPortFrom(j.relay, j.stage.ports.origin)
-	page, err := visitQUIC(ctx, demoCustomerAddr, to, demoSteeredName, j.stage.ca.pool(), j.ech)
+	to := netip.AddrPortFrom(j.relay, j.stage.ports.Origin)
+	page, err := visitQUIC(ctx, customerAddr, to, steeredName, j.stage.ca.pool(), j.ech)
 	if err != nil {
 		return err
 	}
@@ -250,17 +253,18 @@ func (j *journey) visitQUIC(ctx context.Context) error {
 	return j.throughRelay(v)
 }
 
+// visitDirect loads the page that is not steered, which must show the origin the customer.
 func (j *journey) visitDirect(ctx context.Context) error {
-	to := netip.AddrPortFrom(demoOriginAddr, j.stage.ports.origin)
-	page, err := visitTLS(ctx, demoCustomerAddr, to, demoDirectName, j.stage.ca.pool(), nil)
+	to := netip.AddrPortFrom(originAddr, j.stage.ports.Origin)
+	page, err := visitTLS(ctx, customerAddr, to, directName, j.stage.ca.pool(), nil)
 	if err != nil {
 		return err
 	}
 	v, _ := j.stage.origin.lastVisit()
 	j.seen.directClient = v.from
 	j.sayf("%v -> %v: %s", page.local, to, strings.TrimSpace(page.text))
-	if v.from.Addr() != demoCustomerAddr {
-		return fmt.Errorf("the origin saw %v; want the customer, %v, or the steps before prove nothing", v.from, demoCustomerAddr)
+	if v.from.Addr() != customerAddr {
+		return fmt.Errorf("the origin saw %v; want the customer, %v, or the steps before prove nothing", v.from, customerAddr)
 	}
 	return nil
 }
@@ -271,10 +275,10 @@ func (j *journey) privacy(context.Context) error {
 	w := tabwriter.NewWriter(j.out, 0, 0, 2, ' ', 0)
 	for _, row := range [][4]string{
 		{"", "the customer's address", "the name", "the origin's address"},
-		{"resolver", demoCustomerAddr.String(), demoSteeredName, demoOriginAddr.String()},
+		{"resolver", customerAddr.String(), steeredName, originAddr.String()},
 		{"relay", s.relayClient.String(), "never", s.relayDest.String()},
-		{"origin", "no: " + s.originClient.String(), demoSteeredName, "its own"},
-		{"origin, not steered", s.directClient.String(), demoDirectName, "its own"},
+		{"origin", "no: " + s.originClient.String(), steeredName, "its own"},
+		{"origin, not steered", s.directClient.String(), directName, "its own"},
 	} {
 		fmt.Fprintf(w, "   %s\t%s\t%s\t%s\n", row[0], row[1], row[2], row[3])
 	}
@@ -284,7 +288,7 @@ func (j *journey) privacy(context.Context) error {
 	switch {
 	case s.relayClient != s.customer:
 		return fmt.Errorf("the relay's client is %v; want %v", s.relayClient, s.customer)
-	case s.relayDest != netip.AddrPortFrom(demoOriginAddr, j.stage.ports.origin):
+	case s.relayDest != netip.AddrPortFrom(originAddr, j.stage.ports.Origin):
 		return fmt.Errorf("the relay's destination is %v; want the origin", s.relayDest)
 	case s.relaySource != s.originClient:
 		return fmt.Errorf("the relay left from %v, but the origin saw %v", s.relaySource, s.originClient)

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bufio"
@@ -17,8 +17,8 @@ type tcpPair struct {
 	local, remote netip.AddrPort
 }
 
-// listTCP returns the established IPv4 connections of this network namespace. The demo looks at the kernel's list
-// because the relay itself tells nobody who is connected to what.
+// listTCP returns the established IPv4 connections of this network namespace. The demo reads the kernel's list,
+// because the relay itself does not reveal which client is connected to which destination.
 func listTCP() ([]tcpPair, error) {
 	f, err := os.Open("/proc/net/tcp")
 	if err != nil {
@@ -48,6 +48,7 @@ func parseProcTCP(sc *bufio.Scanner) ([]tcpPair, error) {
 	return pairs, sc.Err()
 }
 
+// parseProcAddr reads an IPv4 address and a port, both in hexadecimal, the address in the byte order of the machine.
 func parseProcAddr(s string) (netip.AddrPort, error) {
 	addr, port, ok := strings.Cut(s, ":")
 	raw, err := hex.DecodeString(addr)

@@ -1,4 +1,11 @@
-package main
+// Package demo runs a resolver, a relay, an upstream and an origin on loopback, and makes a customer's journey through
+// them: discovery, a question over every transport, a steered name and one that is not, a page through the relay and one
+// that is not, and who saw whom. It prints what was really observed, and says which step did not hold.
+//
+// The node is an ordinary one, made by a function of the caller from a configuration file that this package writes; the
+// upstream and the origin are its own. Everything is bound at fixed loopback addresses, on ports of the caller's choice,
+// in one process without rights. It needs Linux.
+package demo
 
 import (
 	"context"
@@ -7,69 +14,60 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"time"
-
-	"github.com/spf13/cobra"
 )
 
-// The demo's names and addresses are fixed, so that people can learn them. Only ports can be moved.
+// The names and addresses are fixed, so that texts can name them. Only ports can be moved.
 const (
-	demoResolverName = "dns.demo.test"
-	demoSteeredName  = "steered.demo.test"
-	demoDirectName   = "direct.demo.test"
-	demoOuterName    = "cover.demo.test" // in the clear in every ClientHello with ECH
+	resolverName = "dns.demo.test"
+	steeredName  = "steered.demo.test"
+	directName   = "direct.demo.test"
+	outerName    = "cover.demo.test" // in the clear in every ClientHello with ECH
 )
 
 var (
-	demoResolverAddr = netip.MustParseAddr("127.0.0.1")
-	demoOriginAddr   = netip.MustParseAddr("127.70.0.1")
-	demoCustomerAddr = netip.MustParseAddr("127.60.0.2")
-	demoRelayPrefix  = netip.MustParsePrefix("127.80.0.0/16")
-	demoEgressPrefix = netip.MustParsePrefix("127.90.0.0/16")
+	resolverAddr = netip.MustParseAddr("127.0.0.1")
+	originAddr   = netip.MustParseAddr("127.70.0.1")
+	customerAddr = netip.MustParseAddr("127.60.0.2")
+	relayPrefix  = netip.MustParsePrefix("127.80.0.0/16")
+	egressPrefix = netip.MustParsePrefix("127.90.0.0/16")
 )
 
-// demoPorts are where the demo listens.
-type demoPorts struct {
-	do53, dot, doh, doq, admin, origin uint16
+// Ports are where the demo listens. Each must be free at the address of its service; Origin must be so for TCP and UDP
+// at every address of the host, because the relay listens there.
+type Ports struct {
+	Do53, DoT, DoH, DoQ, Admin uint16 // of the resolver
+	Origin                     uint16 // of the origin, and of the relay
 }
 
-// newDemoCommand returns `cfrd demo`.
-func newDemoCommand() *cobra.Command {
-	var (
-		ports demoPorts
-		once  bool
-	)
-	cmd := &cobra.Command{
-		Use:   "demo",
-		Short: "Run everything on loopback and make a customer's journey",
-		Long: `Run a resolver, a relay, an upstream zone and an origin on loopback, unprivileged and offline, and make a
-customer's journey through them, printing what was really observed. Then stay up, to be dug and curled, until
-Ctrl-C. --once ends after the journey; the exit code is 1 if any step did not hold.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runDemo(cmd.Context(), cmd.OutOrStdout(), ports, once)
-		},
+// DefaultPorts returns ports that need no rights and that the kernel does not pick for outgoing connections.
+func DefaultPorts() Ports {
+	return Ports{Do53: 5300, DoT: 8853, DoQ: 8853, DoH: 8443, Admin: 9153, Origin: 4443}
+}
+
+// Node is a resolver with a relay whose listeners are bound.
+type Node interface {
+	// Run serves until ctx is done, and returns once all listeners are closed.
+	Run(ctx context.Context) error
+}
+
+// NewNode makes a node from the configuration file at path.
+type NewNode func(path string) (Node, error)
+
+// Run makes the journey, prints it to out, and keeps everything up until ctx is done unless once is set. The error says
+// what could not be bound, or which steps did not hold.
+func Run(ctx context.Context, out io.Writer, ports Ports, once bool, newNode NewNode) (err error) {
+	if runtime.GOOS != "linux" {
+		return fmt.Errorf("the demo needs Linux, as the relay does: %w", errors.ErrUnsupported)
 	}
-	f := cmd.Flags()
-	f.BoolVar(&once, "once", false, "end after the journey")
-	f.Uint16Var(&ports.do53, "do53-port", 5300, "port of Do53, UDP and TCP")
-	f.Uint16Var(&ports.dot, "dot-port", 8853, "port of DoT, TCP")
-	f.Uint16Var(&ports.doq, "doq-port", 8853, "port of DoQ, UDP")
-	f.Uint16Var(&ports.doh, "doh-port", 8443, "port of DoH, TCP and UDP")
-	f.Uint16Var(&ports.admin, "admin-port", 9153, "port of metrics and health")
-	f.Uint16Var(&ports.origin, "origin-port", 4443, "port of the origin and the relay, TCP and UDP")
-	return cmd
-}
-
-// runDemo starts the stage, makes the journey, and keeps the stage up until ctx is done unless once is set.
-func runDemo(ctx context.Context, out io.Writer, ports demoPorts, once bool) (err error) {
 	dir, err := os.MkdirTemp("", "cfrd-demo-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	s, err := newDemoStage(ports, dir)
+	s, err := newStage(ports, dir, newNode)
 	if err != nil {
 		return err
 	}
@@ -96,13 +94,13 @@ func runDemo(ctx context.Context, out io.Writer, ports demoPorts, once bool) (er
 	}
 }
 
-// journey is a customer's way through the stage, told as it happens.
+// journey is a customer's way through the stage. It prints each step as it happens.
 type journey struct {
-	stage *demoStage
+	stage *stage
 	out   io.Writer
 	step  int
 
-	// what the steps find out for those after them
+	// set by steps for those after them
 	relay   netip.Addr // stands for the origin
 	ech     []byte     // ECHConfigList of the steered name
 	sources []netip.AddrPort
@@ -148,6 +146,7 @@ func (j *journey) sayf(format string, args ...any) {
 	fmt.Fprintf(j.out, "   "+format+"\n", args...)
 }
 
+// introduce prints who is where.
 func (j *journey) introduce() {
 	p := j.stage.ports
 	fmt.Fprintf(j.out, `cfrd demo: everything in one process, on loopback, unprivileged and offline
@@ -156,8 +155,8 @@ func (j *journey) introduce() {
    relay                        %v on port %d, TCP and UDP, leaving from %v
    origin    %-18s %v:%d, and the same is %s
    customer                     %v
-`, demoResolverName, demoResolverAddr, p.do53, p.dot, p.doq, p.doh, demoRelayPrefix, p.origin, demoEgressPrefix,
-		demoSteeredName, demoOriginAddr, p.origin, demoDirectName, demoCustomerAddr)
+`, resolverName, resolverAddr, p.Do53, p.DoT, p.DoQ, p.DoH, relayPrefix, p.Origin, egressPrefix,
+		steeredName, originAddr, p.Origin, directName, customerAddr)
 }
 
 // invite prints commands to paste.
@@ -175,5 +174,5 @@ It all stays up until Ctrl-C. To paste into another terminal:
    kdig @%[1]v -p %[5]d +tls-ca=%[6]s +tls-hostname=%[7]s +https %[8]s
    curl --cacert %[6]s --resolve %[7]s:%[5]d:%[1]v --doh-url https://%[7]s:%[5]d/dns-query https://%[8]s:%[10]d/
    curl -s http://%[1]v:%[11]d/metrics | grep cfrd_relay
-`, demoResolverAddr, p.do53, p.dot, p.doq, p.doh, ca, demoResolverName, demoSteeredName, demoDirectName, p.origin, p.admin)
+`, resolverAddr, p.Do53, p.DoT, p.DoQ, p.DoH, ca, resolverName, steeredName, directName, p.Origin, p.Admin)
 }

@@ -1,8 +1,7 @@
-package main
+package demo
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -61,15 +60,15 @@ func bigEndian() bool {
 
 // TestECHKey makes a handshake in which client and server agree on the key.
 func TestECHKey(t *testing.T) {
-	ca, err := newDemoCA()
+	ca, err := newAuthority()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := ca.issue([]string{demoSteeredName, demoOuterName})
+	cert, err := ca.issue([]string{steeredName, outerName})
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, key, err := newECHKey(7, demoOuterName)
+	list, key, err := newECHKey(7, outerName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +76,7 @@ func TestECHKey(t *testing.T) {
 	server := tls.Server(there, &tls.Config{Certificates: []tls.Certificate{cert}, EncryptedClientHelloKeys: []tls.EncryptedClientHelloKey{key}})
 	done := make(chan error, 1)
 	go func() { done <- server.HandshakeContext(t.Context()); there.Close() }()
-	client := tls.Client(here, &tls.Config{ServerName: demoSteeredName, RootCAs: ca.pool(), EncryptedClientHelloConfigList: list})
+	client := tls.Client(here, &tls.Config{ServerName: steeredName, RootCAs: ca.pool(), EncryptedClientHelloConfigList: list})
 	if err := client.HandshakeContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -85,49 +84,8 @@ func TestECHKey(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if !client.ConnectionState().ECHAccepted || server.ConnectionState().ServerName != demoSteeredName {
+	if !client.ConnectionState().ECHAccepted || server.ConnectionState().ServerName != steeredName {
 		t.Errorf("got ECH accepted %t, inner name %q; want true, %q",
-			client.ConnectionState().ECHAccepted, server.ConnectionState().ServerName, demoSteeredName)
-	}
-}
-
-// freePorts returns ports that nobody uses now.
-func freePorts(t *testing.T) demoPorts {
-	t.Helper()
-	free := func() uint16 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		return uint16(ln.Addr().(*net.TCPAddr).Port)
-	}
-	return demoPorts{do53: free(), dot: free(), doq: free(), doh: free(), admin: free(), origin: free()}
-}
-
-func TestDemoOnce(t *testing.T) {
-	var out bytes.Buffer
-	if err := runDemo(t.Context(), &out, freePorts(t), true); err != nil {
-		t.Errorf("%v\n%s", err, &out)
-	}
-	for step := range 7 {
-		if want := fmt.Sprintf("\n%d. ", step+1); !strings.Contains(out.String(), want) {
-			t.Errorf("got\n%s\nwant step %d in it", &out, step+1)
-		}
-	}
-}
-
-// TestDemoPortInUse names the port and the flag that moves it.
-func TestDemoPortInUse(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	ports := freePorts(t)
-	ports.doh = uint16(ln.Addr().(*net.TCPAddr).Port)
-	err = runDemo(t.Context(), new(bytes.Buffer), ports, true)
-	if err == nil || !strings.Contains(err.Error(), fmt.Sprint(ports.doh)) {
-		t.Errorf("got error %v; want one that names port %d", err, ports.doh)
+			client.ConnectionState().ECHAccepted, server.ConnectionState().ServerName, steeredName)
 	}
 }
