@@ -83,13 +83,13 @@ func leaveFrom(local netip.Addr) []byte {
 }
 
 // tellDestination tells the destination of f about a datagram of n bytes that does not get to the client.
-func (u *udpPort) tellDestination(f *flow, what unreachable, n int, now time.Duration) {
+func (u *udpServer) tellDestination(f *flow, what unreachable, n int, now time.Duration) {
 	back := flowKey{client: f.grant.dst, local: f.src}
 	u.icmp.send(back, what.forFamily(f.grant.dst.Addr(), f.key.client.Addr()), n, now)
 }
 
 // tellTooBig tells the destination of f that its datagram of n bytes exceeds the MTU of the way to the client.
-func (u *udpPort) tellTooBig(f *flow, n int) {
+func (u *udpServer) tellTooBig(f *flow, n int) {
 	if mtu, err := pathMTU(f.key.client); err == nil {
 		u.tellDestination(f, unreachable{tooBig, mtu}, n, u.now())
 	}

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"fmt"
 	"net"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // Messages to the service manager. See sd_notify(3).
@@ -13,15 +10,6 @@ const (
 	notifyReady    = "READY=1"
 	notifyStopping = "STOPPING=1"
 )
-
-// notifyReloading carries the time, which the service type notify-reload asks for.
-func notifyReloading() string {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return "RELOADING=1"
-	}
-	return fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)
-}
 
 // notify tells the service manager about state. Without one it does nothing, and without an answer nobody waits: a
 // message that is lost shows in the manager's own timeout.

@@ -4,7 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
+
+	"github.com/cfrd-project/cfrd/relay"
 )
 
 // keyedPrefix is a configured prefix.
@@ -64,9 +65,6 @@ func (v *validator) checkTable() {
 	}
 }
 
-// leastUDPIdle is the shortest time that a UDP flow must be kept. See RFC 4787, Section 4.3.
-const leastUDPIdle = 2 * time.Minute
-
 // checkRelay checks what only the process that relays needs.
 func (v *validator) checkRelay() {
 	if !v.relays() {
@@ -84,8 +82,8 @@ func (v *validator) checkRelay() {
 		v.bad("relay.clients", "missing: the prefixes that may use the relay; by default those of clients")
 	}
 	v.warnOpen("relay.clients", v.Relay.Clients)
-	if idle := v.Relay.Limits.UDPIdle; idle > 0 && idle < leastUDPIdle {
-		v.bad("relay.limits.udp_idle", "must be at least %s, not %s: clients rely on it (RFC 4787)", leastUDPIdle, idle)
+	if idle := v.Relay.Limits.UDPIdle; idle > 0 && idle < relay.LeastUDPIdle {
+		v.bad("relay.limits.udp_idle", "must be at least %s, not %s: clients rely on it (RFC 4787)", relay.LeastUDPIdle, idle)
 	}
 	v.checkEgress()
 }
