@@ -22,8 +22,8 @@ type Limits struct {
 	DrainTimeout      time.Duration // how long flows may go on when the relay stops; default 30 s
 }
 
-// LeastUDPIdle is the least that Limits.UDPIdle can be. See RFC 4787, Section 4.3.
-const LeastUDPIdle = 2 * time.Minute
+// leastIdle is the least that Limits.UDPIdle can be. See RFC 4787, Section 4.3.
+const leastIdle = 2 * time.Minute
 
 // A TCP flow has a descriptor for each side. Pipes have two, and a flow holds one per direction only while its bytes
 // are on their way, which is so for few flows at a time.
@@ -66,6 +66,16 @@ func setDefault[T int | time.Duration](v *T, def T) {
 	}
 }
 
+// Validate returns what is wrong with a limit whatever the host, or nil. The error begins with the limit in the form
+// that configuration keys have, "udp_idle: ".
+func (l Limits) Validate() error {
+	if l.UDPIdle != 0 && l.UDPIdle < leastIdle {
+		return fmt.Errorf("udp_idle: %v is too short; want %v or more, on which clients rely (RFC 4787)", l.UDPIdle, leastIdle)
+	}
+	return nil
+}
+
+// check returns what is wrong with complete limits of a process that may have fds descriptors.
 func (l Limits) check(fds int) error {
 	for _, n := range []int{l.TCPFlows, l.UDPFlows, l.TCPFlowsPerClient, l.UDPFlowsPerClient} {
 		if n < 1 {
@@ -77,8 +87,8 @@ func (l Limits) check(fds int) error {
 			return fmt.Errorf("relay: a limit of %v; it must be positive", d)
 		}
 	}
-	if l.UDPIdle < LeastUDPIdle {
-		return fmt.Errorf("relay: UDP flows that idle %v at most; it must be %v or more", l.UDPIdle, LeastUDPIdle)
+	if err := l.Validate(); err != nil {
+		return fmt.Errorf("relay: %w", err)
 	}
 	if need := l.descriptors(); need > fds {
 		return fmt.Errorf("relay: %d TCP and %d UDP flows need %d descriptors; RLIMIT_NOFILE allows %d",

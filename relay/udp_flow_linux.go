@@ -59,7 +59,7 @@ const (
 const headerBytes = 28
 
 // RFC 4787, REQ-5, wants a mapping to last two minutes or more, but allows less where the destination's port is a
-// well-known one, see LeastUDPIdle. Flows that were never answered are what a flood leaves behind, so those make use of it.
+// well-known one, see leastIdle. Flows that were never answered are what a flood leaves behind, so those make use of it.
 const (
 	unansweredIdle = 30 * time.Second
 	wellKnownPorts = 1024
@@ -107,7 +107,7 @@ type flowShard struct {
 // newFlowTable returns a table of flows to ports such as port, which last for idle after the client's last datagram.
 func newFlowTable(port uint16, idle time.Duration) *flowTable {
 	t := &flowTable{seed: rand.Uint64()}
-	t.idle = [stageCount]time.Duration{LeastUDPIdle, LeastUDPIdle, idle}
+	t.idle = [stageCount]time.Duration{leastIdle, leastIdle, idle}
 	if port < wellKnownPorts {
 		t.idle[unanswered] = unansweredIdle
 	}

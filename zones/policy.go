@@ -65,7 +65,7 @@ func NewPolicy(rules []Rule, special func(netip.Addr) bool, allowSpecial []netip
 // add compiles the rule with index i.
 func (p *Policy) add(i int, r Rule) error {
 	if len(r.Suffixes) == 0 && len(r.Prefixes) == 0 && !r.ECH {
-		return errors.New(`: matches nothing; give it suffixes (["."] for every name), prefixes or ech`)
+		return fmt.Errorf(": %w", errMatchesNothing)
 	}
 	if err := checkPrefixes(r.Prefixes); err != nil {
 		return fmt.Errorf(".prefixes%w", err)

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/dnr"
 )
@@ -24,7 +26,7 @@ type announcer struct {
 // newAnnouncers makes what dnr.announce asks for.
 func (n *node) newAnnouncers() error {
 	for i, c := range n.values.DNR.Announce {
-		cfg := c.config()
+		cfg := announcerConfig(c)
 		cfg.Source = func(link dnr.Link) dnr.Announcement { return n.announcement(link, c.PvD) }
 		cfg.Log = component(n.log, "announce")
 		a, err := dnr.NewAnnouncer(cfg)
@@ -36,8 +38,8 @@ func (n *node) newAnnouncers() error {
 	return nil
 }
 
-// config returns what does not depend on the resolver.
-func (c announceConfig) config() dnr.AnnounceConfig {
+// announcerConfig returns what does not depend on the resolver.
+func announcerConfig(c config.Announce) dnr.AnnounceConfig {
 	return dnr.AnnounceConfig{
 		Interface: c.Interface, RA: c.RA, DHCPv6: c.DHCPv6, DHCPv4: c.DHCPv4, MaxInterval: c.MaxInterval,
 		Managed: c.Managed, Other: c.Other,
@@ -65,7 +67,7 @@ func (n *node) announcement(link dnr.Link, pvd bool) dnr.Announcement {
 
 // certified returns cfg, or cfg without encrypted services if clients would refuse their certificate now.
 func certified(cfg ddr.Config, now time.Time) ddr.Config {
-	if leaf := cfg.Certificate(); leaf == nil || checkLeaf(leaf, cfg.Name, now) != nil {
+	if leaf := cfg.Certificate(); leaf == nil || certs.CheckLeaf(leaf, cfg.Name, now) != nil {
 		cfg.Services = nil
 	}
 	return cfg

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 )
@@ -16,7 +17,7 @@ import (
 // TestRefusedIsNotSteered has a policy that steers all it may. What the relay refuses as a destination is not steered
 // even so, also where the relay runs on another host.
 func TestRefusedIsNotSteered(t *testing.T) {
-	for _, m := range []mode{modeAll, modeResolver} {
+	for _, m := range []config.Mode{config.ModeAll, config.ModeResolver} {
 		t.Run(fmt.Sprint(m), func(t *testing.T) {
 			steered, refuses := steerEverything(t, m)
 			for addr, want := range map[string]bool{
@@ -50,14 +51,14 @@ func TestRefusedIsNotSteered(t *testing.T) {
 
 // steerEverything returns whether the resolver of a process that runs in mode m, and whose own relay is not there yet,
 // steers an address, and whether a relay that runs under the same configuration refuses it.
-func steerEverything(t *testing.T, m mode) (steered, refuses func(netip.Addr) bool) {
+func steerEverything(t *testing.T, m config.Mode) (steered, refuses func(netip.Addr) bool) {
 	l := newLab(t)
 	writeFile(t, filepath.Join(l.dir, "seal.key"), fmt.Sprintf("%x\n", addrmap.NewKey()))
 	l.config["steer"] = `{allow_special: [10.0.0.0/8], rules: [{suffixes: ["."]}]}`
 	l.config["relay"] = `{ports: [443], sealed: {prefix: "2001:db8:cf::/64", key_file: seal.key}, ` +
 		`egress: [127.90.0.0/16, 8.8.4.0/24], allow_special: [10.1.0.0/16]}`
 	l.write(t)
-	cfg, err := readConfig(l.path(), m)
+	cfg, err := config.Read(l.path(), m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func steerEverything(t *testing.T, m mode) (steered, refuses func(netip.Addr) bo
 		t.Fatal(err)
 	}
 	n := &node{mode: m, log: zerolog.Nop(), values: v}
-	if n.addrs, err = addrmap.Open(v.addressMap()); err != nil {
+	if n.addrs, err = addrmap.Open(v.AddressMap(v.sealKey)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.addrs.Close() })
