@@ -83,7 +83,7 @@ func (n *node) handler() http.Handler {
 			plain(w, http.StatusServiceUnavailable, reasons...)
 			return
 		}
-		plain(w, http.StatusOK, append([]string{"ready"}, n.certs.warnings(time.Now())...)...)
+		plain(w, http.StatusOK, append([]string{"ready"}, n.certs.Warnings(time.Now())...)...)
 	})
 	if n.values.Admin.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -118,7 +118,7 @@ func (n *node) notReady() (reasons []string) {
 	if n.relay != nil && !n.relay.Healthy() {
 		reasons = append(reasons, "the relay takes no new flows")
 	}
-	if why := n.certs.invalid(time.Now()); why != "" {
+	if why := n.certs.Invalid(time.Now()); why != "" {
 		reasons = append(reasons, why)
 	}
 	return reasons

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/dnr"
@@ -66,7 +67,7 @@ func (n *node) announcement(link dnr.Link, pvd bool) dnr.Announcement {
 
 // certified returns cfg, or cfg without encrypted services if clients would refuse their certificate now.
 func certified(cfg ddr.Config, now time.Time) ddr.Config {
-	if leaf := cfg.Certificate(); leaf == nil || checkLeaf(leaf, cfg.Name, now) != nil {
+	if leaf := cfg.Certificate(); leaf == nil || certs.CheckLeaf(leaf, cfg.Name, now) != nil {
 		cfg.Services = nil
 	}
 	return cfg

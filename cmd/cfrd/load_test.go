@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -103,7 +104,7 @@ func TestUpstreamIsThisHost(t *testing.T) {
 
 func TestLoadWarnings(t *testing.T) {
 	l := newLab(t)
-	certificateTemplate{names: []string{"dns.isp.example"}}.write(t, l.dir)
+	certstest.Template{Names: []string{"dns.isp.example"}}.Write(t, l.dir)
 	l.config["listen"] = `{do53: ["192.0.2.53:53"], dot: ["192.0.2.53:853"]}`
 	l.write(t)
 	warnings, err := checkConfig(l.path(), config.ModeAll)

@@ -13,6 +13,8 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/acme"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
@@ -25,8 +27,8 @@ type node struct {
 	// set once by newNode
 	mode  config.Mode
 	log   zerolog.Logger
-	certs *certificates    // or nil
-	acme  *acmeService     // or nil
+	certs *certs.Holder    // or nil
+	acme  *acme.Service    // or nil
 	addrs *addrmap.Map     // or nil
 	dns   *resolver.Server // or nil
 	// discovery is what dns answers discovery from; nil without dns. Replaced by applyResolver.
@@ -54,7 +56,7 @@ const (
 func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) {
 	n := &node{mode: m, log: log, values: v}
 	if m.Resolves() && v.Encrypted() {
-		n.certs = newCertificates(v.certificate)
+		n.certs = certs.NewHolder(v.certificate)
 	}
 	defer func() {
 		if err != nil {
@@ -62,7 +64,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}()
 	if n.certs != nil && v.TLS.ACME.Used() {
-		if n.acme, err = newACMEService(v, n.certs, component(log, "acme")); err != nil {
+		if n.acme, err = acme.New(v.acmeConfig(component(log, "acme")), v.identity(), n.certs); err != nil {
 			return nil, err
 		}
 	}
@@ -81,7 +83,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}
 	if n.acme != nil {
-		if err = n.acme.bind(v.ChallengeListeners()); err != nil {
+		if err = n.acme.Bind(v.ChallengeListeners()); err != nil {
 			return nil, err
 		}
 	}
@@ -124,7 +126,7 @@ func (n *node) newResolver() error {
 		Log:        component(n.log, "resolver"),
 	}
 	if n.certs != nil {
-		cfg.TLS = n.certs.config()
+		cfg.TLS = n.certs.TLSConfig()
 	}
 	var err error
 	if n.dns, err = resolver.New(cfg); err != nil {
@@ -140,7 +142,7 @@ func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 		steerTo = steering{n}
 	}
 	settings := v.settings(discovery, steerTo)
-	settings.Public = n.acme.public(v)
+	settings.Public = n.acme.Public(v.Name)
 	return settings
 }
 
@@ -159,7 +161,7 @@ func (n *node) abandon() {
 // close gives back what newNode opened and nobody's Run does. It is called once nothing runs any more.
 func (n *node) close() error {
 	if n.acme != nil {
-		n.acme.close()
+		n.acme.Close()
 	}
 	if n.addrs == nil {
 		return nil
@@ -197,10 +199,10 @@ func (n *node) runServices(ctx context.Context) error {
 		g.Go(func() error { return named("relay", n.relay.Run(ctx)) })
 	}
 	if n.certs != nil {
-		g.Go(func() error { n.certs.rotateTickets(ctx); return nil })
+		g.Go(func() error { n.certs.RotateTickets(ctx); return nil })
 	}
 	if n.acme != nil {
-		g.Go(func() error { return named("acme", n.acme.run(ctx)) })
+		g.Go(func() error { return named("acme", n.acme.Run(ctx)) })
 	} else if n.certs != nil {
 		g.Go(func() error { n.watchCertificate(ctx); return nil })
 	}

@@ -85,9 +85,9 @@ func (n *node) apply(v *values) error {
 	}
 	switch {
 	case n.acme != nil:
-		n.acme.update(v.identity())
+		n.acme.Update(v.identity())
 	case n.certs != nil:
-		n.certs.replace(v.certificate)
+		n.certs.Replace(v.certificate)
 	}
 	n.values = v
 	return nil

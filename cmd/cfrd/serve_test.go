@@ -14,6 +14,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
@@ -180,10 +182,10 @@ func TestDiscoveryFollowsCertificate(t *testing.T) {
 	if got := len(l.discover(t)); got == 0 {
 		t.Fatal("got no record; want those of the listeners")
 	}
-	expired := certificateTemplate{names: []string{"dns.isp.example"}, notAfter: time.Now().Add(-time.Minute)}
-	cert := *n.certs.current.Load()
-	cert.Leaf = expired.write(t, t.TempDir())
-	n.certs.current.Store(&cert)
+	expired := certstest.Template{Names: []string{"dns.isp.example"}, NotAfter: time.Now().Add(-time.Minute)}
+	cert := *n.certs.Current()
+	cert.Leaf = expired.Write(t, t.TempDir())
+	n.certs.Replace(&cert)
 	if got := l.discover(t); len(got) != 0 {
 		t.Errorf("with an expired certificate: got %v; want no record", got)
 	}
@@ -192,10 +194,10 @@ func TestDiscoveryFollowsCertificate(t *testing.T) {
 // discover returns the SVCB records at _dns.resolver.arpa by priority.
 func (l *lab) discover(t *testing.T) []string {
 	t.Helper()
-	c := dnsClient{addr: netip.AddrPortFrom(l.addr, 8053)}
+	c := check.Client{Addr: netip.AddrPortFrom(l.addr, 8053)}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	reply, err := c.exchange(ctx, resolver.TCP, question("_dns.resolver.arpa.", dns.TypeSVCB))
+	reply, err := c.Exchange(ctx, resolver.TCP, check.Question("_dns.resolver.arpa.", dns.TypeSVCB))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
@@ -60,7 +60,7 @@ func (l *loader) loadTLS(now time.Time) {
 		l.loadACME(now)
 		return
 	}
-	cert, err := loadCertificate(l.TLS.Certificate, l.TLS.Key, l.Name, now)
+	cert, err := certs.Load(l.TLS.Certificate, l.TLS.Key, l.Name, now)
 	if err != nil {
 		key := "tls.certificate"
 		if missing, ok := errors.AsType[*fs.PathError](err); ok && missing.Path == l.TLS.Key {
@@ -99,17 +99,12 @@ func (l *loader) loadUpstreamCA() {
 	if l.UpstreamCA == "" {
 		return
 	}
-	pem, err := os.ReadFile(l.UpstreamCA)
+	roots, err := certs.LoadOnlyRoots(l.UpstreamCA)
 	if err != nil {
 		l.problems.Add("upstream_ca", "%s", err)
-		return
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		l.problems.Add("upstream_ca", "%s holds no certificate in PEM form", l.UpstreamCA)
 	}
 	for i := range l.Upstreams {
-		l.Upstreams[i].RootCAs = pool
+		l.Upstreams[i].RootCAs = roots
 	}
 }
 
@@ -208,7 +203,7 @@ func (v *values) settings(discovery *ddr.Zone, steerTo resolver.Relay) resolver.
 }
 
 // discovery returns what is advertised: the encrypted listeners that run, and the relay if one runs beside them.
-func (v *values) discovery(running resolver.Listen, certs *certificates, relays bool) ddr.Config {
+func (v *values) discovery(running resolver.Listen, holder *certs.Holder, relays bool) ddr.Config {
 	ownName, ownHTTPS := v.owned()
 	cfg := ddr.Config{
 		Name:        v.Name,
@@ -217,7 +212,7 @@ func (v *values) discovery(running resolver.Listen, certs *certificates, relays 
 		PvD:         v.DDR.PvD,
 		Addresses:   v.Addresses(),
 		Services:    services(running),
-		Certificate: certs.leaf,
+		Certificate: holder.Leaf,
 		TTL:         v.DDR.TTL,
 		Info:        &ddr.Info{ExtErr: resolver.ExtendedErrors(), URL: v.DDR.InfoURL},
 	}

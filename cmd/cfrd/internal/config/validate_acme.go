@@ -6,9 +6,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-
-	"github.com/caddyserver/certmagic"
-	"github.com/mholt/acmez/v3/acme"
 )
 
 // ACME says how to get a certificate from an authority that speaks ACME. See RFC 8555.
@@ -26,20 +23,31 @@ type ACME struct {
 // Challenge is a way to prove to an authority that a name or an address is ours.
 type Challenge string
 
+// The challenges. See RFC 8555, Section 8, and RFC 8737.
+const (
+	ChallengeTLSALPN01 Challenge = "tls-alpn-01"
+	ChallengeHTTP01    Challenge = "http-01"
+	ChallengeDNS01     Challenge = "dns-01"
+)
+
+// defaultDirectory is that of Let's Encrypt.
+const defaultDirectory = "https://acme-v02.api.letsencrypt.org/directory"
+
 func parseChallenge(s string) (Challenge, error) {
 	return oneOf(map[string]Challenge{
-		acme.ChallengeTypeTLSALPN01: acme.ChallengeTypeTLSALPN01,
-		acme.ChallengeTypeHTTP01:    acme.ChallengeTypeHTTP01,
-		acme.ChallengeTypeDNS01:     acme.ChallengeTypeDNS01,
+		string(ChallengeTLSALPN01): ChallengeTLSALPN01,
+		string(ChallengeHTTP01):    ChallengeHTTP01,
+		string(ChallengeDNS01):     ChallengeDNS01,
 	})(s)
 }
 
 // Used reports whether anything is written in the section.
 func (a ACME) Used() bool { return !reflect.ValueOf(a).IsZero() }
 
+// DirectoryURL returns the URL of the directory, which is that of Let's Encrypt by default.
 func (a ACME) DirectoryURL() string {
 	if a.Directory == "" {
-		return certmagic.LetsEncryptProductionCA
+		return defaultDirectory
 	}
 	return a.Directory
 }
@@ -47,16 +55,17 @@ func (a ACME) DirectoryURL() string {
 // EnabledChallenges returns those that may be used. TLS-ALPN-01 proves names and addresses and needs no further port.
 func (a ACME) EnabledChallenges() []Challenge {
 	if len(a.Challenges) == 0 {
-		return []Challenge{acme.ChallengeTypeTLSALPN01}
+		return []Challenge{ChallengeTLSALPN01}
 	}
 	return a.Challenges
 }
 
+// Uses reports whether the section is used and c may be.
 func (a ACME) Uses(c Challenge) bool { return a.Used() && slices.Contains(a.EnabledChallenges(), c) }
 
 // provesAddresses reports whether the challenges can: DNS-01 cannot. See RFC 8738, Section 7.
 func (a ACME) provesAddresses() bool {
-	return slices.ContainsFunc(a.EnabledChallenges(), func(c Challenge) bool { return c != acme.ChallengeTypeDNS01 })
+	return slices.ContainsFunc(a.EnabledChallenges(), func(c Challenge) bool { return c != ChallengeDNS01 })
 }
 
 // CertificateAddresses returns the addresses that the certificate is to carry: those at which clients ask before they
@@ -78,7 +87,7 @@ func (c *Config) CertificateAddresses() (certified []netip.Addr) {
 // ChallengeListeners returns where HTTP-01 is answered: the authority comes to port 80 of the name and of each
 // address. See RFC 8555, Section 8.3.
 func (c *Config) ChallengeListeners() (addrs []netip.AddrPort) {
-	if !c.TLS.ACME.Uses(acme.ChallengeTypeHTTP01) {
+	if !c.TLS.ACME.Uses(ChallengeHTTP01) {
 		return nil
 	}
 	for _, list := range [][]netip.AddrPort{c.Listen.Do53, c.Listen.DoT, c.Listen.DoH, c.Listen.DoQ} {
@@ -119,10 +128,10 @@ func (v *validator) checkChallenges() {
 	onPort := func(port uint16) func(netip.AddrPort) bool {
 		return func(l netip.AddrPort) bool { return l.Port() == port }
 	}
-	if a.Uses(acme.ChallengeTypeTLSALPN01) && !slices.ContainsFunc(v.Listen.DoH, onPort(443)) {
+	if a.Uses(ChallengeTLSALPN01) && !slices.ContainsFunc(v.Listen.DoH, onPort(443)) {
 		v.bad("tls.acme.challenges", "tls-alpn-01 is answered on port 443 of listen.doh, which is not there: use http-01 or dns-01")
 	}
-	if a.Uses(acme.ChallengeTypeDNS01) && !slices.ContainsFunc(v.Listen.Do53, onPort(53)) {
+	if a.Uses(ChallengeDNS01) && !slices.ContainsFunc(v.Listen.Do53, onPort(53)) {
 		v.bad("tls.acme.challenges", "dns-01 is answered on port 53 of listen.do53, which is not there: use tls-alpn-01 or http-01")
 	}
 	if len(a.Addresses) > 0 && !a.provesAddresses() {
