@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -102,48 +101,12 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 // relays reports whether this node relays flows.
 func (n *node) relays() bool { return n.mode.Relays() && n.values.Relays() }
 
-func (n *node) relayConfig() relay.Config {
-	return relay.Config{
-		Map:        n.addrs,
-		Ports:      n.values.Relay.Ports,
-		Routes:     n.values.Relay.Routes,
-		DisableGSO: !n.values.Relay.GSO,
-		Limits:     n.values.relayLimits(),
-		Settings:   n.values.relaySettings(),
-		Log:        component(n.log, "relay"),
-	}
-}
-
-// newResolver binds the resolver, and then tells it what to answer from: discovery depends on what is really bound.
-func (n *node) newResolver() error {
-	v := n.values
-	cfg := resolver.Config{
-		Listen:     v.listen(),
-		Limits:     v.limits(),
-		HTTP:       http.HandlerFunc(n.servePvD),
-		CacheBytes: int64(v.Cache.Size),
-		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
-		Log:        component(n.log, "resolver"),
-	}
-	if n.certs != nil {
-		cfg.TLS = n.certs.TLSConfig()
-	}
-	var err error
-	if n.dns, err = resolver.New(cfg); err != nil {
+// newResolver binds the resolver, and then lets it answer under the node's values.
+func (n *node) newResolver() (err error) {
+	if n.dns, err = resolver.New(n.resolverConfig()); err != nil {
 		return err
 	}
-	return n.applyResolver(v)
-}
-
-// settings returns the resolver's settings under v.
-func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
-	var steerTo resolver.Relay
-	if n.addrs != nil {
-		steerTo = steering{n}
-	}
-	settings := v.settings(discovery, steerTo)
-	settings.Public = n.acme.Public(v.Name)
-	return settings
+	return n.applyResolver(n.values)
 }
 
 // abandon gives back what newNode has bound and opened when a later part fails. There is no relay to close: it comes

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
-	"github.com/cfrd-project/cfrd/ddr"
 )
 
 // reloadOn re-reads the configuration at path each time that a signal arrives, until ctx is done. One that is
@@ -90,21 +89,5 @@ func (n *node) apply(v *values) error {
 		n.certs.Replace(v.certificate)
 	}
 	n.values = v
-	return nil
-}
-
-func (n *node) applyResolver(v *values) error {
-	if n.dns == nil {
-		return nil
-	}
-	// Of what this node really runs.
-	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
-	if err != nil {
-		return err
-	}
-	if err := n.dns.Update(n.settings(v, discovery)); err != nil {
-		return err
-	}
-	n.discovery.Store(discovery)
 	return nil
 }

@@ -14,10 +14,7 @@ import (
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
-	"github.com/cfrd-project/cfrd/ddr"
-	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
-	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
 )
 
@@ -161,78 +158,4 @@ func (l *loader) loadSealKey() {
 		l.Warnings = append(l.Warnings, fmt.Sprintf("relay.sealed.key_file: %s can be read by others (mode %04o): "+
 			"who has it can tell the destination of every relay address; use mode 0600", path, info.Mode().Perm()))
 	}
-}
-
-func (v *values) relaySettings() relay.Settings {
-	return relay.Settings{
-		Clients:      v.Relay.Clients,
-		Egress:       v.Relay.Egress,
-		AllowSpecial: v.Relay.AllowSpecial,
-	}
-}
-
-func (v *values) relayLimits() relay.Limits {
-	return relay.Limits(v.Relay.Limits)
-}
-
-func (v *values) listen() resolver.Listen {
-	l := v.Listen
-	return resolver.Listen{Do53: l.Do53, DoT: l.DoT, DoH: l.DoH, DoQ: l.DoQ}
-}
-
-func (v *values) limits() resolver.Limits { return resolver.Limits(v.Limits) }
-
-// settings returns what the resolver works with. local comes before the zones; steerTo is nil if there is no relay.
-func (v *values) settings(discovery *ddr.Zone, steerTo resolver.Relay) resolver.Settings {
-	s := resolver.Settings{
-		Clients:   v.Clients,
-		Local:     []resolver.Local{discovery, v.zones},
-		Upstreams: v.Upstreams,
-	}
-	if v.policy != nil && steerTo != nil {
-		s.Steering = &resolver.Steering{
-			Policy:    v.policy,
-			Relay:     steerTo,
-			Clients:   v.Relay.Clients,
-			MaxTTL:    v.Steer.MaxTTL,
-			Hints:     v.Steer.Hints,
-			OnFailure: v.Steer.OnFailure,
-		}
-	}
-	return s
-}
-
-// discovery returns what is advertised: the encrypted listeners that run, and the relay if one runs beside them.
-func (v *values) discovery(running resolver.Listen, holder *certs.Holder, relays bool) ddr.Config {
-	ownName, ownHTTPS := v.owned()
-	cfg := ddr.Config{
-		Name:        v.Name,
-		OwnName:     ownName,
-		OwnHTTPS:    ownHTTPS,
-		PvD:         v.DDR.PvD,
-		Addresses:   v.Addresses(),
-		Services:    services(running),
-		Certificate: holder.Leaf,
-		TTL:         v.DDR.TTL,
-		Info:        &ddr.Info{ExtErr: resolver.ExtendedErrors(), URL: v.DDR.InfoURL},
-	}
-	if relays && v.DDR.AdvertiseRelay {
-		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey), Clients: v.Relay.Clients, Ports: v.Relay.Ports}
-	}
-	return cfg
-}
-
-// services returns the encrypted listeners in the order in which clients should prefer them: without head-of-line
-// blocking first, and what passes most firewalls before what passes fewer.
-func services(l resolver.Listen) (list []ddr.Service) {
-	add := func(p ddr.Protocol, addrs []netip.AddrPort) {
-		for _, a := range addrs {
-			list = append(list, ddr.Service{Protocol: p, Addr: a})
-		}
-	}
-	add(ddr.DoH3, l.DoH)
-	add(ddr.DoQ, l.DoQ)
-	add(ddr.DoH, l.DoH)
-	add(ddr.DoT, l.DoT)
-	return list
 }

@@ -3,17 +3,10 @@
 package config
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/spf13/viper"
 
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
@@ -168,110 +161,6 @@ func defaultConfig() *Config {
 	}
 }
 
-// Problem is one thing that is wrong with the configuration.
-type Problem struct {
-	Key  string // its path, such as "steer.rules[1].suffixes"; empty if it is about the file as a whole
-	Text string // what is wrong and what would be right
-}
-
-// Problems is everything that is wrong with the configuration, as an error of one line each.
-type Problems []Problem
-
-func (ps Problems) Error() string {
-	lines := make([]string, len(ps))
-	for i, p := range ps {
-		lines[i] = p.Text
-		if p.Key != "" {
-			lines[i] = p.Key + ": " + p.Text
-		}
-	}
-	return strings.Join(lines, "\n")
-}
-
-func (ps *Problems) Add(key, format string, args ...any) {
-	*ps = append(*ps, Problem{key, fmt.Sprintf(format, args...)})
-}
-
-// has reports whether something is known to be wrong with key or below it.
-func (ps Problems) has(key string) bool {
-	for _, p := range ps {
-		if rest, ok := strings.CutPrefix(p.Key, key); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
-			return true
-		}
-	}
-	return false
-}
-
-// Err returns ps as an error, or nil if there is none.
-func (ps Problems) Err() error {
-	if len(ps) == 0 {
-		return nil
-	}
-	return ps
-}
-
-// Read reads and checks the configuration file. The error is of type problems unless the file cannot be read.
-func Read(path string, m Mode) (*Config, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
-	}
-	dir, err := filepath.Abs(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
-	}
-	return Parse(data, dir, m)
-}
-
-// Parse decodes a configuration, lets CFRD_ variables of the environment override it, and reports everything
-// that is wrong with it. Relative paths in it are relative to dir.
-func Parse(data []byte, dir string, m Mode) (*Config, error) {
-	cfg, ps := decodeConfig(data)
-	if cfg == nil {
-		return nil, ps
-	}
-	cfg.resolvePaths(dir)
-	(&validator{Config: cfg, problems: &ps, mode: m}).validate()
-	if err := ps.Err(); err != nil {
-		return nil, markEnvironment(ps)
-	}
-	cfg.Relay.Clients = cfg.relayClients()
-	return cfg, nil
-}
-
-// decodeConfig returns nil if data is not even YAML.
-func decodeConfig(data []byte) (*Config, Problems) {
-	var ps Problems
-	v := viper.New()
-	v.SetConfigType("yaml")
-	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
-		text := strings.TrimPrefix(err.Error(), "While parsing config: ")
-		ps.Add("", "not a YAML file of keys and values: %s", strings.Join(strings.Fields(text), " "))
-		return nil, ps
-	}
-	known := configKeys()
-	bindEnvironment(v, known)
-	cfg := defaultConfig()
-	cfg.Warnings = unknownVariables(os.Environ(), known)
-	err := v.UnmarshalExact(cfg, viper.DecodeHook(decodeValue))
-	ps.addDecodeErrors(err, known)
-	ps.addEmptyUnknown(v.AllKeys(), known)
-	return cfg, ps
-}
-
-// resolvePaths makes every path in the configuration absolute.
-func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.TLS.Certificate, &c.TLS.Key, &c.TLS.ACME.CA, &c.TLS.ACME.Storage, &c.UpstreamCA, &c.Relay.Sealed.KeyFile, &c.Relay.Table.Store}
-	for i := range c.Zones {
-		paths = append(paths, &c.Zones[i])
-	}
-	for _, p := range paths {
-		if *p != "" && !filepath.IsAbs(*p) {
-			*p = filepath.Join(dir, *p)
-		}
-	}
-}
-
 // Steers reports whether answers are to be rewritten.
 func (c *Config) Steers() bool { return len(c.Steer.Rules) > 0 }
 
@@ -335,36 +224,4 @@ func (r Rule) policy() zones.Rule {
 func (s Sealed) Used() bool { return s != Sealed{} }
 func (t Table) Used() bool {
 	return len(t.Prefixes) > 0 || t.Store != "" || t.Grace != 0 || t.MaxLeases != 0
-}
-
-// decodeError is what UnmarshalExact says about one key.
-type decodeError interface {
-	error
-	Name() string
-	Unwrap() error
-}
-
-// addDecodeErrors adds what UnmarshalExact found: a tree of errors, the leaves of which know their key.
-func (ps *Problems) addDecodeErrors(err error, known []configKey) {
-	switch e := err.(type) {
-	case nil:
-	case decodeError:
-		if keys, ok := strings.CutPrefix(e.Unwrap().Error(), "has invalid keys: "); ok {
-			for key := range strings.SplitSeq(keys, ", ") {
-				ps.addUnknown(joinKey(e.Name(), key), known)
-			}
-			return
-		}
-		ps.Add(e.Name(), "%s", e.Unwrap())
-	case interface{ Unwrap() []error }:
-		for _, err := range e.Unwrap() {
-			ps.addDecodeErrors(err, known)
-		}
-	default:
-		if inner := errors.Unwrap(err); inner != nil {
-			ps.addDecodeErrors(inner, known)
-			return
-		}
-		ps.Add("", "%s", err)
-	}
 }
