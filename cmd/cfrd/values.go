@@ -18,7 +18,8 @@ import (
 	"github.com/cfrd-project/cfrd/zones"
 )
 
-// values is a configuration with everything that its files hold. From it the services' own configurations are made.
+// values is a configuration with what the files hold that it names. It is never changed once loadValues has returned it;
+// a reload makes another one. settings.go makes the services' own configurations from it.
 type values struct {
 	*config.Config
 	certificate *tls.Certificate // or nil without encrypted listeners
@@ -27,7 +28,9 @@ type values struct {
 	zones       *zones.Zones     // nil in mode relay
 }
 
-// loadValues reads what the configuration names. It reports everything that is wrong, as problems.
+// loadValues reads the files that cfg names: the certificate or the store of ACME, the authorities of the upstreams, the
+// zones and the seal key. now is the time at which the certificate must be valid. The error is of type config.Problems
+// and holds everything that is wrong.
 func loadValues(cfg *config.Config, m config.Mode, now time.Time) (*values, error) {
 	l := &loader{values: values{Config: cfg}}
 	if m.Resolves() {
@@ -44,6 +47,7 @@ func loadValues(cfg *config.Config, m config.Mode, now time.Time) (*values, erro
 	return &l.values, nil
 }
 
+// loader collects values and what is wrong with them.
 type loader struct {
 	values
 	problems config.Problems

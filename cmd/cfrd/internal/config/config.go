@@ -1,5 +1,15 @@
-// Package config turns the configuration file of cfrd into typed values: it decodes it, lets variables of the
-// environment override it, and reports everything that is wrong with it. It opens no other file and builds no service.
+// Package config turns the configuration file of cfrd into typed values. Read decodes it, lets CFRD_ variables of the
+// environment override it, and reports everything that is wrong with it at once, each with its key.
+//
+// It opens no other file, keeps no state and builds no service: what the files hold that a configuration names, and what
+// the services are given, is for cmd/cfrd to see to. The rules for a single setting belong to the package that the
+// setting is for, which is asked for them; what several settings must be to each other is checked here. Defaults belong
+// to those packages too, so that a key that is not written is the zero value, but for the few in defaultConfig and for
+// relay.clients, which Parse sets to clients.
+//
+// Everything there is to know of a key is its field: the type, which decode.go parses, and the tags mapstructure, its
+// name, and reload, which says whether a reload applies a change of it. The commands call Read once each, serve also on
+// SIGHUP; a Config is not changed once it has been read, and may be used from any goroutine.
 package config
 
 import (
