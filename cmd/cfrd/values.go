@@ -18,8 +18,8 @@ import (
 	"github.com/cfrd-project/cfrd/zones"
 )
 
-// values is a configuration with what the files hold that it names. It is never changed once loadValues has returned it;
-// a reload makes another one. settings.go makes the services' own configurations from it.
+// values is a configuration with what the files hold that it names. It is not changed once loadValues has returned it; a
+// reload makes another one. settings.go makes the services' own configurations from it.
 type values struct {
 	*config.Config
 	certificate *tls.Certificate // or nil without encrypted listeners
@@ -28,8 +28,8 @@ type values struct {
 	zones       *zones.Zones     // nil in mode relay
 }
 
-// loadValues reads the files that cfg names: the certificate or the store of ACME, the authorities of the upstreams, the
-// zones and the seal key. now is the time at which the certificate must be valid. The error is of type config.Problems
+// loadValues reads the files that cfg names: the certificate or the store of ACME, the authorities of the upstreams,
+// the zones and the seal key. now is the time at which the certificate must be valid. The error is of type config.Problems
 // and holds everything that is wrong.
 func loadValues(cfg *config.Config, m config.Mode, now time.Time) (*values, error) {
 	l := &loader{values: values{Config: cfg}}

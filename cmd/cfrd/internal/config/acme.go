@@ -33,6 +33,7 @@ const (
 // defaultDirectory is that of Let's Encrypt.
 const defaultDirectory = "https://acme-v02.api.letsencrypt.org/directory"
 
+// parseChallenge takes the names of RFC 8555 and RFC 8737.
 func parseChallenge(s string) (Challenge, error) {
 	return oneOf(map[string]Challenge{
 		string(ChallengeTLSALPN01): ChallengeTLSALPN01,
@@ -100,6 +101,7 @@ func (c *Config) ChallengeListeners() (addrs []netip.AddrPort) {
 	return addrs
 }
 
+// checkACME checks tls.acme, which is written.
 func (v *validator) checkACME() {
 	a := v.TLS.ACME
 	if v.TLS.Certificate != "" || v.TLS.Key != "" {
@@ -123,6 +125,8 @@ func (v *validator) checkACME() {
 	v.checkChallenges()
 }
 
+// checkChallenges makes sure that each challenge is answered where the authority asks. See RFC 8555, Section 8, and RFC
+// 8737, Section 3.
 func (v *validator) checkChallenges() {
 	a := v.TLS.ACME
 	onPort := func(port uint16) func(netip.AddrPort) bool {

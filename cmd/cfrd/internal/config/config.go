@@ -1,10 +1,10 @@
 // Package config turns the configuration file of cfrd into typed values. Read decodes it, lets CFRD_ variables of the
 // environment override it, and reports everything that is wrong with it at once, each with its key.
 //
-// It opens no other file, keeps no state and builds no service: what the files hold that a configuration names, and what
-// the services are given, is for cmd/cfrd to see to. The rules for a single setting belong to the package that the
-// setting is for, which is asked for them; what several settings must be to each other is checked here. Defaults belong
-// to those packages too, so that a key that is not written is the zero value, but for the few in defaultConfig and for
+// It opens no other file, keeps no state and builds no service: cmd/cfrd reads the files that a configuration names, and
+// makes the services' own configurations of it. The rules for a single setting belong to the package that the setting
+// is for, which is asked for them; what several settings must be to each other is checked here. Defaults belong to those
+// packages too, so that a key that is not written is the zero value, but for the few in defaultConfig and for
 // relay.clients, which Parse sets to clients.
 //
 // Everything there is to know of a key is its field: the type, which decode.go parses, and the tags mapstructure, its
@@ -23,8 +23,8 @@ import (
 	"github.com/cfrd-project/cfrd/zones"
 )
 
-// Config is the configuration file as it is written, with its values already of their types. What the services need
-// is made from it by loadValues.
+// Config is the configuration file as it is written, with its values already of their types. The tags of a field name
+// its key, and say whether a reload applies a change of it.
 type Config struct {
 	Name       string              `mapstructure:"name" reload:"yes"`
 	Clients    []netip.Prefix      `mapstructure:"clients" reload:"yes"`
@@ -43,9 +43,10 @@ type Config struct {
 	Admin      Admin               `mapstructure:"admin"`
 	Log        Log                 `mapstructure:"log"`
 
-	Warnings []string
+	Warnings []string // what is not wrong, but should be looked into; one line each
 }
 
+// Listen has the addresses to listen on. Ports are not 0.
 type Listen struct {
 	Do53  []netip.AddrPort `mapstructure:"do53" reload:"restart"`
 	DoT   []netip.AddrPort `mapstructure:"dot" reload:"restart"`
@@ -54,12 +55,14 @@ type Listen struct {
 	Admin netip.AddrPort   `mapstructure:"admin" reload:"restart"`
 }
 
+// TLS says where the certificate comes from: from two files, whose paths are absolute, or by ACME.
 type TLS struct {
 	Certificate string `mapstructure:"certificate" reload:"yes"`
 	Key         string `mapstructure:"key" reload:"yes"`
 	ACME        ACME   `mapstructure:"acme"`
 }
 
+// DDR is what is said of the resolver. See RFC 9462.
 type DDR struct {
 	AdvertiseRelay bool          `mapstructure:"advertise_relay" reload:"yes"`
 	RelayKey       int           `mapstructure:"relay_key" reload:"yes"`
@@ -69,10 +72,12 @@ type DDR struct {
 	PvD            bool          `mapstructure:"pvd" reload:"yes"`
 }
 
+// DNR is who hands the resolver out. See RFC 9463.
 type DNR struct {
 	Announce []Announce `mapstructure:"announce" reload:"restart"`
 }
 
+// Announce is one link on which the resolver is announced.
 type Announce struct {
 	Interface   string        `mapstructure:"interface" reload:"restart"`
 	RA          bool          `mapstructure:"ra" reload:"restart"`
@@ -84,6 +89,7 @@ type Announce struct {
 	PvD         bool          `mapstructure:"pvd" reload:"restart"`
 }
 
+// Steer says which destinations are reached through the relay.
 type Steer struct {
 	MaxTTL       time.Duration     `mapstructure:"max_ttl" reload:"yes"`
 	Hints        resolver.HintMode `mapstructure:"hints" reload:"yes"`
@@ -92,6 +98,7 @@ type Steer struct {
 	Rules        []Rule            `mapstructure:"rules" reload:"yes"`
 }
 
+// Rule is one rule of steering, whose conditions must all hold.
 type Rule struct {
 	Suffixes []string       `mapstructure:"suffixes" reload:"yes"`
 	Prefixes []netip.Prefix `mapstructure:"prefixes" reload:"yes"`
@@ -99,6 +106,7 @@ type Rule struct {
 	Action   Action         `mapstructure:"action" reload:"yes"`
 }
 
+// Relay is the section of the relay.
 type Relay struct {
 	Ports        []uint16       `mapstructure:"ports" reload:"restart"`
 	Sealed       Sealed         `mapstructure:"sealed"`
@@ -111,12 +119,14 @@ type Relay struct {
 	Limits       RelayLimits    `mapstructure:"limits"`
 }
 
+// Sealed describes the relay addresses that hold their destination, sealed by a key.
 type Sealed struct {
 	Prefix  netip.Prefix  `mapstructure:"prefix" reload:"restart"`
 	KeyFile string        `mapstructure:"key_file" reload:"restart"`
 	Epoch   time.Duration `mapstructure:"epoch" reload:"restart"`
 }
 
+// Table describes the relay addresses that are leased to destinations.
 type Table struct {
 	Prefixes  []netip.Prefix `mapstructure:"prefixes" reload:"restart"`
 	Store     string         `mapstructure:"store" reload:"restart"`
@@ -124,6 +134,7 @@ type Table struct {
 	MaxLeases int            `mapstructure:"max_leases" reload:"restart"`
 }
 
+// RelayLimits has the fields of relay.Limits, in the same order; 0 means the default there.
 type RelayLimits struct {
 	TCPFlows          int           `mapstructure:"tcp_flows" reload:"restart"`
 	UDPFlows          int           `mapstructure:"udp_flows" reload:"restart"`
@@ -136,6 +147,7 @@ type RelayLimits struct {
 	DrainTimeout      time.Duration `mapstructure:"drain_timeout" reload:"restart"`
 }
 
+// Limits has the fields of resolver.Limits, in the same order; 0 means the default there.
 type Limits struct {
 	Connections          int           `mapstructure:"connections" reload:"restart"`
 	ConnectionsPerClient int           `mapstructure:"connections_per_client" reload:"restart"`
@@ -148,14 +160,17 @@ type Limits struct {
 	DrainTimeout         time.Duration `mapstructure:"drain_timeout" reload:"restart"`
 }
 
+// Cache is the cache of answers.
 type Cache struct {
 	Size ByteSize `mapstructure:"size" reload:"restart"`
 }
 
+// Admin is what the admin address serves beside metrics and health.
 type Admin struct {
 	Pprof bool `mapstructure:"pprof" reload:"restart"`
 }
 
+// Log is how much is logged, and how.
 type Log struct {
 	Level  zerolog.Level `mapstructure:"level" reload:"restart"`
 	Format LogFormat     `mapstructure:"format" reload:"restart"`
@@ -227,11 +242,15 @@ func (c *Config) PolicyRules() []zones.Rule {
 	return rules
 }
 
+// policy returns r as the package of the policy has it.
 func (r Rule) policy() zones.Rule {
 	return zones.Rule{Suffixes: r.Suffixes, Prefixes: r.Prefixes, ECH: r.ECH, Pass: r.Action == ActionPass}
 }
 
+// Used reports whether anything is written in the section.
 func (s Sealed) Used() bool { return s != Sealed{} }
+
+// Used reports whether anything is written in the section.
 func (t Table) Used() bool {
 	return len(t.Prefixes) > 0 || t.Store != "" || t.Grace != 0 || t.MaxLeases != 0
 }

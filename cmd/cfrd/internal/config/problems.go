@@ -25,6 +25,7 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// Add adds a problem with key.
 func (ps *Problems) Add(key, format string, args ...any) {
 	*ps = append(*ps, Problem{key, fmt.Sprintf(format, args...)})
 }
