@@ -68,14 +68,18 @@ func TestImportsAmongOurs(t *testing.T) {
 			"cmd/cfrd/internal/acme", "cmd/cfrd/internal/certs", "cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
 			"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
 		},
-		"cmd/cfrd/internal/acme":            {"cmd/cfrd/internal/certs", "resolver"},                // gives the resolver the zone of a challenge
-		"cmd/cfrd/internal/certs":           nil,                                                    // a leaf: does not know where certificates come from
-		"cmd/cfrd/internal/certs/certstest": nil,                                                    // for tests
-		"cmd/cfrd/internal/check":           {"resolver", "ddr", "dnr"},                             // names transports, and reads what resolvers and links say
-		"cmd/cfrd/internal/config":          {"resolver", "ddr", "zones", "relay", "relay/addrmap"}, // asks for their rules, builds no service
-		"relay":                             {"relay/addrmap"},                                      // asks it what an address stands for
-		"resolver":                          nil,                                                    // names what it needs as interfaces of its own
-		"dnr":                               {"ddr"},                                                // announces what ddr describes
+		"cmd/cfrd/internal/acme":            {"cmd/cfrd/internal/certs", "resolver"},                           // gives the resolver the zone of a challenge
+		"cmd/cfrd/internal/certs":           nil,                                                               // a leaf: does not know where certificates come from
+		"cmd/cfrd/internal/certs/certstest": nil,                                                               // for tests
+		"cmd/cfrd/internal/check":           {"resolver", "ddr", "dnr"},                                        // names transports, and reads what resolvers and links say
+		"cmd/cfrd/internal/config":          {"resolver", "ddr", "zones", "relay", "relay/addrmap"},            // asks for their rules, builds no service
+		"relay":                             {"relay/addrmap"},                                                 // asks it what an address stands for
+		"resolver":                          {"resolver/internal/wire", "resolver/steer", "resolver/upstream"}, // names what it needs of others as interfaces of its own
+		"resolver/upstream":                 {"resolver/internal/wire"},                                        // how other resolvers are asked
+		"resolver/steer":                    {"resolver/internal/wire"},                                        // which addresses become the relay's
+		"resolver/internal/wire":            nil,                                                               // a leaf: octets, without sockets
+		"resolver/internal/dnstest":         nil,                                                               // for tests
+		"dnr":                               {"ddr"},                                                           // announces what ddr describes
 		"ddr":                               nil,
 		"zones":                             nil,
 		"relay/addrmap":                     nil, // a leaf: a map of addresses that knows no names
@@ -111,12 +115,18 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
 		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "cmd/cfrd/internal/check", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
-		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check", "e2e/bench"},
+		{"github.com/miekg/dns", []string{
+			"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "resolver/steer", "resolver/upstream", "ddr", "zones",
+			"cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check", "e2e/bench",
+		},
 			"the relay must never see a name"},
+		{"github.com/gaissmai/bart", []string{"resolver", "relay", "zones"},
+			"each has its own set of prefixes, with one meaning"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
-		{"testing", []string{"cmd/cfrd/internal/certs/certstest"}, "for tests"},
+		{module + "/resolver/internal/dnstest", nil, "for tests"},
+		{"testing", []string{"cmd/cfrd/internal/certs/certstest", "resolver/internal/dnstest"}, "for tests"},
 		{"github.com/rs/zerolog/log", nil, "the logger is handed down, never global"},
 		{"github.com/go-viper", nil, "comes with viper"},
 	}

@@ -22,9 +22,10 @@
 //     config.NeedsRestart (reload.go there) finds in the field's tag that a reload may change it.
 //  5. loadValues (values.go) keeps the configuration beside what its files hold.
 //  6. node.applyResolver and resolverSettings (settings.go) hand it to the resolver as resolver.Steering.MaxTTL.
-//  7. resolver.Server.Update makes a generation of settings of it (newSteering in resolver/settings.go), in which 0
-//     stands for resolver.DefaultSteerTTL. Answers that were cached under the generation before are not used any more.
-//  8. The resolver's steerer caps the TTL of each record that it rewrites (cap in steer.go), and the answer leaves.
+//  7. resolver.Server.Update makes a generation of settings of it (newSteering in resolver/settings.go). Responses that
+//     were cached under the generation before are not used any more.
+//  8. steer.New (resolver/steer/steer.go) takes 0 for steer.DefaultTTL, and Steerer.cap caps the TTL of each record that
+//     is rewritten, before the response leaves.
 package main
 
 import (

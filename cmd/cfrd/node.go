@@ -189,8 +189,11 @@ func named(service string, err error) error {
 // methods are called for each answer, from any goroutine of the resolver.
 //
 // They read node.relay each time, because the relay is bound after the resolver. If there is none, the relay runs on
-// another host and counts as healthy.
-type steering struct{ *node }
+// another host: it counts as healthy, and as one that takes the destinations that the configuration says.
+type steering struct {
+	*node
+	destinations *relay.Destinations // of a relay on another host; nil if nothing is steered
+}
 
 // RelayAddr returns the relay address of dst for at least ttl. It is false without an error if no relay prefix can
 // express dst, so that the answer stays as it is.
@@ -202,10 +205,13 @@ func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.A
 	return addr, err == nil, err
 }
 
-// Contains reports whether addr must not be steered: it is a relay address already, or the relay of this process would
-// refuse it as a destination.
+// Contains reports whether addr must not be steered: it is a relay address already, or the relay would refuse it as a
+// destination.
 func (s steering) Contains(addr netip.Addr) bool {
-	return s.addrs.Contains(addr) || s.relay != nil && !s.relay.Permits(addr)
+	if s.relay != nil {
+		return !s.relay.Permits(addr)
+	}
+	return s.addrs.Contains(addr) || !s.destinations.Permits(addr)
 }
 
 // Healthy reports whether the relay takes flows to its addresses.

@@ -17,6 +17,7 @@ import (
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -231,7 +232,11 @@ func TestSteeringAdapter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	s := steering{&node{addrs: m}}
+	destinations, err := relay.NewDestinations(relay.Settings{AllowSpecial: prefixes("198.51.100.0/24", "2001:db8::/32")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := steering{&node{addrs: m}, destinations}
 	dst := netip.MustParseAddr("198.51.100.1")
 
 	if addr, ok, err := s.RelayAddr(dst, true, time.Minute); !ok || err != nil || !s.Contains(addr) {

@@ -56,7 +56,7 @@ func (n *node) resolverSettings(v *values, discovery *ddr.Zone) resolver.Setting
 	if v.policy != nil && n.addrs != nil {
 		s.Steering = &resolver.Steering{
 			Policy:    v.policy,
-			Relay:     steering{n},
+			Relay:     steering{n, v.destinations},
 			Clients:   v.Relay.Clients,
 			MaxTTL:    v.Steer.MaxTTL,
 			Hints:     v.Steer.Hints,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/zones"
 )
@@ -25,7 +26,9 @@ type values struct {
 	certificate *tls.Certificate // or nil without encrypted listeners
 	sealKey     []byte           // or nil without relay.sealed
 	policy      *zones.Policy    // or nil without rules
-	zones       *zones.Zones     // nil in mode relay
+	// destinations are those of a relay elsewhere, or nil without rules. The relay of this process knows its own.
+	destinations *relay.Destinations
+	zones        *zones.Zones // nil in mode relay
 }
 
 // loadValues reads the files that cfg names: the certificate or the store of ACME, the authorities of the upstreams,
@@ -135,12 +138,15 @@ func (l *loader) loadPolicy() {
 	if !l.Steers() {
 		return
 	}
-	policy, err := zones.NewPolicy(l.PolicyRules(), l.Steer.AllowSpecial)
+	policy, err := zones.NewPolicy(l.PolicyRules(), relay.SpecialPurpose, l.Steer.AllowSpecial)
 	if err != nil {
 		l.problems.Add("steer", "%s", err)
 		return
 	}
 	l.policy = policy
+	if l.destinations, err = relay.NewDestinations(l.relaySettings()); err != nil {
+		l.problems.Add("relay", "%s", err)
+	}
 }
 
 func (l *loader) loadSealKey() {
