@@ -17,7 +17,7 @@ import (
 	"github.com/cfrd-project/cfrd/dnr"
 )
 
-// announcer tells one link where the resolver is.
+// announcer announces the resolver on one link.
 type announcer struct {
 	*dnr.Announcer
 	link string
@@ -56,7 +56,7 @@ func (n *node) runAnnouncers(ctx context.Context) error {
 	return named("announce", g.Wait())
 }
 
-// announcement returns what the hosts of a link are told at this moment: what is really bound, and encryption only as
+// announcement returns what is announced to the hosts of a link at this moment: what is bound, and encryption only as
 // long as the certificate that is being served is good for the name.
 func (n *node) announcement(link dnr.Link, pvd bool) dnr.Announcement {
 	v := n.current()

@@ -56,6 +56,7 @@ type loader struct {
 	problems config.Problems
 }
 
+// loadTLS reads the certificate, if a listener needs one: from its files, or from the store of ACME.
 func (l *loader) loadTLS(now time.Time) {
 	if !l.Encrypted() {
 		return
@@ -99,6 +100,7 @@ func (l *loader) checkUpstreams() {
 	}
 }
 
+// loadUpstreamCA reads the authorities that may sign the certificates of upstreams. Without any, the system's may.
 func (l *loader) loadUpstreamCA() {
 	if l.UpstreamCA == "" {
 		return
@@ -134,6 +136,7 @@ func (l *loader) loadZones() {
 	}
 }
 
+// loadPolicy compiles the rules of steering, if there are any.
 func (l *loader) loadPolicy() {
 	if !l.Steers() {
 		return
@@ -149,6 +152,7 @@ func (l *loader) loadPolicy() {
 	}
 }
 
+// loadSealKey reads the key of sealed addresses, if there are any, and warns if others can read it too.
 func (l *loader) loadSealKey() {
 	path := l.Relay.Sealed.KeyFile
 	if path == "" {
