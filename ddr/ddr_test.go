@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 var (
@@ -110,13 +112,28 @@ func TestDesignation(t *testing.T) {
 	}
 }
 
+// rdata returns the wire form of the data of rr.
+func rdata(t testing.TB, rr dns.RR) []byte {
+	t.Helper()
+	buf := make([]byte, dns.Len(rr)+512)
+	n, err := dns.PackRR(rr, buf, 0, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, err := dns.PackDomainName(rr.Header().Name, make([]byte, 255), 0, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return buf[head+10 : n]
+}
+
 // TestRecordsAreClean holds what we emit against our own validator.
 func TestRecordsAreClean(t *testing.T) {
 	cfg := config()
 	cfg.Relay = &RelayService{Port: 443}
 	m, _ := zone(t, cfg).Answer(dns.Question{Name: "_dns.resolver.arpa.", Qtype: dns.TypeSVCB, Qclass: 1}, v4, v4)
 	for i, rr := range m.Answer {
-		r, err := ParseRecord(rdata(t, rr))
+		r, err := svcb.Parse(rdata(t, rr))
 		if err != nil {
 			t.Fatalf("%s: %v", rr, err)
 		}
@@ -124,7 +141,7 @@ func TestRecordsAreClean(t *testing.T) {
 		if err := r.CheckDNS(); (err == nil) == last {
 			t.Errorf("%s: got %v", rr, err)
 		}
-		if r.IsRelay(DefaultRelayKey) != last {
+		if IsRelay(r, DefaultRelayKey) != last {
 			t.Errorf("%s: recognised as relay: %t; want %t", rr, !last, last)
 		}
 	}
@@ -205,7 +222,7 @@ func TestWhereAndWhat(t *testing.T) {
 	}
 }
 
-func shorten(resolvers []Resolver) []string {
+func shorten(resolvers []svcb.Resolver) []string {
 	var out []string
 	for i, r := range resolvers {
 		s := strings.Join(r.ALPN, ",")

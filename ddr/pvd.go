@@ -25,9 +25,9 @@ const PvDLife = 24 * time.Hour
 //
 // Proxies is empty, because the relay is none: clients do not name a destination to it, they reach it at the
 // addresses that they get as answers. What there is to know of it is under a key of our own. The relay's prefixes and
-// the destinations that are steered are not told, because no client needs them.
+// the destinations that are steered are left out, because no client needs them.
 //
-// Clients must not use what they learn of proxies from a network without having been told to. See
+// Clients must not use the proxies that a network names unless they are configured to. See
 // draft-ietf-intarea-proxy-config.
 type PvD struct {
 	Identifier string            `json:"identifier"` // the name, fully qualified
@@ -38,7 +38,7 @@ type PvD struct {
 	Relay      *PvDRelay         `json:"cfrd_relay,omitempty"`    // nil if there is none for this client
 }
 
-// PvDResolver tells how to reach the resolver, like the set at _dns.
+// PvDResolver says how to reach the resolver, like the records at _dns.
 type PvDResolver struct {
 	Transports []PvDTransport `json:"transports"` // in order of preference
 }
@@ -57,8 +57,8 @@ type PvDRelay struct {
 	Ports     []uint16 `json:"ports,omitempty"` // of both
 }
 
-// PvD returns what client is told that asks at the address local, or false if Config.PvD is off. What it says of the
-// resolver depends on the certificate of this moment.
+// PvD returns the information for a client that asks the address local, or false if Config.PvD is off. Its Resolver
+// depends on the certificate that is served at this moment.
 func (z *Zone) PvD(client, local netip.Addr) (p PvD, ok bool) {
 	if !z.cfg.PvD {
 		return PvD{}, false

@@ -6,28 +6,30 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // RelayService describes the relay as an SVCB record that clients which do not know it must skip twice: it has an
 // unknown mandatory key (RFC 9462, Section 3) and no alpn (RFC 9461, Section 4.1). The draft names no format of its
 // own for this. See draft-scalone-cfr-source-privacy-01, Section 6.1.
 //
-// It is only published beside a transport, because nothing of it can be trusted before an encrypted resolver was
-// verified; and even then a client must have been told to use relays that a network announces.
+// It is only published together with a transport, because a client can trust nothing of it before it has verified an
+// encrypted resolver. Even then a client uses a relay that a network announces only if its user has asked for that.
 type RelayService struct {
 	Name      string       // TargetName; empty means Config.Name
 	Addresses []netip.Addr // of Name, if that is not Config.Name
 	Key       uint16       // SvcParamKey, private use; 0 means DefaultRelayKey
 	Value     []byte       // of Key; its first octet is a version. Nil means RelayValue(RelayTCP | RelayUDP).
 	Port      uint16       // 0: no port parameter
-	// Clients are told of the relay, because they may use it. Empty means everybody who asks.
+	// Clients may use the relay, and get its record. Empty means every client that asks.
 	Clients []netip.Prefix
-	// Ports are the TCP and UDP ports at which it takes flows, for the provisioning domain. Nil: they are not told.
+	// Ports are the TCP and UDP ports at which it takes flows, for the provisioning domain. Nil leaves them out.
 	Ports []uint16
 }
 
 // DefaultRelayKey is the first SvcParamKey for private use. See RFC 9460, Section 14.3.1.
-const DefaultRelayKey = KeyPrivateFirst
+const DefaultRelayKey = svcb.KeyPrivateFirst
 
 // relayPriority is behind every transport.
 const relayPriority = 100
@@ -59,12 +61,12 @@ func ParseRelayValue(v []byte) (RelayFlags, error) {
 }
 
 // IsRelay reports whether r has the form of a RelayService with the given key.
-func (r Record) IsRelay(key uint16) bool {
+func IsRelay(r svcb.Record, key uint16) bool {
 	_, ok := r.Value(key)
 	return ok && r.Priority != 0 && r.ALPN() == nil && slices.Contains(r.Mandatory(), key)
 }
 
-// relayFor reports whether client is to be told of the relay.
+// relayFor reports whether client gets the relay's record.
 func (z *Zone) relayFor(client netip.Addr) bool {
 	if z.relay == nil {
 		return false
@@ -81,8 +83,8 @@ func (z *Zone) setRelay() error {
 	if s.Key == 0 {
 		s.Key = DefaultRelayKey
 	}
-	if s.Key < KeyPrivateFirst || s.Key > KeyPrivateLast {
-		return fmt.Errorf("ddr: relay key %d is not for private use: want %d to %d", s.Key, KeyPrivateFirst, KeyPrivateLast)
+	if s.Key < svcb.KeyPrivateFirst || s.Key > svcb.KeyPrivateLast {
+		return fmt.Errorf("ddr: relay key %d is not for private use: want %d to %d", s.Key, svcb.KeyPrivateFirst, svcb.KeyPrivateLast)
 	}
 	if s.Value == nil {
 		s.Value = defaultRelayValue()
@@ -94,7 +96,7 @@ func (z *Zone) setRelay() error {
 	if s.Name != "" {
 		name = dns.CanonicalName(s.Name)
 	}
-	if err := checkName(name); err != nil {
+	if err := svcb.CheckName(name); err != nil {
 		return err
 	}
 	if name != z.name {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // AnnounceConfig is what NewAnnouncer needs.
@@ -43,9 +43,9 @@ type Link struct {
 
 // Announcement is what hosts on a link are told. If it is empty, what they were told before is withdrawn.
 type Announcement struct {
-	Resolvers []ddr.Resolver // designated resolvers, one for each transport
-	Servers   []netip.Addr   // resolvers without encryption, at port 53
-	PvD       PvD            // the provisioning domain; without an ID there is none
+	Resolvers []svcb.Resolver // designated resolvers, one for each transport
+	Servers   []netip.Addr    // resolvers without encryption, at port 53
+	PvD       PvD             // the provisioning domain; without an ID there is none
 }
 
 // PvD is a provisioning domain. See RFC 8801, Section 3.1.

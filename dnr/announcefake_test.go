@@ -16,7 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 var (
@@ -30,8 +30,8 @@ var (
 func announced() Announcement {
 	both := []netip.Addr{server6, server4}
 	return Announcement{
-		Resolvers: []ddr.Resolver{
-			{Priority: 1, Name: "dns.isp.example.", Addresses: both, ALPN: []string{"h3", "h2"}, DoHPath: ddr.DefaultDoHPath},
+		Resolvers: []svcb.Resolver{
+			{Priority: 1, Name: "dns.isp.example.", Addresses: both, ALPN: []string{"h3", "h2"}, DoHPath: svcb.DefaultDoHPath},
 			{Priority: 2, Name: "dns.isp.example.", Addresses: both, ALPN: []string{"dot"}},
 		},
 		Servers: both,

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // Reaction is what one known client makes of a server's message.
@@ -138,8 +138,8 @@ func (r *reasons) list() (list []string) {
 
 // speaks returns the protocols of the instance that the client uses, in the instance's order.
 func (c client) speaks(in Inspection) []string {
-	return slices.DeleteFunc(ddr.Record{Params: in.Params}.ALPN(), func(id string) bool {
-		return !slices.Contains(c.alpn, id) || ddr.IsHTTP(id) && ddr.Record{Params: in.Params}.DoHPath() == ""
+	return slices.DeleteFunc(svcb.Record{Params: in.Params}.ALPN(), func(id string) bool {
+		return !slices.Contains(c.alpn, id) || svcb.IsHTTP(id) && svcb.Record{Params: in.Params}.DoHPath() == ""
 	})
 }
 
@@ -158,7 +158,7 @@ func judgeSystemd(form Form, in Inspection) judgement {
 	wrong, found := in.first(func(f Finding) bool {
 		return f.Err != nil && f.Code != CodePriorityZero || slices.Contains(strict, f.Code)
 	})
-	record := ddr.Record{Params: in.Params}
+	record := svcb.Record{Params: in.Params}
 	http := slices.ContainsFunc(record.ALPN(), func(id string) bool { return id == "h2" || id == "h3" })
 	switch {
 	case found:
@@ -190,7 +190,7 @@ func judgeApple(form Form, in Inspection) judgement {
 		return judgement{refused, wrong.Text}
 	case form == RA && in.Lifetime == 0:
 		return judgement{skipped, "its lifetime is 0"}
-	case !in.Readable() || len(ddr.Record{Params: in.Params}.ALPN()) == 0:
+	case !in.Readable() || len(svcb.Record{Params: in.Params}.ALPN()) == 0:
 		return judgement{skipped, "its service parameters name no protocol"}
 	}
 	return judgement{}

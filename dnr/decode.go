@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // decoder reads one instance. It is strict and lenient at once: what RFC 9463 forbids becomes a finding with an error,
@@ -86,7 +86,7 @@ func (d *decoder) adn() bool {
 	}
 	at = d.off
 	wire, _ := d.take(n, "ADN")
-	name, end, err := ddr.ParseName(wire)
+	name, end, err := svcb.ParseName(wire)
 	switch {
 	case n == 0:
 		d.fail(CodeADN, ErrADN, at, "the name is missing")
@@ -188,14 +188,14 @@ func (d *decoder) params() bool {
 		at = d.off
 	}
 	wire, _ := d.take(n, "SvcParams")
-	params, err := ddr.ParseParams(wire)
+	params, err := svcb.ParseParams(wire)
 	if err != nil {
 		return d.malformedParams(wire, at, err)
 	}
 	d.in.Params = params
 	for _, p := range params {
-		if p.Key == ddr.KeyIPv4Hint || p.Key == ddr.KeyIPv6Hint {
-			d.fail(CodeHints, ErrHints, at, "%s is there, for which DNR has addresses", ddr.KeyName(p.Key))
+		if p.Key == svcb.KeyIPv4Hint || p.Key == svcb.KeyIPv6Hint {
+			d.fail(CodeHints, ErrHints, at, "%s is there, for which DNR has addresses", svcb.KeyName(p.Key))
 		}
 	}
 	return true
@@ -205,7 +205,7 @@ func (d *decoder) params() bool {
 func (d *decoder) malformedParams(wire []byte, at int, err error) bool {
 	params, ok := parseASCIIParams(wire)
 	switch {
-	case errors.Is(err, ddr.ErrIPv4Hint) || errors.Is(err, ddr.ErrIPv6Hint):
+	case errors.Is(err, svcb.ErrIPv4Hint) || errors.Is(err, svcb.ErrIPv6Hint):
 		d.fail(CodeHints, ErrHints, at, "one is there, and malformed: %w", err)
 		return false
 	case !ok:
@@ -233,12 +233,12 @@ func (d *decoder) padding() bool {
 }
 
 // parseASCIIParams reads presentation form such as "alpn=h2,h3 port=443", as far as DNR needs.
-func parseASCIIParams(b []byte) ([]ddr.Param, bool) {
+func parseASCIIParams(b []byte) ([]svcb.Param, bool) {
 	s := strings.TrimRight(string(b), "\x00") // the padding of some Router Advertisements
 	if strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' }) || !strings.Contains(s, "=") {
 		return nil, false
 	}
-	var r ddr.Resolver
+	var r svcb.Resolver
 	for field := range strings.FieldsSeq(s) {
 		key, value, _ := strings.Cut(field, "=")
 		value = strings.Trim(value, `"`)
@@ -252,7 +252,7 @@ func parseASCIIParams(b []byte) ([]ddr.Param, bool) {
 		}
 	}
 	params := r.Params()
-	if _, err := ddr.ParseParams(ddr.AppendParams(nil, params)); err != nil {
+	if _, err := svcb.ParseParams(svcb.AppendParams(nil, params)); err != nil {
 		return nil, true
 	}
 	return params, true
@@ -279,7 +279,7 @@ func parsePort(s string) uint16 {
 
 // advise adds what RFC 9463 lets pass, but some client refuses.
 func (d *decoder) advise() {
-	if err := ddr.CheckName(d.in.ADN); err != nil {
+	if err := svcb.CheckName(d.in.ADN); err != nil {
 		d.warn(CodeADNSyntax, 0, "%q is not made of letters, digits and hyphens, which is all that some clients take",
 			d.in.ADN)
 	}
@@ -302,31 +302,31 @@ func (d *decoder) adviseADNOnly() {
 }
 
 func (d *decoder) adviseALPN() {
-	record := ddr.Record{Params: d.in.Params}
+	record := svcb.Record{Params: d.in.Params}
 	ids := record.ALPN()
 	if len(ids) == 0 {
 		d.warn(CodeNoALPN, 0, "alpn is missing, so that clients do not know the transport")
 	}
-	if slices.ContainsFunc(ids, ddr.IsHTTP) && record.DoHPath() == "" {
+	if slices.ContainsFunc(ids, svcb.IsHTTP) && record.DoHPath() == "" {
 		d.warn(CodeNoDoHPath, 0, "alpn is %s, but dohpath is missing, so that DoH cannot be used", strings.Join(ids, ","))
 	}
 }
 
-func (d *decoder) adviseKey(p ddr.Param) {
+func (d *decoder) adviseKey(p svcb.Param) {
 	switch p.Key {
-	case ddr.KeyALPN:
-	case ddr.KeyMandatory:
+	case svcb.KeyALPN:
+	case svcb.KeyMandatory:
 		d.warn(CodeMandatory, 0, "mandatory is there, for which some clients refuse the option")
-	case ddr.KeyPort:
+	case svcb.KeyPort:
 		if binary.BigEndian.Uint16(p.Value) == 0 {
 			d.warn(CodePortZero, 0, "port is 0, for which some clients refuse the option")
 		}
-	case ddr.KeyDoHPath:
+	case svcb.KeyDoHPath:
 		if !isPlainPath(string(p.Value)) {
 			d.warn(CodeDoHPathSyntax, 0, "dohpath %q has characters for which some clients refuse the option", p.Value)
 		}
-	case ddr.KeyIPv4Hint, ddr.KeyIPv6Hint: // have an error already
+	case svcb.KeyIPv4Hint, svcb.KeyIPv6Hint: // have an error already
 	default:
-		d.note(CodeUnknownKey, 0, "%s is there, which clients ignore", ddr.KeyName(p.Key))
+		d.note(CodeUnknownKey, 0, "%s is there, which clients ignore", svcb.KeyName(p.Key))
 	}
 }

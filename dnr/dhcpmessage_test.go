@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // testAnnounce returns an Announcer that nothing runs, on a link that is ready.
@@ -198,7 +198,7 @@ func checkAck(t *testing.T, request, reply []byte) {
 func TestDHCPv4Room(t *testing.T) {
 	var an Announcement
 	for i := range 20 {
-		an.Resolvers = append(an.Resolvers, ddr.Resolver{
+		an.Resolvers = append(an.Resolvers, svcb.Resolver{
 			Priority: uint16(i + 1), Name: "dns.isp.example.", Addresses: []netip.Addr{server4}, ALPN: []string{"dot"},
 			Port: uint16(8000 + i),
 		})

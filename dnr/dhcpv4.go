@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // EncodeDHCPv4 returns the data of option 162, without code and length, which holds all resolvers. Of their addresses
 // it carries the IPv4 ones. It is in the form that all known clients accept, or fails with ErrUnsafe, ErrPriority or
 // ErrNoAddress. See AppendOption4 for data of more than 255 octets.
-func EncodeDHCPv4(resolvers []ddr.Resolver) ([]byte, error) {
+func EncodeDHCPv4(resolvers []svcb.Resolver) ([]byte, error) {
 	if len(resolvers) == 0 {
 		return nil, ErrEmpty
 	}

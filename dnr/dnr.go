@@ -1,7 +1,7 @@
 // Package dnr implements Discovery of Network-designated Resolvers, as described in RFC 9463: the Encrypted DNS options
 // of DHCPv4, DHCPv6 and Router Advertisements, and how to put them into the servers that networks run.
 //
-// A ddr.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
+// A svcb.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
 // accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read, and
 // say what is wrong with it. Listen asks the servers of a link what they hand out, and Clients says what known clients
 // make of that.
@@ -13,7 +13,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // The codes of the Encrypted DNS option. See RFC 9463, Section 10.
@@ -52,7 +52,7 @@ type Instance struct {
 	Priority  uint16       // at least 1; lower is preferred
 	ADN       string       // authentication domain name, in presentation form and fully qualified
 	Addresses []netip.Addr // all of one family, in order of preference; see Usable
-	Params    []ddr.Param  // in wire form, sorted by key
+	Params    []svcb.Param // in wire form, sorted by key
 }
 
 // ADNOnly reports whether there is nothing but the name, whose addresses and parameters the client asks the DNS for.
@@ -86,9 +86,9 @@ func unusable(a netip.Addr) string {
 
 // Resolver returns how to reach the resolver. Its parameters must be those of a decoded instance, or checked otherwise.
 // In ADN-only mode there is nothing but Priority and Name.
-func (in Instance) Resolver() ddr.Resolver {
-	r := ddr.Record{Params: in.Params}
-	return ddr.Resolver{
+func (in Instance) Resolver() svcb.Resolver {
+	r := svcb.Record{Params: in.Params}
+	return svcb.Resolver{
 		Priority: in.Priority, Name: in.ADN, Addresses: in.Usable(),
 		ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(),
 	}

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // maxAddresses is how many IPv6 addresses fit if Addr Length is kept in 8 bits, as some clients do.
@@ -15,7 +15,7 @@ const maxAddresses = 15
 
 // appendBody appends everything from ADN Length on, but for the padding. It writes what it is told: see check.
 func (in Instance) appendBody(b []byte, f Form) ([]byte, error) {
-	name, err := ddr.AppendName(nil, in.ADN)
+	name, err := svcb.AppendName(nil, in.ADN)
 	if err != nil {
 		return b, fmt.Errorf("%w: %q", ErrADN, in.ADN)
 	}
@@ -48,7 +48,7 @@ func (in Instance) appendParams(b []byte, f Form) ([]byte, error) {
 	if f == RA {
 		b = binary.BigEndian.AppendUint16(b, uint16(n))
 	}
-	return ddr.AppendParams(b, in.Params), nil
+	return svcb.AppendParams(b, in.Params), nil
 }
 
 func appendLength(b []byte, f Form, n int) []byte {
@@ -59,11 +59,11 @@ func appendLength(b []byte, f Form, n int) []byte {
 }
 
 // safe makes an instance of r that all known clients accept, and that all known servers can carry.
-func safe(r ddr.Resolver, f Form) (Instance, error) {
+func safe(r svcb.Resolver, f Form) (Instance, error) {
 	if r.Priority == 0 {
 		return Instance{}, fmt.Errorf("%w: %s", ErrPriority, r.Name)
 	}
-	if err := ddr.CheckName(r.Name); err != nil {
+	if err := svcb.CheckName(r.Name); err != nil {
 		return Instance{}, fmt.Errorf("%w: %q is not a name of letters, digits and hyphens, with two labels at least",
 			ErrUnsafe, r.Name)
 	}
@@ -78,7 +78,7 @@ func safe(r ddr.Resolver, f Form) (Instance, error) {
 func lower(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) + "." }
 
 // safeAddresses returns those addresses of r that f carries.
-func safeAddresses(r ddr.Resolver, f Form) ([]netip.Addr, error) {
+func safeAddresses(r svcb.Resolver, f Form) ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, a := range r.Addresses {
 		a = a.Unmap().WithZone("")
@@ -98,22 +98,22 @@ func safeAddresses(r ddr.Resolver, f Form) ([]netip.Addr, error) {
 	return out, nil
 }
 
-func safeParams(r ddr.Resolver) error {
+func safeParams(r svcb.Resolver) error {
 	if len(r.ALPN) == 0 {
 		return fmt.Errorf("%w: %s has no alpn", ErrUnsafe, r.Name)
 	}
 	http := false
 	for i, id := range r.ALPN {
-		if !ddr.IsHTTP(id) && id != "dot" && id != "doq" || slices.Contains(r.ALPN[:i], id) {
+		if !svcb.IsHTTP(id) && id != "dot" && id != "doq" || slices.Contains(r.ALPN[:i], id) {
 			return fmt.Errorf("%w: alpn %q of %s is unknown, or there twice", ErrUnsafe, id, r.Name)
 		}
-		http = http || ddr.IsHTTP(id)
+		http = http || svcb.IsHTTP(id)
 	}
 	if http != (r.DoHPath != "") {
 		return fmt.Errorf("%w: dohpath of %s is %q with alpn %s: it belongs to DoH, and DoH needs it",
 			ErrUnsafe, r.Name, r.DoHPath, strings.Join(r.ALPN, ","))
 	}
-	if _, err := ddr.ExpandDoHPath(r.DoHPath, "x"); http && err != nil || !isPlainPath(r.DoHPath) {
+	if _, err := svcb.ExpandDoHPath(r.DoHPath, "x"); http && err != nil || !isPlainPath(r.DoHPath) {
 		return fmt.Errorf("%w: dohpath %q of %s", ErrUnsafe, r.DoHPath, r.Name)
 	}
 	return nil

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }
@@ -184,12 +184,12 @@ func TestErrorsSayWhere(t *testing.T) {
 	good := "001d 0001 0d" + adnHex + "04 c0000235 0001 0004 03646f74"
 	_, err := DecodeDHCPv4(unhex(t, good+"001d 0002 0d"+adnHex+"04 c0000235 0001 0004 09646f74"))
 	want := "dnr: service parameters are malformed: instance 2, octet 54: 0001000409646f74: " +
-		"ddr: alpn is empty, has an empty id or ends within one"
+		"svcb: alpn is empty, has an empty id or ends within one"
 	if fmt.Sprint(err) != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
-	if !errors.Is(err, ErrSvcParams) || !errors.Is(err, ddr.ErrALPN) {
-		t.Errorf("%v is neither ErrSvcParams nor ddr.ErrALPN", err)
+	if !errors.Is(err, ErrSvcParams) || !errors.Is(err, svcb.ErrALPN) {
+		t.Errorf("%v is neither ErrSvcParams nor svcb.ErrALPN", err)
 	}
 }
 

@@ -7,19 +7,19 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // Plan is what a network hands out, from which the configurations of servers are made.
 type Plan struct {
 	// set once by NewPlan
-	v4, v6   []ddr.Resolver // with addresses of one family, in order of preference
+	v4, v6   []svcb.Resolver // with addresses of one family, in order of preference
 	lifetime time.Duration
 }
 
 // NewPlan checks that resolvers can be handed out in a form that all known clients accept. The lifetime is that of
 // options in Router Advertisements; see EncodeRA.
-func NewPlan(resolvers []ddr.Resolver, lifetime time.Duration) (*Plan, error) {
+func NewPlan(resolvers []svcb.Resolver, lifetime time.Duration) (*Plan, error) {
 	p := &Plan{lifetime: lifetime}
 	for _, r := range resolvers {
 		for _, f := range []Form{DHCPv4, DHCPv6} {
@@ -47,7 +47,7 @@ func NewPlan(resolvers []ddr.Resolver, lifetime time.Duration) (*Plan, error) {
 	return p, nil
 }
 
-func (p *Plan) add(f Form, r ddr.Resolver) {
+func (p *Plan) add(f Form, r svcb.Resolver) {
 	if f == DHCPv4 {
 		p.v4 = append(p.v4, r)
 		return
@@ -57,7 +57,7 @@ func (p *Plan) add(f Form, r ddr.Resolver) {
 
 // fit returns as many of the resolvers as limit octets of option 162 hold, and what is dropped for that. DoQ goes
 // first, because no client is known that takes it from a network; then one instance takes all transports that one can.
-func fit(resolvers []ddr.Resolver, limit int) (keep, dropped []ddr.Resolver) {
+func fit(resolvers []svcb.Resolver, limit int) (keep, dropped []svcb.Resolver) {
 	if length4(resolvers) <= limit {
 		return resolvers, nil
 	}
@@ -72,16 +72,16 @@ func fit(resolvers []ddr.Resolver, limit int) (keep, dropped []ddr.Resolver) {
 		return keep, dropped
 	}
 	one, left := combine(resolvers)
-	if keep = []ddr.Resolver{one}; length4(keep) <= limit {
+	if keep = []svcb.Resolver{one}; length4(keep) <= limit {
 		return keep, left
 	}
 	return nil, resolvers
 }
 
 // length4 returns how many octets of option 162 the resolvers take that have IPv4 addresses.
-func length4(resolvers []ddr.Resolver) (n int) {
+func length4(resolvers []svcb.Resolver) (n int) {
 	for _, r := range resolvers {
-		data, _ := EncodeDHCPv4([]ddr.Resolver{r})
+		data, _ := EncodeDHCPv4([]svcb.Resolver{r})
 		n += len(data)
 	}
 	return n
@@ -90,8 +90,8 @@ func length4(resolvers []ddr.Resolver) (n int) {
 // combine makes one resolver of as many as possible, for servers that carry only one, and returns what is left.
 // Transports go together if they are at the same addresses and on the same port, or each on its default one. If there
 // are several such groups, the one with the transports that most clients take from a network is chosen.
-func combine(resolvers []ddr.Resolver) (one ddr.Resolver, left []ddr.Resolver) {
-	var best ddr.Resolver
+func combine(resolvers []svcb.Resolver) (one svcb.Resolver, left []svcb.Resolver) {
+	var best svcb.Resolver
 	for _, seed := range resolvers {
 		r := seed
 		r.ALPN = nil
@@ -113,13 +113,13 @@ func combine(resolvers []ddr.Resolver) (one ddr.Resolver, left []ddr.Resolver) {
 }
 
 // joins reports whether o can be said with the same parameters as r.
-func joins(r, o ddr.Resolver) bool {
+func joins(r, o svcb.Resolver) bool {
 	return r.Name == o.Name && r.Port == o.Port && slices.Equal(r.Addresses, o.Addresses) &&
 		(r.DoHPath == "" || o.DoHPath == "" || r.DoHPath == o.DoHPath)
 }
 
 // absorb returns r with what o adds to it.
-func absorb(r, o ddr.Resolver) ddr.Resolver {
+func absorb(r, o svcb.Resolver) svcb.Resolver {
 	for _, id := range o.ALPN {
 		if !slices.Contains(r.ALPN, id) {
 			r.ALPN = append(r.ALPN, id)
@@ -133,7 +133,7 @@ func absorb(r, o ddr.Resolver) ddr.Resolver {
 }
 
 // usefulness ranks by what clients take: systemd DoT alone, others DoH.
-func usefulness(r ddr.Resolver) (n int) {
+func usefulness(r svcb.Resolver) (n int) {
 	for _, id := range r.ALPN {
 		switch id {
 		case "dot":
@@ -148,7 +148,7 @@ func usefulness(r ddr.Resolver) (n int) {
 }
 
 // transports names what clients speak to the resolvers, such as "h2,h3 and dot".
-func transports(resolvers []ddr.Resolver) string {
+func transports(resolvers []svcb.Resolver) string {
 	words := make([]string, len(resolvers))
 	for i, r := range resolvers {
 		words[i] = strings.Join(r.ALPN, ",")

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // Server is one program that hands options to clients.
@@ -103,7 +103,7 @@ func title(f Form) string {
 }
 
 // leftOut says what is not in what follows.
-func (p *page) leftOut(dropped []ddr.Resolver, why string) {
+func (p *page) leftOut(dropped []svcb.Resolver, why string) {
 	if len(dropped) > 0 {
 		p.say("Left out: %s, because %s.", transports(dropped), why)
 	}

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // keaText is the longest option 162 that Kea 2.6 sends in full if it is written as text: longer ones are cut off with
@@ -63,7 +63,7 @@ func (p *page) sayKeaKeys() {
 }
 
 // keaTakes splits off those that Kea would refuse.
-func keaTakes(all []ddr.Resolver) (taken, refused []ddr.Resolver) {
+func keaTakes(all []svcb.Resolver) (taken, refused []svcb.Resolver) {
 	for _, r := range all {
 		if r.DoHPath != "" && !strings.Contains(r.DoHPath, "{?dns}") {
 			refused = append(refused, r)
@@ -75,7 +75,7 @@ func keaTakes(all []ddr.Resolver) (taken, refused []ddr.Resolver) {
 }
 
 // keaInstance writes r for Kea, within a string of JSON, where commas inside of a field have two backslashes.
-func keaInstance(r ddr.Resolver) string {
+func keaInstance(r svcb.Resolver) string {
 	params := []string{"alpn=" + strings.Join(r.ALPN, `\\,`)}
 	if r.Port != 0 {
 		params = append(params, fmt.Sprintf("port=%d", r.Port))

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // odhcpd hands out by all three options what it is told once.
@@ -33,11 +33,11 @@ func odhcpd(p *page) {
 
 // bothFamilies returns the IPv6 resolvers, each with the IPv4 addresses of the same transport, and the transports that
 // have only IPv4 addresses.
-func (p *Plan) bothFamilies() (list, alone []ddr.Resolver) {
+func (p *Plan) bothFamilies() (list, alone []svcb.Resolver) {
 	rest := slices.Clone(p.v4)
 	for _, r := range p.v6 {
 		r.Addresses = slices.Clone(r.Addresses)
-		if i := slices.IndexFunc(rest, func(o ddr.Resolver) bool { return sameTransport(r, o) }); i >= 0 {
+		if i := slices.IndexFunc(rest, func(o svcb.Resolver) bool { return sameTransport(r, o) }); i >= 0 {
 			r.Addresses = append(r.Addresses, rest[i].Addresses...)
 			rest = slices.Delete(rest, i, i+1)
 		}
@@ -46,12 +46,12 @@ func (p *Plan) bothFamilies() (list, alone []ddr.Resolver) {
 	return list, rest
 }
 
-func sameTransport(a, b ddr.Resolver) bool {
+func sameTransport(a, b svcb.Resolver) bool {
 	return a.Name == b.Name && a.Port == b.Port && a.DoHPath == b.DoHPath && slices.Equal(a.ALPN, b.ALPN)
 }
 
 // odhcpdEntry writes r as one value of a list of UCI, within single quotes of a shell.
-func odhcpdEntry(r ddr.Resolver) string {
+func odhcpdEntry(r svcb.Resolver) string {
 	fields := []string{
 		fmt.Sprint(r.Priority), strings.TrimSuffix(r.Name, "."), addrList(r.Addresses, ","),
 		"alpn=" + strings.Join(r.ALPN, ","),

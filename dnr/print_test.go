@@ -15,11 +15,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // plan returns a Plan that must be possible.
-func plan(t testing.TB, resolvers ...ddr.Resolver) *Plan {
+func plan(t testing.TB, resolvers ...svcb.Resolver) *Plan {
 	t.Helper()
 	p, err := NewPlan(resolvers, 30*time.Minute)
 	if err != nil {
@@ -47,8 +47,8 @@ func text(t testing.TB, server string, p *Plan, forms ...Form) (lines []string) 
 }
 
 // all are the three transports at default ports and both addresses.
-func all() []ddr.Resolver {
-	return []ddr.Resolver{resolver(1, "h3", "h2"), resolver(2, "doq"), resolver(3, "dot")}
+func all() []svcb.Resolver {
+	return []svcb.Resolver{resolver(1, "h3", "h2"), resolver(2, "doq"), resolver(3, "dot")}
 }
 
 // TestText has the lines of one resolver for every server.
@@ -141,7 +141,7 @@ func TestTextKeaLimit(t *testing.T) {
 		for i := range 56 {
 			r.Addresses = append(r.Addresses, netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}))
 		}
-		data, err := EncodeDHCPv4([]ddr.Resolver{r})
+		data, err := EncodeDHCPv4([]svcb.Resolver{r})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +170,7 @@ func TestTextShortened(t *testing.T) {
 	for name, row := range map[string]struct {
 		server string
 		form   Form
-		in     []ddr.Resolver
+		in     []svcb.Resolver
 		alpn   []string // of each instance that is left
 		said   string
 	}{
@@ -272,15 +272,15 @@ func TestNewPlanRefuses(t *testing.T) {
 	long := resolver(1, "h2")
 	long.DoHPath = "/" + strings.Repeat("a", 2000) + "{?dns}"
 	for name, row := range map[string]struct {
-		in   []ddr.Resolver
+		in   []svcb.Resolver
 		want error
 	}{
 		"nothing":            {nil, ErrNoAddress},
-		"no-address":         {[]ddr.Resolver{{Priority: 1, Name: "dns.example.", ALPN: []string{"dot"}}}, ErrNoAddress},
-		"priority-zero":      {[]ddr.Resolver{zero}, ErrPriority},
-		"loopback":           {[]ddr.Resolver{loop}, ErrUnsafe},
-		"too-many-addresses": {[]ddr.Resolver{many}, ErrTooLong},
-		"too-long-for-ra":    {[]ddr.Resolver{long}, ErrTooLong},
+		"no-address":         {[]svcb.Resolver{{Priority: 1, Name: "dns.example.", ALPN: []string{"dot"}}}, ErrNoAddress},
+		"priority-zero":      {[]svcb.Resolver{zero}, ErrPriority},
+		"loopback":           {[]svcb.Resolver{loop}, ErrUnsafe},
+		"too-many-addresses": {[]svcb.Resolver{many}, ErrTooLong},
+		"too-long-for-ra":    {[]svcb.Resolver{long}, ErrTooLong},
 	} {
 		if _, err := NewPlan(row.in, time.Hour); !errors.Is(err, row.want) {
 			t.Errorf("%s: got %v; want %v", name, err, row.want)
@@ -299,17 +299,17 @@ func TestCombine(t *testing.T) {
 	port8853 := resolver(5, "doq")
 	port8853.Port = 8853
 	for name, row := range map[string]struct {
-		in   []ddr.Resolver
+		in   []svcb.Resolver
 		want string
 		left string
 	}{
-		"one":            {[]ddr.Resolver{dot}, "1 dot", ""},
-		"all":            {[]ddr.Resolver{doh, doq, dot}, "1 h2,h3,doq,dot /dns-query{?dns}", ""},
-		"addresses":      {[]ddr.Resolver{dot, elsewhere}, "1 dot", "doq"},
-		"paths":          {[]ddr.Resolver{path, doh, doq}, "2 h2,h3,doq /dns-query{?dns}", "h2"},
-		"ports":          {[]ddr.Resolver{doh, doq, port}, "4 dot", "h2,h3 and doq"},
-		"same-port":      {[]ddr.Resolver{port, port8853, doh}, "4 dot,doq", "h2,h3"},
-		"doh-before-doq": {[]ddr.Resolver{port8853, doh}, "3 h2,h3 /dns-query{?dns}", "doq on port 8853"},
+		"one":            {[]svcb.Resolver{dot}, "1 dot", ""},
+		"all":            {[]svcb.Resolver{doh, doq, dot}, "1 h2,h3,doq,dot /dns-query{?dns}", ""},
+		"addresses":      {[]svcb.Resolver{dot, elsewhere}, "1 dot", "doq"},
+		"paths":          {[]svcb.Resolver{path, doh, doq}, "2 h2,h3,doq /dns-query{?dns}", "h2"},
+		"ports":          {[]svcb.Resolver{doh, doq, port}, "4 dot", "h2,h3 and doq"},
+		"same-port":      {[]svcb.Resolver{port, port8853, doh}, "4 dot,doq", "h2,h3"},
+		"doh-before-doq": {[]svcb.Resolver{port8853, doh}, "3 h2,h3 /dns-query{?dns}", "doq on port 8853"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := fmt.Sprint(row.in)
@@ -337,7 +337,7 @@ func TestBothFamilies(t *testing.T) {
 	if diff := cmp.Diff(want, list, equal); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if diff := cmp.Diff([]ddr.Resolver{only4}, alone, equal); diff != "" {
+	if diff := cmp.Diff([]svcb.Resolver{only4}, alone, equal); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

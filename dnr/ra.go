@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // maxRA is the length of the longest option of Neighbor Discovery, in octets. See RFC 4861, Section 4.6.
@@ -18,7 +18,7 @@ const maxRA = 255 * 8
 //
 // The lifetime, in whole seconds up to Infinity, should be at least three times the interval between advertisements; 0
 // withdraws the resolver. See RFC 9463, Section 6.1.
-func EncodeRA(r ddr.Resolver, lifetime time.Duration) ([]byte, error) {
+func EncodeRA(r svcb.Resolver, lifetime time.Duration) ([]byte, error) {
 	in, err := safe(r, RA)
 	if err != nil {
 		return nil, err

@@ -8,14 +8,14 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // raContent is what Router Advertisements say, and what they said before and must take back.
 type raContent struct {
 	said Announcement // as far as Router Advertisements can carry it
 
-	gone        []ddr.Resolver // whose names are not in said any more
+	gone        []svcb.Resolver // whose names are not in said any more
 	goneServers []netip.Addr
 	repeat      int // how often hosts are still to be told of what is gone
 }
@@ -28,8 +28,8 @@ func (c *raContent) update(an Announcement, lifetime time.Duration) (changed boo
 	}
 	// A lifetime of 0 ends the use of the name as a whole, so that one way of several to reach it cannot be taken back.
 	// See RFC 9463, Section 6.1.
-	c.gone = slices.DeleteFunc(append(c.gone, c.said.Resolvers...), func(r ddr.Resolver) bool {
-		return slices.ContainsFunc(next.Resolvers, func(n ddr.Resolver) bool { return n.Name == r.Name })
+	c.gone = slices.DeleteFunc(append(c.gone, c.said.Resolvers...), func(r svcb.Resolver) bool {
+		return slices.ContainsFunc(next.Resolvers, func(n svcb.Resolver) bool { return n.Name == r.Name })
 	})
 	c.goneServers = slices.DeleteFunc(append(c.goneServers, c.said.Servers...), func(a netip.Addr) bool {
 		return slices.Contains(next.Servers, a)
@@ -85,7 +85,7 @@ func (c *raContent) options(lifetime time.Duration) (options []ndOption, err err
 	return append(options, rdnss(c.said.Servers, lifetime)...), nil
 }
 
-func appendResolver(options []ndOption, r ddr.Resolver, lifetime time.Duration) ([]ndOption, error) {
+func appendResolver(options []ndOption, r svcb.Resolver, lifetime time.Duration) ([]ndOption, error) {
 	o, err := EncodeRA(r, lifetime)
 	if err != nil {
 		return nil, fmt.Errorf("resolver %s: %w", r.Name, err)

@@ -8,12 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // TestSayable leaves out what Router Advertisements cannot carry, and says so, without giving up the rest.
 func TestSayable(t *testing.T) {
-	only4 := ddr.Resolver{Priority: 3, Name: "dns.isp.example.", Addresses: []netip.Addr{server4}, ALPN: []string{"doq"}}
+	only4 := svcb.Resolver{Priority: 3, Name: "dns.isp.example.", Addresses: []netip.Addr{server4}, ALPN: []string{"doq"}}
 	for name, test := range map[string]struct {
 		change    func(*Announcement)
 		resolvers int
@@ -26,7 +26,7 @@ func TestSayable(t *testing.T) {
 		"ipv4-only":     {func(a *Announcement) { a.Resolvers = append(a.Resolvers, only4) }, 2, 1, ErrNoAddress},
 		"priority-zero": {func(a *Announcement) { a.Resolvers[0].Priority = 0 }, 1, 1, ErrPriority},
 		"pvd":           {func(a *Announcement) { a.PvD.ID = "dns.isp.example" }, 2, 1, nil},
-		"bad-pvd":       {func(a *Announcement) { a.PvD.ID = strings.Repeat("a", 64) }, 2, 1, ddr.ErrTargetName},
+		"bad-pvd":       {func(a *Announcement) { a.PvD.ID = strings.Repeat("a", 64) }, 2, 1, svcb.ErrTargetName},
 		"nothing":       {func(a *Announcement) { *a = Announcement{} }, 0, 0, errNothingToSay},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -63,8 +63,8 @@ func TestContentGone(t *testing.T) {
 		return list
 	}
 	say := func(name string) {
-		r := ddr.Resolver{Priority: 1, Name: name, Addresses: []netip.Addr{server6}, ALPN: []string{"dot"}}
-		if changed, err := c.update(Announcement{Resolvers: []ddr.Resolver{r}}, time.Hour); !changed || err != nil {
+		r := svcb.Resolver{Priority: 1, Name: name, Addresses: []netip.Addr{server6}, ALPN: []string{"dot"}}
+		if changed, err := c.update(Announcement{Resolvers: []svcb.Resolver{r}}, time.Hour); !changed || err != nil {
 			t.Fatalf("got %t, %v; want news", changed, err)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // Types of messages and options of Neighbor Discovery. See RFC 4861, Sections 4.1, 4.2 and 4.6; RFC 8106, Section 5.1;
@@ -189,7 +189,7 @@ func (p PvD) option() (ndOption, error) {
 		o[2] = pvdHTTP
 	}
 	o = binary.BigEndian.AppendUint16(o, p.Sequence)
-	o, err := ddr.AppendName(o, p.ID)
+	o, err := svcb.AppendName(o, p.ID)
 	if err != nil {
 		return nil, fmt.Errorf("PvD ID %q: %w", p.ID, err)
 	}

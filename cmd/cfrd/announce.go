@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
 )
 
@@ -108,7 +109,7 @@ func servesWeb(services []ddr.Service) bool {
 }
 
 // fingerprint returns a number that is another one when what the provisioning domain says of the resolver changes.
-func fingerprint(resolvers []ddr.Resolver) uint16 {
+func fingerprint(resolvers []svcb.Resolver) uint16 {
 	h := fnv.New32a()
 	fmt.Fprint(h, resolvers)
 	return binary.BigEndian.Uint16(h.Sum(nil)[2:])

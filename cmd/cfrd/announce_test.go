@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -107,11 +108,11 @@ func TestCertified(t *testing.T) {
 }
 
 func TestFingerprint(t *testing.T) {
-	r := ddr.Resolver{Priority: 1, Name: "dns.isp.example.", ALPN: []string{"dot"}}
+	r := svcb.Resolver{Priority: 1, Name: "dns.isp.example.", ALPN: []string{"dot"}}
 	other := r
 	other.Port = 8853
-	a, b := fingerprint([]ddr.Resolver{r}), fingerprint([]ddr.Resolver{other})
-	if a == b || a != fingerprint(slices.Clone([]ddr.Resolver{r})) {
+	a, b := fingerprint([]svcb.Resolver{r}), fingerprint([]svcb.Resolver{other})
+	if a == b || a != fingerprint(slices.Clone([]svcb.Resolver{r})) {
 		t.Errorf("got %d and %d; want two numbers, always the same", a, b)
 	}
 }

@@ -64,11 +64,12 @@ func sourceFiles(t *testing.T) (files []sourceFile) {
 // TestImportsAmongOurs keeps the packages a star around cmd/cfrd: each can be read and tested alone.
 func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/cfrd":      {"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
-		"relay":         {"relay/addrmap"},                                             // asks it what an address stands for
-		"resolver":      nil,                                                           // names what it needs as interfaces of its own
-		"dnr":           {"ddr"},                                                       // announces what ddr describes
-		"ddr":           nil,
+		"cmd/cfrd":      {"resolver", "ddr", "ddr/svcb", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
+		"relay":         {"relay/addrmap"},                                                         // asks it what an address stands for
+		"resolver":      nil,                                                                       // names what it needs as interfaces of its own
+		"dnr":           {"ddr/svcb"},                                                              // describes resolvers by the same parameters
+		"ddr":           {"ddr/svcb"},                                                              // a zone of such records
+		"ddr/svcb":      nil,                                                                       // a leaf: records as octets
 		"zones":         nil,
 		"relay/addrmap": nil, // a leaf: a map of addresses that knows no names
 		"e2e":           nil, // runs the binary
@@ -102,7 +103,7 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
 		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
-		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "e2e/bench"},
+		{"github.com/miekg/dns", []string{"resolver", "ddr", "ddr/svcb", "zones", "cmd/cfrd", "e2e/bench"},
 			"the relay must never see a name"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
 )
 
@@ -146,7 +146,7 @@ func (c dnrChecker) document(s dnr.Survey) dnrDocument {
 }
 
 func instanceOf(form dnr.Form, in dnr.Inspection) dnrInstance {
-	r := ddr.Record{Params: in.Params}
+	r := svcb.Record{Params: in.Params}
 	i := dnrInstance{
 		Priority: in.Priority, ADN: in.ADN, Addresses: in.Addresses, ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(),
 		Findings: in.Findings,

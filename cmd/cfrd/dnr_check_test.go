@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
 )
 
@@ -28,7 +28,7 @@ func newDNRChecker(f *fakeResolver) dnrChecker {
 }
 
 // designate returns a message of a server with instances for r.
-func designate(t *testing.T, by dnr.Form, server string, list ...ddr.Resolver) dnr.Heard {
+func designate(t *testing.T, by dnr.Form, server string, list ...svcb.Resolver) dnr.Heard {
 	t.Helper()
 	h := dnr.Heard{By: by, Server: netip.MustParseAddr(server), Message: "reply", Copies: 1}
 	for _, r := range list {
@@ -54,12 +54,12 @@ func designate(t *testing.T, by dnr.Form, server string, list ...ddr.Resolver) d
 }
 
 // designated returns a resolver at a documentation address of the family of by, changed by f.
-func designatedBy(by dnr.Form, change func(*ddr.Resolver)) ddr.Resolver {
+func designatedBy(by dnr.Form, change func(*svcb.Resolver)) svcb.Resolver {
 	addr := netip.MustParseAddr("2001:db8::53")
 	if by == dnr.DHCPv4 {
 		addr = netip.MustParseAddr("192.0.2.53")
 	}
-	r := ddr.Resolver{Priority: 1, Name: "dns.isp.example.", Addresses: []netip.Addr{addr}, ALPN: []string{"dot"}}
+	r := svcb.Resolver{Priority: 1, Name: "dns.isp.example.", Addresses: []netip.Addr{addr}, ALPN: []string{"dot"}}
 	if change != nil {
 		change(&r)
 	}
@@ -68,22 +68,22 @@ func designatedBy(by dnr.Form, change func(*ddr.Resolver)) ddr.Resolver {
 
 // TestDNRAgreement compares what two servers say.
 func TestDNRAgreement(t *testing.T) {
-	doh := func(r *ddr.Resolver) { r.ALPN, r.DoHPath = []string{"h2"}, "/dns-query{?dns}" }
+	doh := func(r *svcb.Resolver) { r.ALPN, r.DoHPath = []string{"h2"}, "/dns-query{?dns}" }
 	for name, row := range map[string]struct {
 		by     dnr.Form // of the second; the first is a Router Advertisement
-		second func(*ddr.Resolver)
+		second func(*svcb.Resolver)
 		want   string // part of the detail; "" if they agree
 	}{
 		"same":                 {dnr.DHCPv6, nil, ""},
 		"other-family":         {dnr.DHCPv4, nil, ""},
-		"case-of-name":         {dnr.DHCPv4, func(r *ddr.Resolver) { r.Name = "DNS.isp.example." }, ""},
-		"default-port":         {dnr.DHCPv4, func(r *ddr.Resolver) { r.Port = 853 }, ""},
+		"case-of-name":         {dnr.DHCPv4, func(r *svcb.Resolver) { r.Name = "DNS.isp.example." }, ""},
+		"default-port":         {dnr.DHCPv4, func(r *svcb.Resolver) { r.Port = 853 }, ""},
 		"fewer-transports":     {dnr.DHCPv4, doh, ""},
-		"more-transports":      {dnr.DHCPv4, func(r *ddr.Resolver) { r.ALPN = []string{"dot", "doq"} }, ""},
-		"other-name":           {dnr.DHCPv4, func(r *ddr.Resolver) { r.Name = "dns.other.example." }, "it designates dns.other.example."},
-		"other-port":           {dnr.DHCPv4, func(r *ddr.Resolver) { r.Port = 8853 }, "dot at port 8853"},
-		"other-address":        {dnr.DHCPv6, func(r *ddr.Resolver) { r.Addresses[0] = netip.MustParseAddr("2001:db8::54") }, "2001:db8::54, not 2001:db8::53"},
-		"other-address-router": {dnr.RA, func(r *ddr.Resolver) { r.Addresses[0] = netip.MustParseAddr("2001:db8::54") }, "2001:db8::54"},
+		"more-transports":      {dnr.DHCPv4, func(r *svcb.Resolver) { r.ALPN = []string{"dot", "doq"} }, ""},
+		"other-name":           {dnr.DHCPv4, func(r *svcb.Resolver) { r.Name = "dns.other.example." }, "it designates dns.other.example."},
+		"other-port":           {dnr.DHCPv4, func(r *svcb.Resolver) { r.Port = 8853 }, "dot at port 8853"},
+		"other-address":        {dnr.DHCPv6, func(r *svcb.Resolver) { r.Addresses[0] = netip.MustParseAddr("2001:db8::54") }, "2001:db8::54, not 2001:db8::53"},
+		"other-address-router": {dnr.RA, func(r *svcb.Resolver) { r.Addresses[0] = netip.MustParseAddr("2001:db8::54") }, "2001:db8::54"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newDNRChecker(nil)
@@ -101,7 +101,7 @@ func TestDNRAgreement(t *testing.T) {
 		c := newDNRChecker(nil)
 		c.agreement([]dnr.Heard{
 			designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, doh)),
-			designate(t, dnr.DHCPv4, "192.0.2.1", designatedBy(dnr.DHCPv4, func(r *ddr.Resolver) { doh(r); r.DoHPath = "/q{?dns}" })),
+			designate(t, dnr.DHCPv4, "192.0.2.1", designatedBy(dnr.DHCPv4, func(r *svcb.Resolver) { doh(r); r.DoHPath = "/q{?dns}" })),
 		})
 		if c.OK || !strings.Contains(c.Steps[0].Detail, "/q{?dns}") {
 			t.Errorf("got %+v", c.Steps)
@@ -200,8 +200,8 @@ func TestDNREndpoint(t *testing.T) {
 			f.start(t)
 			for i, id := range []string{"dot", "h2", "h3", "doq"} {
 				e := endpoint{service{fakeName + ".", id, f.services[i].Addr.Port(), ""}, f.addr}
-				if ddr.IsHTTP(id) {
-					e.dohPath = ddr.DefaultDoHPath
+				if svcb.IsHTTP(id) {
+					e.dohPath = svcb.DefaultDoHPath
 				}
 				if row.change != nil {
 					row.change(&e)
@@ -246,7 +246,7 @@ func TestDNRDiscovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	dot := endpoint{service{fakeName + ".", "dot", f.services[0].Addr.Port(), ""}, f.addr}
-	doh := endpoint{service{fakeName + ".", "h2", f.services[1].Addr.Port(), ddr.DefaultDoHPath}, f.addr}
+	doh := endpoint{service{fakeName + ".", "h2", f.services[1].Addr.Port(), svcb.DefaultDoHPath}, f.addr}
 	with := func(e endpoint, change func(*endpoint)) endpoint { change(&e); return e }
 	for name, row := range map[string]struct {
 		m    message

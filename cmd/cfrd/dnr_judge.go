@@ -10,7 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
 )
 
@@ -129,7 +129,7 @@ func alsoIn(list []dnr.Inspection, i int, f dnr.Finding) string {
 }
 
 func describe(in dnr.Inspection) string {
-	r := ddr.Record{Params: in.Params}
+	r := svcb.Record{Params: in.Params}
 	d := designation{ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(), Addresses: in.Addresses}
 	return d.params()
 }
@@ -173,16 +173,16 @@ func (s service) String() string {
 // servicesOf returns the transports that a client would take from an instance, with their addresses.
 func servicesOf(in dnr.Inspection) map[service][]netip.Addr {
 	list := make(map[service][]netip.Addr)
-	r := ddr.Record{Params: in.Params}
+	r := svcb.Record{Params: in.Params}
 	for _, id := range r.ALPN() {
 		list[serviceOf(in.ADN, id, r)] = in.Usable()
 	}
 	return list
 }
 
-func serviceOf(adn, alpn string, r ddr.Record) service {
+func serviceOf(adn, alpn string, r svcb.Record) service {
 	s := service{adn: dns.CanonicalName(adn), alpn: alpn, port: portOf(alpn, r.Port())}
-	if ddr.IsHTTP(alpn) {
+	if svcb.IsHTTP(alpn) {
 		s.dohPath = r.DoHPath()
 	}
 	return s
@@ -193,7 +193,7 @@ func portOf(alpn string, port uint16) uint16 {
 	switch {
 	case port != 0:
 		return port
-	case ddr.IsHTTP(alpn):
+	case svcb.IsHTTP(alpn):
 		return 443
 	}
 	return 853

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -69,7 +70,7 @@ func (s *dnrSource) bind(cmd *cobra.Command) {
 	f.StringSliceVar(&s.addresses, "address", nil, "`addresses` of the name, in order of preference")
 	f.StringSliceVar(&s.transports, "transports", []string{"doh", "doq", "dot"},
 		"`list` of dot, doh, doq, in order of preference, each with :PORT if it is not the default one")
-	f.StringVar(&s.dohPath, "dohpath", ddr.DefaultDoHPath, "URI `template` of DoH")
+	f.StringVar(&s.dohPath, "dohpath", svcb.DefaultDoHPath, "URI `template` of DoH")
 	cmd.MarkFlagsMutuallyExclusive("config", "name")
 	cmd.MarkFlagsRequiredTogether("name", "address")
 }
@@ -127,7 +128,7 @@ func (o dnrPrintOptions) selected() (servers []dnr.Server, forms []dnr.Form, err
 func allForms() []dnr.Form { return []dnr.Form{dnr.DHCPv4, dnr.DHCPv6, dnr.RA} }
 
 // designations returns what is to be handed out, which is never empty.
-func (s dnrSource) designations() ([]ddr.Resolver, error) {
+func (s dnrSource) designations() ([]svcb.Resolver, error) {
 	cfg, err := s.describe()
 	if err != nil {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
 )
 
@@ -34,7 +34,7 @@ func endpoints(heard []dnr.Heard) (list []endpoint) {
 			if !in.Readable() {
 				continue
 			}
-			r := ddr.Record{Params: in.Params}
+			r := svcb.Record{Params: in.Params}
 			for _, id := range r.ALPN() {
 				s := serviceOf(in.ADN, id, r)
 				for _, addr := range in.Usable() {
@@ -72,7 +72,7 @@ func (c dnrChecker) endpoint(ctx context.Context, e endpoint) {
 	case !c.canReach(e.addr):
 		c.skip(stepName(t, e.alpn), at.String(), "this host has no address of that kind on the link, so it was not tried")
 		return
-	case ddr.IsHTTP(e.alpn) && e.dohPath == "":
+	case svcb.IsHTTP(e.alpn) && e.dohPath == "":
 		c.skip(stepName(t, e.alpn), at.String(), "cannot be tried without dohpath")
 		return
 	}
@@ -221,7 +221,7 @@ func (s service) among(list []endpoint) (other service, same bool) {
 // designatedServices returns what a client could use of a discovery answer.
 func designatedServices(m message) (list []service) {
 	for _, rr := range ofType(m.answer, dns.TypeSVCB) {
-		r, err := ddr.ParseRecord(rr.data)
+		r, err := svcb.Parse(rr.data)
 		if err != nil || r.CheckDNS() != nil {
 			continue
 		}

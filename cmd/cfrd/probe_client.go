@@ -23,7 +23,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -34,7 +34,7 @@ type dnsClient struct {
 	from   netip.Addr     // source address; the zero value leaves it to the system
 	sni    string         // server name in TLS; empty sends none, as discovery by address requires
 	host   string         // host of DoH URLs: a name or an address without brackets; empty means that of addr
-	path   string         // URI template of DoH; empty means ddr.DefaultDoHPath
+	path   string         // URI template of DoH; empty means svcb.DefaultDoHPath
 	post   bool           // DoH by POST instead of GET
 	alpn   string         // overrides the protocol id of the transport, for DoH over "http/1.1"
 	verify verifyFunc     // judges every handshake; without one all fail
@@ -362,12 +362,12 @@ func (c dnsClient) request(ctx context.Context, q []byte) (*http.Request, error)
 	template, value, method := c.path, base64.RawURLEncoding.EncodeToString(q), http.MethodGet
 	var body io.Reader
 	if template == "" {
-		template = ddr.DefaultDoHPath
+		template = svcb.DefaultDoHPath
 	}
 	if c.post {
 		value, method, body = "", http.MethodPost, bytes.NewReader(q)
 	}
-	path, err := ddr.ExpandDoHPath(template, value)
+	path, err := svcb.ExpandDoHPath(template, value)
 	if err != nil {
 		return nil, err
 	}

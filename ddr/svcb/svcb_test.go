@@ -1,4 +1,4 @@
-package ddr
+package svcb
 
 import (
 	"bytes"
@@ -43,11 +43,11 @@ func (v vector) bytes(t testing.TB) []byte {
 // namedErrors are all errors that parsing can end with.
 func namedErrors() map[string]error {
 	return map[string]error{
-		"": nil, "ErrTruncated": ErrTruncated, "ErrTargetName": ErrTargetName, "ErrTargetCompressed": ErrTargetCompressed,
-		"ErrKeyOrder": ErrKeyOrder, "ErrKeyInvalid": ErrKeyInvalid, "ErrMandatory": ErrMandatory,
-		"ErrMandatoryAbsent": ErrMandatoryAbsent, "ErrALPN": ErrALPN, "ErrNoDefaultALPN": ErrNoDefaultALPN,
-		"ErrPort": ErrPort, "ErrIPv4Hint": ErrIPv4Hint, "ErrIPv6Hint": ErrIPv6Hint, "ErrDoHPath": ErrDoHPath,
-		"ErrNotEmpty": ErrNotEmpty,
+		"": nil, "ErrTruncated": errTruncated, "ErrTargetName": ErrTargetName, "ErrTargetCompressed": errTargetCompressed,
+		"ErrKeyOrder": errKeyOrder, "ErrKeyInvalid": errKeyInvalid, "ErrMandatory": errMandatory,
+		"ErrMandatoryAbsent": errMandatoryAbsent, "ErrALPN": ErrALPN, "ErrNoDefaultALPN": errNoDefaultALPN,
+		"ErrPort": errPort, "ErrIPv4Hint": ErrIPv4Hint, "ErrIPv6Hint": ErrIPv6Hint, "ErrDoHPath": errDoHPath,
+		"ErrNotEmpty": errNotEmpty,
 	}
 }
 
@@ -58,7 +58,7 @@ func TestVectors(t *testing.T) {
 			if !ok {
 				t.Fatalf("vector names the unknown error %q", v.Error)
 			}
-			err := Validate(v.bytes(t))
+			_, err := Parse(v.bytes(t))
 			if v.Form == "params" {
 				_, err = ParseParams(v.bytes(t))
 			}
@@ -80,11 +80,11 @@ func TestPresentation(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := ParseRecord(rdata(t, rr))
+			got, err := Parse(rdata(t, rr))
 			if err != nil {
 				t.Fatal(err)
 			}
-			want, _ := ParseRecord(v.bytes(t))
+			want, _ := Parse(v.bytes(t))
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
@@ -112,7 +112,7 @@ func TestRecordAccessors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := ParseRecord(rdata(t, rr))
+	r, err := Parse(rdata(t, rr))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,13 +140,13 @@ func TestCheckDNS(t *testing.T) {
 		"doh":                     {`1 dns.example. alpn=h2 dohpath="/dns-query{?dns}"`, nil},
 		"known-keys-mandatory":    {`1 dns.example. mandatory=alpn,port alpn=dot port=853`, nil},
 		"optional-private-key":    {`1 dns.example. alpn=dot key65280=x`, nil},
-		"alias":                   {`0 dns.example.`, ErrAliasMode},
-		"target-owner":            {`1 . alpn=dot`, ErrBadTarget},
-		"target-arpa":             {`1 Resolver.ARPA. alpn=dot`, ErrBadTarget},
-		"no-alpn":                 {`1 dns.example. port=853`, ErrNoALPN},
-		"mandatory-private-key":   {`100 dns.example. mandatory=key65280 key65280=x`, ErrMandatoryKey},
-		"doh-without-dohpath":     {`1 dns.example. alpn=h3`, ErrDoHPathMissing},
-		"http1-without-dohpath":   {`1 dns.example. alpn="http/1.1"`, ErrDoHPathMissing},
+		"alias":                   {`0 dns.example.`, errAliasMode},
+		"target-owner":            {`1 . alpn=dot`, errBadTarget},
+		"target-arpa":             {`1 Resolver.ARPA. alpn=dot`, errBadTarget},
+		"no-alpn":                 {`1 dns.example. port=853`, errNoALPN},
+		"mandatory-private-key":   {`100 dns.example. mandatory=key65280 key65280=x`, errMandatoryKey},
+		"doh-without-dohpath":     {`1 dns.example. alpn=h3`, errDoHPathMissing},
+		"http1-without-dohpath":   {`1 dns.example. alpn="http/1.1"`, errDoHPathMissing},
 		"dot-and-doh-one-dohpath": {`1 dns.example. alpn=dot,h2 dohpath="/dns-query{?dns}"`, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestCheckDNS(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := ParseRecord(rdata(t, rr))
+			r, err := Parse(rdata(t, rr))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -201,15 +201,15 @@ func TestExpandDoHPath(t *testing.T) {
 	}
 }
 
-// FuzzParseRecord checks that what passes survives the way back to the wire, and that we are at least as strict as
+// FuzzParse checks that what passes survives the way back to the wire, and that we are at least as strict as
 // miekg/dns, which is a partial oracle only: it takes much that RFC 9460 forbids.
-func FuzzParseRecord(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	for _, v := range vectors(f) {
 		f.Add(v.bytes(f))
 	}
 	f.Add([]byte("\x00\x01\x01\\\x01\x00\x00\x00\x05\x00\x01\x2e")) // odd octets in labels and values
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := ParseRecord(b)
+		r, err := Parse(b)
 		if err != nil {
 			return
 		}

@@ -1,6 +1,9 @@
-package ddr
+package svcb
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // DefaultDoHPath is the URI template that DoH servers commonly use. See RFC 8484, Section 4.1.1.
 const DefaultDoHPath = "/dns-query{?dns}"
@@ -9,8 +12,11 @@ const DefaultDoHPath = "/dns-query{?dns}"
 // query, to be put behind scheme and authority. An empty value leaves the variable undefined, which is what a POST
 // request uses. The value must need no escaping, as base64url does not. See RFC 6570; RFC 9461, Section 5.
 //
-// The error is ErrDoHPath if the template does not name dns, or if what comes out is not the :path of a request.
+// It fails if the template is not UTF-8, does not name dns, or if the result is not the :path of a request.
 func ExpandDoHPath(template, value string) (string, error) {
+	if !utf8.ValidString(template) {
+		return "", errDoHPath
+	}
 	var b strings.Builder
 	named := false
 	for rest := template; rest != ""; {
@@ -21,15 +27,22 @@ func ExpandDoHPath(template, value string) (string, error) {
 		}
 		expr, rest, found = strings.Cut(expr, "}")
 		if !found || expr == "" {
-			return "", ErrDoHPath
+			return "", errDoHPath
 		}
 		named = expand(&b, expr, value) || named
 	}
 	path := b.String()
 	if !named || !strings.HasPrefix(template, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "#{}") {
-		return "", ErrDoHPath
+		return "", errDoHPath
 	}
 	return path, nil
+}
+
+// CheckDoHPath returns why template cannot be the URI template of a DoH server, or nil if it can. See RFC 9461, Section
+// 5.
+func CheckDoHPath(template string) error {
+	_, err := ExpandDoHPath(template, "x")
+	return err
 }
 
 // appendLiteral copies literal text, in which all but printable ASCII is percent-encoded. See RFC 6570, Section 3.1.
