@@ -22,17 +22,17 @@ func TestAppendRefuses(t *testing.T) {
 	}{
 		"good":           {Instance{1, "dns.example.", addrs, []svcb.Param{dot, port}}, nil},
 		"name-unending":  {Instance{1, "dns.example", addrs, []svcb.Param{dot}}, nil},
-		"name-empty":     {Instance{1, "a..b.", addrs, []svcb.Param{dot}}, ErrADN},
-		"name-root":      {Instance{1, ".", addrs, []svcb.Param{dot}}, ErrADN},
+		"name-empty":     {Instance{1, "a..b.", addrs, []svcb.Param{dot}}, errADN},
+		"name-root":      {Instance{1, ".", addrs, []svcb.Param{dot}}, errADN},
 		"priority-zero":  {Instance{0, "dns.example.", addrs, []svcb.Param{dot}}, ErrPriority},
 		"no-addresses":   {Instance{1, "dns.example.", nil, []svcb.Param{dot}}, ErrNoAddress},
 		"loopback-alone": {Instance{1, "dns.example.", []netip.Addr{netip.IPv6Loopback()}, []svcb.Param{dot}}, ErrNoAddress},
-		"other-family":   {Instance{1, "dns.example.", []netip.Addr{addr4}, []svcb.Param{dot}}, ErrAddrLength},
-		"zone":           {Instance{1, "dns.example.", []netip.Addr{addr6.WithZone("eth0")}, nil}, ErrAddrLength},
-		"no-address":     {Instance{1, "dns.example.", []netip.Addr{{}}, nil}, ErrAddrLength},
+		"other-family":   {Instance{1, "dns.example.", []netip.Addr{addr4}, []svcb.Param{dot}}, errAddrLength},
+		"zone":           {Instance{1, "dns.example.", []netip.Addr{addr6.WithZone("eth0")}, nil}, errAddrLength},
+		"no-address":     {Instance{1, "dns.example.", []netip.Addr{{}}, nil}, errAddrLength},
 		"too-many":       {Instance{1, "dns.example.", make([]netip.Addr, 4096), nil}, ErrTooLong},
-		"unsorted":       {Instance{1, "dns.example.", addrs, []svcb.Param{port, dot}}, ErrSvcParams},
-		"hint":           {Instance{1, "dns.example.", addrs, []svcb.Param{dot, hint}}, ErrHints},
+		"unsorted":       {Instance{1, "dns.example.", addrs, []svcb.Param{port, dot}}, errSvcParams},
+		"hint":           {Instance{1, "dns.example.", addrs, []svcb.Param{dot, hint}}, errHints},
 		"params-too-long": {
 			Instance{1, "dns.example.", addrs, []svcb.Param{{Key: 65280, Value: make([]byte, 65536)}}}, ErrTooLong,
 		},
@@ -60,10 +60,10 @@ func TestAppendDHCPv4Refuses(t *testing.T) {
 		in   Instance
 		want error
 	}{
-		"other-family": {Instance{1, "dns.example.", []netip.Addr{addr6}, nil}, ErrAddrLength},
+		"other-family": {Instance{1, "dns.example.", []netip.Addr{addr6}, nil}, errAddrLength},
 		"too-many":     {Instance{1, "dns.example.", make([]netip.Addr, 64), nil}, ErrTooLong},
 		"too-long":     {Instance{1, "dns.example.", []netip.Addr{addr4}, private(65520)}, ErrTooLong},
-		"root":         {Instance{1, ".", nil, nil}, ErrADN},
+		"root":         {Instance{1, ".", nil, nil}, errADN},
 		"good":         {Instance{1, "dns.example.", []netip.Addr{addr4}, private(600)}, nil},
 	} {
 		if b, err := row.in.AppendDHCPv4(nil); !errors.Is(err, row.want) || err != nil && len(b) != 0 {

@@ -17,7 +17,21 @@ type decoder struct {
 	b    []byte // what is left
 	off  int    // of b
 	in   Inspection
-	findings
+	// where is the prefix of places in errors, such as "instance 2, ".
+	where string
+}
+
+// fail adds a finding for which clients discard the instance: see Findings.Fail.
+func (d *decoder) fail(code string, rule error, off int, format string, args ...any) {
+	d.in.Findings.fail(d.where, code, rule, off, format, args...)
+}
+
+func (d *decoder) warn(code string, off int, format string, args ...any) {
+	d.in.Findings.Warn(code, off, format, args...)
+}
+
+func (d *decoder) note(code string, off int, format string, args ...any) {
+	d.in.Findings.note(code, off, format, args...)
 }
 
 // finish returns what was read.
@@ -25,14 +39,13 @@ func (d *decoder) finish() Inspection {
 	if d.in.readable {
 		d.advise()
 	}
-	d.in.Findings = d.list
 	return d.in
 }
 
 // take returns the next n octets.
 func (d *decoder) take(n int, field string) ([]byte, bool) {
 	if len(d.b) < n {
-		d.fail(CodeTruncated, ErrTruncated, d.off, "%s needs %d octets, but %d are left", field, n, len(d.b))
+		d.fail(codeTruncated, errTruncated, d.off, "%s needs %d octets, but %d are left", field, n, len(d.b))
 		return nil, false
 	}
 	v := d.b[:n:n]
@@ -81,7 +94,7 @@ func (d *decoder) adn() bool {
 		return false
 	}
 	if n > len(d.b) {
-		d.fail(CodeADN, ErrADN, at, "ADN Length is %d, but %d octets are left", n, len(d.b))
+		d.fail(codeADN, errADN, at, "ADN Length is %d, but %d octets are left", n, len(d.b))
 		return false
 	}
 	at = d.off
@@ -89,13 +102,13 @@ func (d *decoder) adn() bool {
 	name, end, err := svcb.ParseName(wire)
 	switch {
 	case n == 0:
-		d.fail(CodeADN, ErrADN, at, "the name is missing")
+		d.fail(codeADN, errADN, at, "the name is missing")
 	case err != nil:
-		d.fail(CodeADN, ErrADN, at, "the name %x is malformed: %w", wire, err)
+		d.fail(codeADN, errADN, at, "the name %x is malformed: %w", wire, err)
 	case end != n:
-		d.fail(CodeADN, ErrADN, at, "%d octets follow the root label of %s", n-end, name)
+		d.fail(codeADN, errADN, at, "%d octets follow the root label of %s", n-end, name)
 	case name == ".":
-		d.fail(CodeADN, ErrADN, at, "the name is the root")
+		d.fail(codeADN, errADN, at, "the name is the root")
 	default:
 		d.in.ADN = name
 		return true
@@ -112,7 +125,7 @@ func (d *decoder) endsBehindADN() bool {
 	case d.form == RA && len(d.b) < 8:
 		return d.padding()
 	case allZero(d.b) && (d.form == RA || len(d.b) <= 2):
-		d.fail(CodeZeroLengths, ErrNoAddress, d.off,
+		d.fail(codeZeroLengths, ErrNoAddress, d.off,
 			"%d zero octets follow the name: in ADN-only mode, Addr Length and what follows are absent", len(d.b))
 		return true
 	}
@@ -129,7 +142,7 @@ func (d *decoder) addresses() bool {
 		return false
 	}
 	if size := d.form.addrSize(); n%size != 0 || n > len(d.b) {
-		d.fail(CodeAddrLength, ErrAddrLength, at, "Addr Length is %d; want a multiple of %d that is at most %d",
+		d.fail(codeAddrLength, errAddrLength, at, "Addr Length is %d; want a multiple of %d that is at most %d",
 			n, size, len(d.b))
 		return false
 	}
@@ -150,7 +163,7 @@ func (d *decoder) wideAddrLength() {
 	if n := int(d.b[1]); n == 0 || n%4 != 0 || n > len(d.b)-2 {
 		return
 	}
-	d.fail(CodeWideAddrLength, ErrAddrLength, d.off, "Addr Length has 2 octets, as encoders wrote it before "+
+	d.fail(codeWideAddrLength, errAddrLength, d.off, "Addr Length has 2 octets, as encoders wrote it before "+
 		"draft-ietf-add-dnr-16; the option of DHCPv4 has 1")
 	d.take(1, "Addr Length")
 }
@@ -158,13 +171,13 @@ func (d *decoder) wideAddrLength() {
 // judgeAddresses looks for addresses that cannot be used; at is the offset of their length.
 func (d *decoder) judgeAddresses(at int) {
 	for i, a := range d.in.Addresses {
-		if why := unusable(a); why != "" {
+		if why := Unusable(a); why != "" {
 			off := at + d.form.lengthSize() + i*d.form.addrSize()
-			d.warn(CodeAddressDiscarded, off, "%s is %s: clients discard the address, and some the whole option", a, why)
+			d.warn(codeAddressDiscarded, off, "%s is %s: clients discard the address, and some the whole option", a, why)
 		}
 	}
 	if len(d.in.Usable()) == 0 {
-		d.fail(CodeNoAddress, ErrNoAddress, at, "none of %d addresses can be used, though more than the name is there",
+		d.fail(codeNoAddress, ErrNoAddress, at, "none of %d addresses can be used, though more than the name is there",
 			len(d.in.Addresses))
 	}
 	if d.form != DHCPv4 && len(d.in.Addresses) > maxAddresses {
@@ -182,7 +195,7 @@ func (d *decoder) params() bool {
 			return false
 		}
 		if n > len(d.b) {
-			d.fail(CodeSvcParams, ErrSvcParams, at, "SvcParams Length is %d, but %d octets are left", n, len(d.b))
+			d.fail(CodeSvcParams, errSvcParams, at, "SvcParams Length is %d, but %d octets are left", n, len(d.b))
 			return false
 		}
 		at = d.off
@@ -195,7 +208,7 @@ func (d *decoder) params() bool {
 	d.in.Params = params
 	for _, p := range params {
 		if p.Key == svcb.KeyIPv4Hint || p.Key == svcb.KeyIPv6Hint {
-			d.fail(CodeHints, ErrHints, at, "%s is there, for which DNR has addresses", svcb.KeyName(p.Key))
+			d.fail(CodeHints, errHints, at, "%s is there, for which DNR has addresses", svcb.KeyName(p.Key))
 		}
 	}
 	return true
@@ -206,13 +219,13 @@ func (d *decoder) malformedParams(wire []byte, at int, err error) bool {
 	params, ok := parseASCIIParams(wire)
 	switch {
 	case errors.Is(err, svcb.ErrIPv4Hint) || errors.Is(err, svcb.ErrIPv6Hint):
-		d.fail(CodeHints, ErrHints, at, "one is there, and malformed: %w", err)
+		d.fail(CodeHints, errHints, at, "one is there, and malformed: %w", err)
 		return false
 	case !ok:
-		d.fail(CodeSvcParams, ErrSvcParams, at, "%x: %w", wire, err)
+		d.fail(CodeSvcParams, errSvcParams, at, "%x: %w", wire, err)
 		return false
 	}
-	d.fail(CodeASCIIParams, ErrSvcParams, at, "%q is in presentation form, as encoders wrote it before "+
+	d.fail(CodeASCIIParams, errSvcParams, at, "%q is in presentation form, as encoders wrote it before "+
 		"draft-ietf-add-dnr-16; want wire form", wire)
 	d.in.Params = params
 	return true
@@ -225,9 +238,9 @@ func (d *decoder) padding() bool {
 	}
 	switch {
 	case len(d.b) >= 8:
-		d.fail(CodePadding, ErrPadding, d.off, "%d octets follow; want less than 8", len(d.b))
+		d.fail(CodePadding, errPadding, d.off, "%d octets follow; want less than 8", len(d.b))
 	case !allZero(d.b):
-		d.fail(CodePadding, ErrPadding, d.off, "the padding is %x; want zeros", d.b)
+		d.fail(CodePadding, errPadding, d.off, "the padding is %x; want zeros", d.b)
 	}
 	return true
 }
@@ -308,7 +321,7 @@ func (d *decoder) adviseALPN() {
 		d.warn(CodeNoALPN, 0, "alpn is missing, so that clients do not know the transport")
 	}
 	if slices.ContainsFunc(ids, svcb.IsHTTP) && record.DoHPath() == "" {
-		d.warn(CodeNoDoHPath, 0, "alpn is %s, but dohpath is missing, so that DoH cannot be used", strings.Join(ids, ","))
+		d.warn(codeNoDoHPath, 0, "alpn is %s, but dohpath is missing, so that DoH cannot be used", strings.Join(ids, ","))
 	}
 }
 
@@ -327,6 +340,6 @@ func (d *decoder) adviseKey(p svcb.Param) {
 		}
 	case svcb.KeyIPv4Hint, svcb.KeyIPv6Hint: // have an error already
 	default:
-		d.note(CodeUnknownKey, 0, "%s is there, which clients ignore", svcb.KeyName(p.Key))
+		d.note(codeUnknownKey, 0, "%s is there, which clients ignore", svcb.KeyName(p.Key))
 	}
 }

@@ -12,7 +12,7 @@ import (
 // Of its addresses, the IPv6 ones are carried. The data is in the form that all known clients accept, or EncodeDHCPv6
 // fails with ErrUnsafe, ErrPriority or ErrNoAddress.
 func EncodeDHCPv6(r svcb.Resolver) ([]byte, error) {
-	in, err := safe(r, DHCPv6)
+	in, err := NewInstance(r, DHCPv6)
 	if err != nil {
 		return nil, err
 	}

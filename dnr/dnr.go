@@ -1,10 +1,13 @@
-// Package dnr implements Discovery of Network-designated Resolvers, as described in RFC 9463: the Encrypted DNS options
-// of DHCPv4, DHCPv6 and Router Advertisements, and how to put them into the servers that networks run.
+// Package dnr reads and writes the Encrypted DNS options of DHCPv4, DHCPv6 and Router Advertisements, by which a network
+// designates resolvers, as described in RFC 9463.
 //
-// A svcb.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
-// accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read, and
-// say what is wrong with it. Listen asks the servers of a link what they hand out, and Clients says what known clients
-// make of that.
+// An svcb.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
+// accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read, and return
+// what is wrong with it as Findings.
+//
+// It has octets and no sockets: packages announce and survey below it send and receive the options, and serverconf
+// writes them for other servers. It does not read the messages that carry options, except that it splits and joins long
+// options of DHCPv4. Every function is pure and may be called from any goroutine; inputs are never kept.
 package dnr
 
 import (
@@ -29,16 +32,16 @@ const Infinity = 0xffffffff * time.Second
 // Errors of decoding and encoding, each naming the rule that was broken. What wraps them has the place and the
 // offending value.
 var (
-	ErrTruncated  = errors.New("dnr: option ends too early")
-	ErrLength     = errors.New("dnr: length of the option or instance is wrong")
-	ErrEmpty      = errors.New("dnr: option holds no instance")
-	ErrADN        = errors.New("dnr: authentication domain name is not one name that ends in the root label")
-	ErrAddrLength = errors.New("dnr: Addr Length is not that of a list of addresses")
+	errTruncated  = errors.New("dnr: option ends too early")
+	errLength     = errors.New("dnr: length of the option or instance is wrong")
+	errEmpty      = errors.New("dnr: option holds no instance")
+	errADN        = errors.New("dnr: authentication domain name is not one name that ends in the root label")
+	errAddrLength = errors.New("dnr: Addr Length is not that of a list of addresses")
 	ErrNoAddress  = errors.New("dnr: no address that can be used")
-	ErrSvcParams  = errors.New("dnr: service parameters are malformed")
-	ErrHints      = errors.New("dnr: service parameters hold ipv4hint or ipv6hint")
+	errSvcParams  = errors.New("dnr: service parameters are malformed")
+	errHints      = errors.New("dnr: service parameters hold ipv4hint or ipv6hint")
 	ErrPriority   = errors.New("dnr: service priority is 0")
-	ErrPadding    = errors.New("dnr: padding is not zeros up to a multiple of 8 octets")
+	errPadding    = errors.New("dnr: padding is not zeros up to a multiple of 8 octets")
 )
 
 // Errors of encoding alone.
@@ -62,11 +65,11 @@ func (in Instance) ADNOnly() bool { return len(in.Addresses) == 0 && len(in.Para
 // Usable returns the addresses without those that clients must discard, and those that nobody can connect to. See RFC
 // 9463, Sections 4.2, 5.2 and 6.2.
 func (in Instance) Usable() []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(in.Addresses), func(a netip.Addr) bool { return unusable(a) != "" })
+	return slices.DeleteFunc(slices.Clone(in.Addresses), func(a netip.Addr) bool { return Unusable(a) != "" })
 }
 
-// unusable says why nobody can connect to a, or "" if a is an address of one host.
-func unusable(a netip.Addr) string {
+// Unusable says why nobody can connect to a, or "" if a is an address of one host.
+func Unusable(a netip.Addr) string {
 	switch {
 	case !a.IsValid():
 		return "no address"
@@ -122,8 +125,8 @@ func (f Form) addrSize() int {
 	return 16
 }
 
-// family names the addresses of the option.
-func (f Form) family() string {
+// Family names the addresses of the option.
+func (f Form) Family() string {
 	if f == DHCPv4 {
 		return "IPv4"
 	}

@@ -191,7 +191,7 @@ func TestUnsafe(t *testing.T) {
 	if _, err := EncodeDHCPv6(addrs(sixteen[:15]...)); err != nil {
 		t.Errorf("fifteen IPv6 addresses: got %v", err)
 	}
-	if _, err := EncodeDHCPv4(nil); !errors.Is(err, ErrEmpty) {
-		t.Errorf("no resolver: got %v; want %v", err, ErrEmpty)
+	if _, err := EncodeDHCPv4(nil); !errors.Is(err, errEmpty) {
+		t.Errorf("no resolver: got %v; want %v", err, errEmpty)
 	}
 }

@@ -17,7 +17,7 @@ const maxAddresses = 15
 func (in Instance) appendBody(b []byte, f Form) ([]byte, error) {
 	name, err := svcb.AppendName(nil, in.ADN)
 	if err != nil {
-		return b, fmt.Errorf("%w: %q", ErrADN, in.ADN)
+		return b, fmt.Errorf("%w: %q", errADN, in.ADN)
 	}
 	b = append(appendLength(b, f, len(name)), name...)
 	if in.ADNOnly() {
@@ -30,7 +30,7 @@ func (in Instance) appendBody(b []byte, f Form) ([]byte, error) {
 	b = appendLength(b, f, n)
 	for _, a := range in.Addresses {
 		if a.Is4() != (f == DHCPv4) || !a.IsValid() || a.Zone() != "" {
-			return b, fmt.Errorf("%w: %s is not an %s address", ErrAddrLength, a, f.family())
+			return b, fmt.Errorf("%w: %s is not an %s address", errAddrLength, a, f.Family())
 		}
 		b = append(b, a.AsSlice()...)
 	}
@@ -58,8 +58,8 @@ func appendLength(b []byte, f Form, n int) []byte {
 	return binary.BigEndian.AppendUint16(b, uint16(n))
 }
 
-// safe makes an instance of r that all known clients accept, and that all known servers can carry.
-func safe(r svcb.Resolver, f Form) (Instance, error) {
+// NewInstance makes an instance of r that all known clients accept, and that all known servers can carry.
+func NewInstance(r svcb.Resolver, f Form) (Instance, error) {
 	if r.Priority == 0 {
 		return Instance{}, fmt.Errorf("%w: %s", ErrPriority, r.Name)
 	}
@@ -82,7 +82,7 @@ func safeAddresses(r svcb.Resolver, f Form) ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, a := range r.Addresses {
 		a = a.Unmap().WithZone("")
-		if why := unusable(a); why != "" {
+		if why := Unusable(a); why != "" {
 			return nil, fmt.Errorf("%w: address %s of %s is %s", ErrUnsafe, a, r.Name, why)
 		}
 		if a.Is4() == (f == DHCPv4) && !slices.Contains(out, a) {
@@ -91,7 +91,7 @@ func safeAddresses(r svcb.Resolver, f Form) ([]netip.Addr, error) {
 	}
 	switch {
 	case len(out) == 0:
-		return nil, fmt.Errorf("%w: %s by %s has no %s address", ErrNoAddress, r.Name, strings.Join(r.ALPN, ","), f.family())
+		return nil, fmt.Errorf("%w: %s by %s has no %s address", ErrNoAddress, r.Name, strings.Join(r.ALPN, ","), f.Family())
 	case f != DHCPv4 && len(out) > maxAddresses:
 		return nil, fmt.Errorf("%w: %s has %d IPv6 addresses; want at most %d", ErrUnsafe, r.Name, len(out), maxAddresses)
 	}

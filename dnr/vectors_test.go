@@ -95,9 +95,9 @@ func (v vector) decode(t testing.TB) ([]Instance, time.Duration, error) {
 
 func namedErrors() map[string]error {
 	return map[string]error{
-		"": nil, "ErrTruncated": ErrTruncated, "ErrLength": ErrLength, "ErrEmpty": ErrEmpty, "ErrADN": ErrADN,
-		"ErrAddrLength": ErrAddrLength, "ErrNoAddress": ErrNoAddress, "ErrSvcParams": ErrSvcParams, "ErrHints": ErrHints,
-		"ErrPriority": ErrPriority, "ErrPadding": ErrPadding,
+		"": nil, "ErrTruncated": errTruncated, "ErrLength": errLength, "ErrEmpty": errEmpty, "ErrADN": errADN,
+		"ErrAddrLength": errAddrLength, "ErrNoAddress": ErrNoAddress, "ErrSvcParams": errSvcParams, "ErrHints": errHints,
+		"ErrPriority": ErrPriority, "ErrPadding": errPadding,
 	}
 }
 

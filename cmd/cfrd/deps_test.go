@@ -64,16 +64,20 @@ func sourceFiles(t *testing.T) (files []sourceFile) {
 // TestImportsAmongOurs keeps the packages a star around cmd/cfrd: each can be read and tested alone.
 func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
-		"cmd/cfrd":      {"resolver", "ddr", "ddr/svcb", "dnr", "zones", "relay", "relay/addrmap"}, // puts everything together
-		"relay":         {"relay/addrmap"},                                                         // asks it what an address stands for
-		"resolver":      nil,                                                                       // names what it needs as interfaces of its own
-		"dnr":           {"ddr/svcb"},                                                              // describes resolvers by the same parameters
-		"ddr":           {"ddr/svcb"},                                                              // a zone of such records
-		"ddr/svcb":      nil,                                                                       // a leaf: records as octets
-		"zones":         nil,
-		"relay/addrmap": nil, // a leaf: a map of addresses that knows no names
-		"e2e":           nil, // runs the binary
-		"e2e/bench":     nil,
+		"cmd/cfrd":          {"resolver", "ddr", "ddr/svcb", "dnr", "dnr/announce", "dnr/serverconf", "dnr/survey", "zones", "relay", "relay/addrmap"}, // puts everything together
+		"relay":             {"relay/addrmap"},                                                                                                         // asks it what an address stands for
+		"resolver":          nil,                                                                                                                       // names what it needs as interfaces of its own
+		"dnr":               {"ddr/svcb"},                                                                                                              // options of the same parameters
+		"dnr/announce":      {"dnr", "dnr/internal/link", "ddr/svcb"},                                                                                  // sends the options
+		"dnr/serverconf":    {"dnr", "ddr/svcb"},                                                                                                       // writes them for other servers
+		"dnr/survey":        {"dnr", "dnr/internal/link", "ddr/svcb"},                                                                                  // reads what others send
+		"dnr/internal/link": {"dnr"},                                                                                                                   // interfaces, sockets and messages of one link
+		"ddr":               {"ddr/svcb"},                                                                                                              // a zone of such records
+		"ddr/svcb":          nil,                                                                                                                       // a leaf: records as octets
+		"zones":             nil,
+		"relay/addrmap":     nil, // a leaf: a map of addresses that knows no names
+		"e2e":               nil, // runs the binary
+		"e2e/bench":         nil,
 	}
 	for _, f := range sourceFiles(t) {
 		list, known := allowed[f.folder]
@@ -106,7 +110,7 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/miekg/dns", []string{"resolver", "ddr", "ddr/svcb", "zones", "cmd/cfrd", "e2e/bench"},
 			"the relay must never see a name"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
-		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
+		{"github.com/vishvananda/netlink", []string{"relay", "dnr/internal/link"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
 		{"github.com/rs/zerolog/log", nil, "the logger is handed down, never global"},
 		{"github.com/go-viper", nil, "comes with viper"},

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cfrd-project/cfrd/ddr"
-	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/announce"
 )
 
 // dnrAnnounceOptions are the flags of `cfrd dnr announce`.
@@ -71,9 +71,9 @@ func announceDNR(ctx context.Context, o dnrAnnounceOptions, stderr io.Writer) er
 		return err
 	}
 	cfg := o.announceConfig.config()
-	cfg.Source = func(link dnr.Link) dnr.Announcement { return describeTo(link, described, do53, o.PvD) }
+	cfg.Source = func(link announce.Link) announce.Content { return describeTo(link, described, do53, o.PvD) }
 	cfg.Log = newLogger(logConfig{Level: zerolog.InfoLevel}, stderr)
-	a, err := dnr.NewAnnouncer(cfg)
+	a, err := announce.New(cfg)
 	if err != nil {
 		return err
 	}

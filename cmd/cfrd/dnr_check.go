@@ -12,6 +12,7 @@ import (
 
 	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/survey"
 )
 
 // dnrCheckOptions are the flags of `cfrd dnr check`.
@@ -47,7 +48,7 @@ func newDNRCheckCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.device, "interface", "", "network `interface` on the link to be checked")
 	f.StringVar(&o.ca, "ca", "", "PEM `file` with certificate authorities to trust besides the system's")
-	f.DurationVar(&o.timeout, "timeout", dnr.DefaultWindow, "for listening, and for each exchange after that")
+	f.DurationVar(&o.timeout, "timeout", survey.DefaultWindow, "for listening, and for each exchange after that")
 	f.BoolVar(&o.listenOnly, "listen-only", false, "do not connect to the resolvers")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON instead of a table")
 	return cmd
@@ -69,18 +70,18 @@ func runDNRCheck(ctx context.Context, w io.Writer, o dnrCheckOptions) error {
 			return usageError{err}
 		}
 	}
-	survey, err := dnr.Listen(ctx, dnr.ListenConfig{Interface: o.device, Window: o.timeout})
+	result, err := survey.Run(ctx, survey.Config{Interface: o.device, Window: o.timeout})
 	if err != nil {
 		return err
 	}
-	c.link = survey.Link
-	c.judge(survey)
+	c.link = result.Link
+	c.judge(result)
 	if !o.listenOnly {
-		c.try(ctx, survey)
+		c.try(ctx, result)
 	}
 	write := c.writeTable
 	if o.asJSON {
-		write = func(w io.Writer) error { return writeJSON(w, c.document(survey)) }
+		write = func(w io.Writer) error { return writeJSON(w, c.document(result)) }
 	}
 	return errors.Join(write(w), c.err())
 }
@@ -88,7 +89,7 @@ func runDNRCheck(ctx context.Context, w io.Writer, o dnrCheckOptions) error {
 // dnrChecker makes the steps of one run.
 type dnrChecker struct {
 	checker
-	link dnr.Link
+	link survey.Link
 }
 
 // dnrDocument is what `cfrd dnr check --json` prints. Its field names are stable.
@@ -102,15 +103,15 @@ type dnrDocument struct {
 
 // dnrServer is one message of one server.
 type dnrServer struct {
-	By        string         `json:"by"` // dhcpv4, dhcpv6 or ra
-	Server    netip.Addr     `json:"server"`
-	ID        string         `json:"id,omitempty"`
-	Message   string         `json:"message"`
-	Copies    int            `json:"copies"`
-	Resolvers []netip.Addr   `json:"resolvers,omitempty"` // for use without encryption
-	Findings  []dnr.Finding  `json:"findings,omitempty"`
-	Instances []dnrInstance  `json:"instances,omitempty"`
-	Clients   []dnr.Reaction `json:"clients,omitempty"`
+	By        string            `json:"by"` // dhcpv4, dhcpv6 or ra
+	Server    netip.Addr        `json:"server"`
+	ID        string            `json:"id,omitempty"`
+	Message   string            `json:"message"`
+	Copies    int               `json:"copies"`
+	Resolvers []netip.Addr      `json:"resolvers,omitempty"` // for use without encryption
+	Findings  []dnr.Finding     `json:"findings,omitempty"`
+	Instances []dnrInstance     `json:"instances,omitempty"`
+	Clients   []survey.Reaction `json:"clients,omitempty"`
 }
 
 // dnrInstance is one designated resolver, as far as it could be read.
@@ -125,20 +126,20 @@ type dnrInstance struct {
 	Findings  []dnr.Finding `json:"findings,omitempty"`
 }
 
-func (c dnrChecker) document(s dnr.Survey) dnrDocument {
+func (c dnrChecker) document(s survey.Result) dnrDocument {
 	d := dnrDocument{
 		Interface: c.link.Interface, OK: c.OK, FirstFailure: c.FirstFailure, Steps: c.Steps, Servers: []dnrServer{},
 	}
-	for _, h := range s.Heard {
+	for _, h := range s.Messages {
 		server := dnrServer{
-			By: h.By.String(), Server: h.Server, ID: h.ID, Message: h.Message, Copies: h.Copies, Resolvers: h.Resolvers,
+			By: h.By.String(), Server: h.Server, ID: h.ID, Message: h.Kind, Copies: h.Copies, Resolvers: h.Resolvers,
 			Findings: h.Findings,
 		}
 		for _, in := range h.Instances {
 			server.Instances = append(server.Instances, instanceOf(h.By, in))
 		}
 		if len(h.Instances) > 0 {
-			server.Clients = dnr.Clients(h)
+			server.Clients = survey.Clients(h)
 		}
 		d.Servers = append(d.Servers, server)
 	}
@@ -159,4 +160,4 @@ func instanceOf(form dnr.Form, in dnr.Inspection) dnrInstance {
 }
 
 // source names a message in steps: how and from whom it came.
-func source(h dnr.Heard) string { return fmt.Sprintf("%s %s", h.By, h.Server) }
+func source(h survey.Message) string { return fmt.Sprintf("%s %s", h.By, h.Server) }

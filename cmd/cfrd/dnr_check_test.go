@@ -15,12 +15,13 @@ import (
 
 	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/survey"
 )
 
 // newDNRChecker returns a checker on a link of which this host has loopback addresses, so that tests can be servers.
 func newDNRChecker(f *fakeResolver) dnrChecker {
 	c := dnrChecker{checker: checker{checkOptions{timeout: 5 * time.Second}, &report{Resolver: "lo", OK: true}}}
-	c.link = dnr.Link{Interface: "lo", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
+	c.link = survey.Link{Interface: "lo", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
 	if f != nil {
 		c.roots = f.ca.pool
 	}
@@ -28,9 +29,9 @@ func newDNRChecker(f *fakeResolver) dnrChecker {
 }
 
 // designate returns a message of a server with instances for r.
-func designate(t *testing.T, by dnr.Form, server string, list ...svcb.Resolver) dnr.Heard {
+func designate(t *testing.T, by dnr.Form, server string, list ...svcb.Resolver) survey.Message {
 	t.Helper()
-	h := dnr.Heard{By: by, Server: netip.MustParseAddr(server), Message: "reply", Copies: 1}
+	h := survey.Message{By: by, Server: netip.MustParseAddr(server), Kind: "reply", Copies: 1}
 	for _, r := range list {
 		in := dnr.Instance{Priority: r.Priority, ADN: r.Name, Addresses: r.Addresses, Params: r.Params()}
 		var data []byte
@@ -87,7 +88,7 @@ func TestDNRAgreement(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newDNRChecker(nil)
-			c.agreement([]dnr.Heard{
+			c.agreement([]survey.Message{
 				designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, nil)),
 				designate(t, dnr.DHCPv4, "192.0.2.2"), // hands out none
 				designate(t, row.by, "192.0.2.1", designatedBy(row.by, row.second)),
@@ -99,7 +100,7 @@ func TestDNRAgreement(t *testing.T) {
 	}
 	t.Run("other-dohpath", func(t *testing.T) {
 		c := newDNRChecker(nil)
-		c.agreement([]dnr.Heard{
+		c.agreement([]survey.Message{
 			designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, doh)),
 			designate(t, dnr.DHCPv4, "192.0.2.1", designatedBy(dnr.DHCPv4, func(r *svcb.Resolver) { doh(r); r.DoHPath = "/q{?dns}" })),
 		})
@@ -123,7 +124,7 @@ func TestDNRLifetime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newDNRChecker(nil)
-			c.lifetime("", dnr.Heard{Interval: row.interval}, row.lifetime)
+			c.lifetime("", survey.Message{Interval: row.interval}, row.lifetime)
 			if c.Steps[0].Status != row.want {
 				t.Errorf("got %+v; want %s", c.Steps, row.want)
 			}
@@ -140,8 +141,8 @@ func TestDNRJudge(t *testing.T) {
 	}
 	wrong.Omitted = 7
 	ignored := designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, nil))
-	ignored.Findings = []dnr.Finding{{Code: dnr.CodeHopLimit, Severity: dnr.Error, Err: dnr.ErrOffLink}}
-	c.judge(dnr.Survey{Heard: []dnr.Heard{wrong, ignored}, Unasked: []string{"dhcpv4: no"}, Dropped: 3})
+	ignored.Findings = []dnr.Finding{{Code: survey.CodeHopLimit, Severity: dnr.Error, Err: survey.ErrOffLink}}
+	c.judge(survey.Result{Messages: []survey.Message{wrong, ignored}, Unasked: []string{"dhcpv4: no"}, Dropped: 3})
 	want := []string{
 		"skip ask", "fail flood", "fail dhcpv6", "ok instance", "fail truncated",
 		"fail hop-limit", "skip ra", "ok instance", "ok lifetime",
@@ -278,11 +279,11 @@ func TestDo53Servers(t *testing.T) {
 	if got, announced := do53Servers(nil, list); announced || len(got) != 1 || got[0] != addr {
 		t.Errorf("got %v, %t; want the address of the designated resolver", got, announced)
 	}
-	hostile := dnr.Heard{Resolvers: []netip.Addr{netip.MustParseAddr("224.0.0.1"), netip.MustParseAddr("127.0.0.1"), {}}}
+	hostile := survey.Message{Resolvers: []netip.Addr{netip.MustParseAddr("224.0.0.1"), netip.MustParseAddr("127.0.0.1"), {}}}
 	for i := range 10 {
 		hostile.Resolvers = append(hostile.Resolvers, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
 	}
-	if got, announced := do53Servers([]dnr.Heard{hostile}, list); !announced || len(got) != maxDo53 {
+	if got, announced := do53Servers([]survey.Message{hostile}, list); !announced || len(got) != maxDo53 {
 		t.Errorf("got %v, %t; want %d that can be asked", got, announced, maxDo53)
 	}
 }
@@ -291,11 +292,11 @@ func TestDo53Servers(t *testing.T) {
 func TestDNRDocument(t *testing.T) {
 	c := newDNRChecker(nil)
 	h := designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, nil))
-	h.Message = "advertisement"
-	survey := dnr.Survey{Heard: []dnr.Heard{h}}
-	c.judge(survey)
+	h.Kind = "advertisement"
+	result := survey.Result{Messages: []survey.Message{h}}
+	c.judge(result)
 	var b bytes.Buffer
-	if err := writeJSON(&b, c.document(survey)); err != nil {
+	if err := writeJSON(&b, c.document(result)); err != nil {
 		t.Fatal(err)
 	}
 	var got struct {

@@ -15,6 +15,7 @@ import (
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/serverconf"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -76,7 +77,7 @@ func (s *dnrSource) bind(cmd *cobra.Command) {
 }
 
 func serverNames() (names []string) {
-	for _, s := range dnr.Servers() {
+	for _, s := range serverconf.Servers() {
 		names = append(names, s.Name)
 	}
 	return names
@@ -91,7 +92,7 @@ func printDNR(w io.Writer, o dnrPrintOptions) error {
 	if err != nil {
 		return err
 	}
-	plan, err := dnr.NewPlan(resolvers, o.lifetime)
+	plan, err := serverconf.NewPlan(resolvers, o.lifetime)
 	if err != nil {
 		return err
 	}
@@ -104,8 +105,8 @@ func printDNR(w io.Writer, o dnrPrintOptions) error {
 }
 
 // selected returns what --for and --option mean.
-func (o dnrPrintOptions) selected() (servers []dnr.Server, forms []dnr.Form, err error) {
-	for _, s := range dnr.Servers() {
+func (o dnrPrintOptions) selected() (servers []serverconf.Server, forms []dnr.Form, err error) {
+	for _, s := range serverconf.Servers() {
 		if len(o.servers) == 0 || slices.Contains(o.servers, s.Name) {
 			servers = append(servers, s)
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/announce"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -49,7 +49,7 @@ type snapshot struct {
 	certificate                certificateStats
 	reloads                    [2]uint64 // refused, applied
 	ready                      bool
-	announce                   []dnr.AnnounceStats // in the order of the node's announcers
+	announce                   []announce.Stats // in the order of the node's announcers
 }
 
 func (n *node) snapshot() *snapshot {
