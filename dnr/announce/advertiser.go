@@ -12,25 +12,25 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// advertiser sends Router Advertisements. It outlives the sockets that it does that on, so that hosts are not sent more
-// than they may be, and learn of what changes meanwhile.
+// advertiser sends Router Advertisements. It outlives the sockets on which it sends, so that its schedule and what it has
+// to withdraw survive changes of the link. Only the goroutine that serves the link uses it.
 type advertiser struct {
 	*Announcer
 	log      zerolog.Logger
 	schedule schedule
 	content  raContent
-	others   others
-	problem  string // last one that was logged
-	routed   bool   // another program of this host advertises it as a router
+	others   otherRouters
+	problem  string // last problem that was logged
+	routed   bool   // another program advertises this host as a router
 }
 
 func newAdvertiser(a *Announcer) *advertiser {
-	log := a.cfg.Log.With().Str("interface", a.cfg.Interface).Str("by", partRA).Logger()
+	log := a.cfg.Log.With().Str("interface", a.cfg.Interface).Str("by", byRA).Logger()
 	return &advertiser{
 		Announcer: a,
 		log:       log,
 		schedule:  schedule{shortest: minInterval(a.cfg.MaxInterval), longest: a.cfg.MaxInterval, random: a.sys.random},
-		others:    others{log: log, told: make(map[string]bool)},
+		others:    otherRouters{log: log, logged: make(map[string]bool)},
 	}
 }
 
@@ -43,11 +43,11 @@ func (r *advertiser) serve(ctx context.Context, s *session) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return r.farewell(s)
+			return r.withdraw(s)
 		case err := <-s.failed:
 			return err
-		case <-s.kick:
-			if err := s.changed(r.link.Load()); err != nil {
+		case <-s.linkChanged:
+			if err := s.checkLink(r.link.Load()); err != nil {
 				return err
 			}
 			r.refresh(s.link)
@@ -56,14 +56,14 @@ func (r *advertiser) serve(ctx context.Context, s *session) error {
 		case p := <-s.packets:
 			r.handle(p)
 		case <-time.After(time.Until(r.schedule.next())):
-			if err := r.due(s); err != nil {
+			if err := r.sendDue(s); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// refresh asks what is to be announced, and tells the hosts of news soon.
+// refresh asks the Source what is to be announced. If that has changed, it is soon sent to all hosts.
 func (r *advertiser) refresh(l link.State) {
 	changed, err := r.content.update(r.current(), r.lifetime())
 	if changed {
@@ -79,7 +79,7 @@ func (r *advertiser) refresh(l link.State) {
 	r.problem = problem
 }
 
-// handle takes a message of Neighbor Discovery. One that is invalid is counted.
+// handle processes a message of Neighbor Discovery, and counts an invalid one.
 func (r *advertiser) handle(p link.Packet) {
 	err := link.ErrNDShort
 	if len(p.Data) > 0 {
@@ -87,7 +87,7 @@ func (r *advertiser) handle(p link.Packet) {
 		case link.TypeRouterSolicitation:
 			err = r.solicited(p)
 		default:
-			err = r.heard(p)
+			err = r.advertised(p)
 		}
 	}
 	if err != nil {
@@ -96,6 +96,7 @@ func (r *advertiser) handle(p link.Packet) {
 	}
 }
 
+// solicited schedules the answer to a Router Solicitation.
 func (r *advertiser) solicited(p link.Packet) error {
 	if err := link.CheckSolicitation(p); err != nil {
 		return err
@@ -105,8 +106,8 @@ func (r *advertiser) solicited(p link.Packet) error {
 	return nil
 }
 
-// heard compares what another router advertises with what we do.
-func (r *advertiser) heard(p link.Packet) error {
+// advertised compares the Router Advertisement of another router with ours.
+func (r *advertiser) advertised(p link.Packet) error {
 	if err := link.CheckAdvertisement(p); err != nil {
 		return err
 	}
@@ -117,28 +118,29 @@ func (r *advertiser) heard(p link.Packet) error {
 	if p.Peer.Addr() == r.link.Load().LinkLocal {
 		r.routed = true
 	}
-	r.others.heard(p.Peer.Addr(), differences(r.header(), r.content.said, theirs))
+	r.others.logOnce(p.Peer.Addr(), differences(r.header(), r.content.current, theirs))
 	return nil
 }
 
 // header returns our Router Advertisement without options. Its router lifetime of 0 says that we are no default
-// router, and what else is 0 says nothing. See RFC 4861, Sections 4.2 and 6.2.3.
+// router, and its other zeros leave those fields unspecified. See RFC 4861, Sections 4.2 and 6.2.3.
 func (r *advertiser) header() link.RouterAdvertisement {
 	return link.RouterAdvertisement{Managed: r.cfg.Managed, Other: r.cfg.Other}
 }
 
-// due sends what the schedule has for now.
-func (r *advertiser) due(s *session) error {
+// sendDue sends what is due by the schedule.
+func (r *advertiser) sendDue(s *session) error {
 	for _, to := range r.schedule.take(time.Now()) {
-		if err := r.Send(s, to, r.lifetime()); err != nil {
+		if err := r.send(s, to, r.lifetime()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Send sends Router Advertisements, mostly one, unless there is nothing to tell. The lifetime is 0 at the end.
-func (r *advertiser) Send(s *session, to netip.Addr, lifetime time.Duration) error {
+// send sends the content in as many Router Advertisements as it needs, mostly one, and none if it is empty. A lifetime of
+// 0 withdraws the content.
+func (r *advertiser) send(s *session, to netip.Addr, lifetime time.Duration) error {
 	options, err := r.content.options(lifetime)
 	if err != nil || len(options) == 0 {
 		return err
@@ -155,14 +157,14 @@ func (r *advertiser) Send(s *session, to netip.Addr, lifetime time.Duration) err
 		r.stats.advertisements.Add(1)
 	}
 	if to == link.AllNodes {
-		r.content.told()
+		r.content.sent()
 	}
 	return nil
 }
 
-// source returns the address to advertise from. If this host is a router, it is not the one that the program advertises
-// from which makes it one: from there our router lifetime of 0 would take the default route away from all hosts. As
-// nobody ever sends anything to the other address, it need not be assigned.
+// source returns the address to advertise from. On a router it is not the link-local address from which another program
+// advertises the router: hosts would take our router lifetime of 0 for that of the router, and drop their default route.
+// The address that is used instead need not be assigned, because nothing is ever sent to it.
 func (r *advertiser) source(l link.State) netip.Addr {
 	if !l.Forwards && !r.routed {
 		return l.LinkLocal
@@ -178,8 +180,8 @@ func (r *advertiser) common(l link.State) (options []link.NDOption, err error) {
 	if o := link.SourceLinkLayer(l.MAC); o != nil {
 		options = append(options, o)
 	}
-	if r.content.said.PvD.ID != "" {
-		o, err := r.content.said.PvD.option()
+	if r.content.current.PvD.ID != "" {
+		o, err := r.content.current.PvD.option()
 		if err != nil {
 			return nil, err
 		}
@@ -188,22 +190,22 @@ func (r *advertiser) common(l link.State) (options []link.NDOption, err error) {
 	return options, nil
 }
 
-// farewell withdraws what was announced, several times because hosts may miss one. See RFC 4861, Section 6.2.5.
-func (r *advertiser) farewell(s *session) error {
-	if len(r.content.said.Resolvers)+len(r.content.said.Servers) == 0 || r.schedule.last.IsZero() {
+// withdraw withdraws what was announced, several times because hosts may miss one. See RFC 4861, Section 6.2.5.
+func (r *advertiser) withdraw(s *session) error {
+	if len(r.content.current.Resolvers)+len(r.content.current.Servers) == 0 || r.schedule.lastSent.IsZero() {
 		return nil
 	}
 	for range maxFinal {
 		time.Sleep(time.Until(r.schedule.earliest(time.Now())))
-		r.schedule.sent(time.Now())
-		if err := r.Send(s, link.AllNodes, 0); err != nil {
+		r.schedule.noteSent(time.Now())
+		if err := r.send(s, link.AllNodes, 0); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// split distributes options over Router Advertisements that fit into one packet each, because hosts take no fragments.
+// split distributes options over Router Advertisements that fit into one packet each, because hosts accept no fragments.
 // See RFC 4861, Section 6.2.3; RFC 6980, Section 5.
 func split(header link.RouterAdvertisement, common, options []link.NDOption, mtu int) (ras []link.RouterAdvertisement) {
 	const ipv6Header, minMTU = 40, 1280

@@ -28,43 +28,36 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// Config is what NewAnnouncer needs.
+// Config is what New needs.
 type Config struct {
 	// Interface is the name of the link's network interface, which need not exist yet.
 	Interface string
-	// RA, DHCPv6 and DHCPv4 say by which means the link is told; at least one of them.
+	// RA, DHCPv6 and DHCPv4 say by which means to announce; at least one of them.
 	RA, DHCPv6, DHCPv4 bool
-	// MaxInterval is the longest time between Router Advertisements, 4 s to 30 min; 0 means 10 min. Hosts are told to
-	// forget after three times that. See RFC 4861, Section 6.2.1; RFC 9463, Section 6.1.
+	// MaxInterval is the longest time between Router Advertisements, 4 s to 30 min; 0 means 10 min. What
+	// hosts receive expires after three times that. See RFC 4861, Section 6.2.1; RFC 9463, Section 6.1.
 	MaxInterval time.Duration
 	// Managed and Other are the flags M and O of Router Advertisements, which should be those of the link's other
 	// routers. See RFC 4861, Section 6.2.7.
 	Managed, Other bool
-	// Source returns what is to be announced on a link at this moment. It is asked often, also from several goroutines
-	// at the same time.
+	// Source returns what is to be announced on a link at this moment. It is called every few seconds and for each
+	// request, from several goroutines at the same time.
 	Source func(Link) Content
-	// Log gets to know what the link's other routers advertise, and at the level of debugging who sends nonsense.
+	// Log receives changes of state and contradictions of other routers, and at debug level each malformed message.
 	Log zerolog.Logger
 }
 
 // Link is what a Source may depend on.
 type Link struct {
 	Interface string
-	Addresses []netip.Addr // of this host on the link that can be used, without those of the link alone
+	Addresses []netip.Addr // usable ones of this host on the link, except link-local ones
 }
 
-// Content is what hosts on a link are told. If it is empty, what they were told before is withdrawn.
+// Content is what is announced on a link. Announcing an empty one withdraws what was announced before.
 type Content struct {
 	Resolvers []svcb.Resolver // designated resolvers, one for each transport
 	Servers   []netip.Addr    // resolvers without encryption, at port 53
-	PvD       PvD             // the provisioning domain; without an ID there is none
-}
-
-// PvD is a provisioning domain. See RFC 8801, Section 3.1.
-type PvD struct {
-	ID       string // a domain name
-	Sequence uint16 // changes whenever the additional information does
-	Info     bool   // whether there is additional information at https://ID/.well-known/pvd
+	PvD       PvD             // the provisioning domain; none if its ID is empty
 }
 
 // Stats counts since the start.
@@ -74,28 +67,29 @@ type Stats struct {
 	DHCPv6         uint64 // replies sent
 	DHCPv4         uint64 // acknowledgements sent
 	Invalid        uint64 // messages that were malformed or from beyond the link
-	Limited        uint64 // requests without an answer because there were too many
+	Limited        uint64 // DHCP requests dropped because there were too many
 	Announcing     int    // how many of RA, DHCPv6 and DHCPv4 work at the moment
 }
 
-// Announcer tells the hosts of one link of designated resolvers: by Router Advertisements with a router lifetime of 0,
+// Announcer announces designated resolvers to the hosts of one link: by Router Advertisements with a router lifetime of 0,
 // so that it never becomes a default router; by replies to the Information-request of DHCPv6; and by replies to the
-// DHCPINFORM of DHCPv4. It leases no addresses, and says in DHCP only what was asked for. It waits for its interface to
-// exist, to be up and to have an address, as often as that takes.
+// DHCPINFORM of DHCPv4. It leases no addresses, and sends by DHCP only what was asked for. Whenever its interface does
+// not exist, is down or has no address, it waits until that changes.
 type Announcer struct {
-	// set once by NewAnnouncer
+	// set once by New
 	cfg   Config
 	sys   system
-	parts []*part
+	means []*means
 
 	link  atomic.Pointer[link.State]
 	stats struct{ solicitations, advertisements, dhcpv6, dhcpv4, invalid, limited atomic.Uint64 }
 }
 
-// errNothing is what an AnnounceConfig without means gets.
-var errNothing = errors.New("announce: none of RA, DHCPv6 and DHCPv4 is to be announced by")
+// errNoMeans is the error of New if Config has none of RA, DHCPv6 and DHCPv4.
+var errNoMeans = errors.New("announce: none of RA, DHCPv6 and DHCPv4 is chosen")
 
-// New checks cfg, and that this process has the rights for it and no other the ports.
+// New checks cfg, and opens every socket once: it fails if this process lacks the rights, or if another program has the
+// port of a DHCP server.
 func New(cfg Config) (*Announcer, error) {
 	return newAnnouncer(cfg, thisSystem())
 }
@@ -108,13 +102,13 @@ func newAnnouncer(cfg Config, sys system) (*Announcer, error) {
 	case cfg.Interface == "":
 		return nil, errors.New("announce: no interface to announce on")
 	case !cfg.RA && !cfg.DHCPv6 && !cfg.DHCPv4:
-		return nil, errNothing
+		return nil, errNoMeans
 	case cfg.MaxInterval < shortestMaxInterval || cfg.MaxInterval > longestMaxInterval:
 		return nil, fmt.Errorf("announce: Router Advertisements at least every %s; want %s to %s", cfg.MaxInterval,
 			shortestMaxInterval, longestMaxInterval)
 	}
 	a := &Announcer{cfg: cfg, sys: sys}
-	a.addParts()
+	a.addAllMeans()
 	if err := a.try(); err != nil {
 		return nil, fmt.Errorf("announce on %s: %w", cfg.Interface, err)
 	}
@@ -124,42 +118,44 @@ func newAnnouncer(cfg Config, sys system) (*Announcer, error) {
 // jitter returns a random duration up to d.
 func jitter(d time.Duration) time.Duration { return rand.N(d + 1) }
 
-func (a *Announcer) addParts() {
+// addAllMeans adds the means that the configuration chooses.
+func (a *Announcer) addAllMeans() {
 	if a.cfg.RA {
 		r := newAdvertiser(a)
-		a.addPart(partRA, link.State.NotReady6, a.sys.openND, r.serve)
+		a.addMeans(byRA, link.State.NotReady6, a.sys.openND, r.serve)
 	}
 	if a.cfg.DHCPv6 {
-		a.addPart(partDHCPv6, link.State.NotReady6, a.sys.openDHCPv6, newDHCPServer(a, a.answerDHCPv6).serve)
+		a.addMeans(byDHCPv6, link.State.NotReady6, a.sys.openDHCPv6, newDHCPServer(a, a.answerDHCPv6).serve)
 	}
 	if a.cfg.DHCPv4 {
-		a.addPart(partDHCPv4, link.State.NotReady4, a.sys.openDHCPv4, newDHCPServer(a, a.answerDHCPv4).serve)
+		a.addMeans(byDHCPv4, link.State.NotReady4, a.sys.openDHCPv4, newDHCPServer(a, a.answerDHCPv4).serve)
 	}
 }
 
-// Names of the parts, as the configuration has them.
+// Names of the means, as in the configuration.
 const (
-	partRA     = "ra"
-	partDHCPv6 = "dhcpv6"
-	partDHCPv4 = "dhcpv4"
+	byRA     = "ra"
+	byDHCPv6 = "dhcpv6"
+	byDHCPv4 = "dhcpv4"
 )
 
-func (a *Announcer) addPart(name string, notReady func(link.State) string, open openFunc, serve serveFunc) {
-	a.parts = append(a.parts, &part{
-		name: name, notReady: notReady, open: open, serve: serve, kick: make(chan struct{}, 1),
+// addMeans adds one.
+func (a *Announcer) addMeans(name string, notReady func(link.State) string, open openFunc, serve serveFunc) {
+	a.means = append(a.means, &means{
+		name: name, notReady: notReady, open: open, serve: serve, changed: make(chan struct{}, 1),
 		log: a.cfg.Log.With().Str("interface", a.cfg.Interface).Str("by", name).Logger(),
 	})
 }
 
-// try opens what Run will, so that lack of rights and ports that are in use are found at the start. What else may fail,
-// such as that there is no such interface yet, is a matter of waiting.
+// try opens and closes the sockets of Run, so that lack of rights and ports in use are found at the start. It ignores all
+// other errors, such as a missing interface, because Run waits until they are gone.
 func (a *Announcer) try() error {
 	l, err := a.sys.look(a.cfg.Interface)
 	if err != nil {
 		return err
 	}
 	a.link.Store(&l)
-	for _, p := range a.parts {
+	for _, p := range a.means {
 		conn, err := p.open(l)
 		switch {
 		case err == nil:
@@ -173,24 +169,24 @@ func (a *Announcer) try() error {
 	return nil
 }
 
-// Run announces until ctx is done, and then withdraws what was announced by Router Advertisements, which takes up to
-// 9 s. It returns nil: what goes wrong meanwhile is logged, and tried again.
+// Run announces until ctx is done, and then withdraws what it announced by Router Advertisements, which takes up to 9 s.
+// It returns nil after everything it started has ended: errors in between are logged, and followed by another try.
 func (a *Announcer) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { a.watch(ctx) })
-	for _, p := range a.parts {
-		wg.Go(func() { p.keep(ctx, a) })
+	for _, p := range a.means {
+		wg.Go(func() { p.run(ctx, a) })
 	}
 	wg.Wait()
 	return nil
 }
 
-// watch follows the interface until ctx is done.
+// watch keeps the state of the interface up to date until ctx is done, and wakes all means when it changes.
 func (a *Announcer) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := a.sys.watch(ctx, a.cfg.Interface, func(l link.State) {
 			a.link.Store(&l)
-			for _, p := range a.parts {
+			for _, p := range a.means {
 				p.wake()
 			}
 		})
@@ -211,7 +207,7 @@ func (a *Announcer) current() Content {
 	return a.cfg.Source(Link{Interface: l.Name, Addresses: l.Usable()})
 }
 
-// lifetime is how long what was announced holds. See RFC 9463, Section 6.1.
+// lifetime is for how long hosts may use what was announced. See RFC 9463, Section 6.1.
 func (a *Announcer) lifetime() time.Duration { return 3 * a.cfg.MaxInterval }
 
 // Stats returns a snapshot.
@@ -224,7 +220,7 @@ func (a *Announcer) Stats() Stats {
 		Invalid:        a.stats.invalid.Load(),
 		Limited:        a.stats.limited.Load(),
 	}
-	for _, p := range a.parts {
+	for _, p := range a.means {
 		if p.working.Load() {
 			s.Announcing++
 		}
@@ -236,7 +232,7 @@ func (a *Announcer) Stats() Stats {
 type system struct {
 	// look returns the state of an interface now.
 	look func(name string) (link.State, error)
-	// watch tells changed the state of an interface at the beginning and after each change, until ctx is done.
+	// watch calls changed with the state of an interface at the beginning and after each change, until ctx is done.
 	watch func(ctx context.Context, name string, changed func(link.State)) error
 
 	openND, openDHCPv6, openDHCPv4 openFunc
@@ -245,8 +241,8 @@ type system struct {
 	random func(d time.Duration) time.Duration
 }
 
-// openFunc opens a socket of one part on a link.
+// openFunc opens a socket of one means on a link.
 type openFunc func(link.State) (link.Conn, error)
 
-// serveFunc serves a link until ctx is done or something happens to conn or the link. See part.
+// serveFunc serves a link until ctx is done, the socket fails, or the link changes so that it needs another socket.
 type serveFunc func(ctx context.Context, s *session) error

@@ -167,7 +167,7 @@ func TestAnnouncerNotThere(t *testing.T) {
 }
 
 // TestAnnouncerNews changes what is announced, and where it is announced.
-func TestAnnouncerNews(t *testing.T) {
+func TestAnnouncerChanges(t *testing.T) {
 	var mu sync.Mutex
 	an := announced()
 	source := func(Link) Content { mu.Lock(); defer mu.Unlock(); return an }
@@ -207,9 +207,9 @@ func TestNewAnnouncer(t *testing.T) {
 		"nothing":      {change: func(c *Config) { c.RA, c.DHCPv4, c.DHCPv6 = false, false, false }, want: "none of RA"},
 		"too-often":    {change: func(c *Config) { c.MaxInterval = time.Second }, want: "want 4s to 30m0s"},
 		"too-seldom":   {change: func(c *Config) { c.MaxInterval = time.Hour }, want: "want 4s to 30m0s"},
-		"no-rights":    {part: partRA, open: fs.ErrPermission, want: "announce on lan0: ra: permission denied"},
-		"port-taken":   {part: partDHCPv4, open: link.ErrPortTaken, want: "dhcpv4: link: port in use"},
-		"other-error":  {part: partDHCPv6, open: errors.New("bus on fire")},
+		"no-rights":    {part: byRA, open: fs.ErrPermission, want: "announce on lan0: ra: permission denied"},
+		"port-taken":   {part: byDHCPv4, open: link.ErrPortTaken, want: "dhcpv4: link: port in use"},
+		"other-error":  {part: byDHCPv6, open: errors.New("bus on fire")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, f := good, newFakeSystem(readyLink())
@@ -229,7 +229,7 @@ func TestNewAnnouncer(t *testing.T) {
 func TestAnnouncerRetries(t *testing.T) {
 	runFake(t, nil, func(t *testing.T, f *fakeSystem, a *Announcer, log *lines, _ func()) {
 		f.times(t, 1)
-		f.fail(partDHCPv4, link.ErrPortTaken)
+		f.fail(byDHCPv4, link.ErrPortTaken)
 		f.set(func(l *link.State) { l.Index++ })
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -239,7 +239,7 @@ func TestAnnouncerRetries(t *testing.T) {
 		if got := log.count("port in use"); got != 1 {
 			t.Errorf("got %d lines about the port; want 1", got)
 		}
-		f.fail(partDHCPv4, nil)
+		f.fail(byDHCPv4, nil)
 		time.Sleep(retryAfter)
 		synctest.Wait()
 		if got := a.Stats().Announcing; got != 3 {
@@ -273,7 +273,7 @@ func TestAnnouncerCannotWatch(t *testing.T) {
 }
 
 // TestAnnouncerNothingToSay has no IPv6 address to announce: no Router Advertisement is sent, also none at the end.
-func TestAnnouncerNothingToSay(t *testing.T) {
+func TestAnnouncerNothingToAnnounce(t *testing.T) {
 	change := func(c *Config) {
 		c.Source = func(Link) Content { return Content{Servers: []netip.Addr{server4}} }
 	}

@@ -13,35 +13,37 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// raContent is what Router Advertisements say, and what they said before and must take back.
+// raContent is what Router Advertisements announce now, and what they announced before and have to withdraw. It belongs to
+// the goroutine that serves the link.
 type raContent struct {
-	said Content // as far as Router Advertisements can carry it
+	current Content // without what Router Advertisements cannot carry
 
-	gone        []svcb.Resolver // whose names are not in said any more
-	goneServers []netip.Addr
-	repeat      int // how often hosts are still to be told of what is gone
+	withdrawn        []svcb.Resolver // whose names are no longer in current
+	withdrawnServers []netip.Addr
+	repeats          int // how many more times all hosts are sent the withdrawals
 }
 
-// update replaces what is said, and reports whether that makes a difference. The error is about what cannot be said.
+// update replaces the current content, and reports whether it changed. The error is about what Router Advertisements
+// cannot carry of it.
 func (c *raContent) update(an Content, lifetime time.Duration) (changed bool, err error) {
-	next, err := sayable(an, lifetime)
-	if reflect.DeepEqual(next, c.said) {
+	next, err := encodable(an, lifetime)
+	if reflect.DeepEqual(next, c.current) {
 		return false, err
 	}
-	// A lifetime of 0 ends the use of the name as a whole, so that one way of several to reach it cannot be taken back.
+	// A lifetime of 0 ends the use of the name as a whole, so that one of several transports cannot be withdrawn alone.
 	// See RFC 9463, Section 6.1.
-	c.gone = slices.DeleteFunc(append(c.gone, c.said.Resolvers...), func(r svcb.Resolver) bool {
+	c.withdrawn = slices.DeleteFunc(append(c.withdrawn, c.current.Resolvers...), func(r svcb.Resolver) bool {
 		return slices.ContainsFunc(next.Resolvers, func(n svcb.Resolver) bool { return n.Name == r.Name })
 	})
-	c.goneServers = slices.DeleteFunc(append(c.goneServers, c.said.Servers...), func(a netip.Addr) bool {
+	c.withdrawnServers = slices.DeleteFunc(append(c.withdrawnServers, c.current.Servers...), func(a netip.Addr) bool {
 		return slices.Contains(next.Servers, a)
 	})
-	c.said, c.repeat = next, maxInitial
+	c.current, c.repeats = next, maxInitial
 	return true, err
 }
 
-// sayable returns what Router Advertisements can carry of an, and why they cannot carry the rest.
-func sayable(an Content, lifetime time.Duration) (Content, error) {
+// encodable returns what Router Advertisements can carry of an, and why they cannot carry the rest.
+func encodable(an Content, lifetime time.Duration) (Content, error) {
 	var next Content
 	var errs []error
 	for _, r := range an.Resolvers {
@@ -64,29 +66,31 @@ func sayable(an Content, lifetime time.Duration) (Content, error) {
 		}
 	}
 	if len(next.Resolvers)+len(next.Servers) == 0 && len(errs) == 0 {
-		errs = append(errs, errNothingToSay)
+		errs = append(errs, errNoIPv6Resolver)
 	}
 	return next, errors.Join(errs...)
 }
 
-var errNothingToSay = errors.New("announce: there is no resolver with an IPv6 address to announce")
+// errNoIPv6Resolver says that Router Advertisements have nothing to carry.
+var errNoIPv6Resolver = errors.New("announce: there is no resolver with an IPv6 address to announce")
 
-// options returns what all Router Advertisements together say. A lifetime of 0 takes everything back.
+// options returns the options of all Router Advertisements together. A lifetime of 0 withdraws everything.
 func (c *raContent) options(lifetime time.Duration) (options []link.NDOption, err error) {
-	for _, r := range c.gone {
+	for _, r := range c.withdrawn {
 		if options, err = appendResolver(options, r, 0); err != nil {
 			return nil, err
 		}
 	}
-	options = append(options, link.RDNSS(c.goneServers, 0)...)
-	for _, r := range c.said.Resolvers {
+	options = append(options, link.RDNSS(c.withdrawnServers, 0)...)
+	for _, r := range c.current.Resolvers {
 		if options, err = appendResolver(options, r, lifetime); err != nil {
 			return nil, err
 		}
 	}
-	return append(options, link.RDNSS(c.said.Servers, lifetime)...), nil
+	return append(options, link.RDNSS(c.current.Servers, lifetime)...), nil
 }
 
+// appendResolver appends the Encrypted DNS option of r.
 func appendResolver(options []link.NDOption, r svcb.Resolver, lifetime time.Duration) ([]link.NDOption, error) {
 	o, err := dnr.EncodeRA(r, lifetime)
 	if err != nil {
@@ -95,9 +99,9 @@ func appendResolver(options []link.NDOption, r svcb.Resolver, lifetime time.Dura
 	return append(options, link.NDOption(o)), nil
 }
 
-// told notes that all hosts were told once.
-func (c *raContent) told() {
-	if c.repeat--; c.repeat <= 0 {
-		c.gone, c.goneServers, c.repeat = nil, nil, 0
+// sent notes that the options were sent to all hosts once more.
+func (c *raContent) sent() {
+	if c.repeats--; c.repeats <= 0 {
+		c.withdrawn, c.withdrawnServers, c.repeats = nil, nil, 0
 	}
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // TestSayable leaves out what Router Advertisements cannot carry, and says so, without giving up the rest.
-func TestSayable(t *testing.T) {
+func TestEncodable(t *testing.T) {
 	only4 := svcb.Resolver{Priority: 3, Name: "dns.isp.example.", Addresses: []netip.Addr{server4}, ALPN: []string{"doq"}}
 	for name, test := range map[string]struct {
 		change    func(*Content)
@@ -29,12 +29,12 @@ func TestSayable(t *testing.T) {
 		"priority-zero": {func(a *Content) { a.Resolvers[0].Priority = 0 }, 1, 1, dnr.ErrPriority},
 		"pvd":           {func(a *Content) { a.PvD.ID = "dns.isp.example" }, 2, 1, nil},
 		"bad-pvd":       {func(a *Content) { a.PvD.ID = strings.Repeat("a", 64) }, 2, 1, svcb.ErrTargetName},
-		"nothing":       {func(a *Content) { *a = Content{} }, 0, 0, errNothingToSay},
+		"nothing":       {func(a *Content) { *a = Content{} }, 0, 0, errNoIPv6Resolver},
 	} {
 		t.Run(name, func(t *testing.T) {
 			an := announced()
 			test.change(&an)
-			got, err := sayable(an, time.Hour)
+			got, err := encodable(an, time.Hour)
 			if len(got.Resolvers) != test.resolvers || len(got.Servers) != test.servers || !errors.Is(err, test.err) {
 				t.Errorf("got %+v, %v; want %d, %d, %v", got, err, test.resolvers, test.servers, test.err)
 			}
@@ -46,7 +46,7 @@ func TestSayable(t *testing.T) {
 }
 
 // TestContentGone replaces a name by another, and takes it up again before all hosts have heard of that.
-func TestContentGone(t *testing.T) {
+func TestContentWithdrawn(t *testing.T) {
 	var c raContent
 	names := func() (list []string) {
 		options, err := c.options(time.Hour)
@@ -75,13 +75,13 @@ func TestContentGone(t *testing.T) {
 	if got, want := names(), []string{"a.example. 0s", "b.example. 1h0m0s"}; !slices.Equal(got, want) {
 		t.Errorf("got %q; want %q", got, want)
 	}
-	c.told()
+	c.sent()
 	say("a.example.")
 	if got, want := names(), []string{"b.example. 0s", "a.example. 1h0m0s"}; !slices.Equal(got, want) {
 		t.Errorf("got %q; want %q", got, want)
 	}
 	for range maxInitial {
-		c.told()
+		c.sent()
 	}
 	if got, want := names(), []string{"a.example. 1h0m0s"}; !slices.Equal(got, want) {
 		t.Errorf("got %q; want %q", got, want)
@@ -130,11 +130,11 @@ func TestDifferences(t *testing.T) {
 
 // TestOthersAreBounded has a link full of routers that contradict us.
 func TestOthersAreBounded(t *testing.T) {
-	o := others{told: make(map[string]bool)}
+	o := otherRouters{logged: make(map[string]bool)}
 	for i := range 1000 {
-		o.heard(netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 14: byte(i >> 8), 15: byte(i)}), []string{"M", "O"})
+		o.logOnce(netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 14: byte(i >> 8), 15: byte(i)}), []string{"M", "O"})
 	}
-	if len(o.told) != maxTold {
-		t.Errorf("got %d remembered; want %d", len(o.told), maxTold)
+	if len(o.logged) != maxDifferences {
+		t.Errorf("got %d remembered; want %d", len(o.logged), maxDifferences)
 	}
 }

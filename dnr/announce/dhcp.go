@@ -12,8 +12,8 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// replyRate is how many requests of DHCP a part answers in one second, and at once after a quiet second: more than the
-// hosts of a link ask when the power comes back, and less than would be of use to flood somebody.
+// replyRate is how many DHCP requests each server answers per second, and in one burst. It is more than the hosts of a
+// link send when the power comes back, and too little to be of use for flooding a host.
 const replyRate = 100
 
 // Why a request of DHCP gets no answer.
@@ -23,7 +23,8 @@ var (
 	errNotOnLink = errors.New("announce: DHCP message from beyond the link")
 )
 
-// dhcpServer answers the requests of one version of DHCP that ask for no address.
+// dhcpServer answers those requests of one version of DHCP that want no address. Only the goroutine that serves the link
+// uses it.
 type dhcpServer struct {
 	*Announcer
 	// answer returns the reply to a request, or why there is none.
@@ -43,8 +44,8 @@ func (d *dhcpServer) serve(ctx context.Context, s *session) error {
 			return nil
 		case err := <-s.failed:
 			return err
-		case <-s.kick:
-			if err := s.changed(d.link.Load()); err != nil {
+		case <-s.linkChanged:
+			if err := s.checkLink(d.link.Load()); err != nil {
 				return err
 			}
 		case p := <-s.packets:
@@ -78,7 +79,7 @@ func (d *dhcpServer) handle(p link.Packet, s *session) {
 	d.stats.dhcpv6.Add(1)
 }
 
-// serversOf returns those of addrs of one family that hosts can use, each once.
+// serversOf returns those of addrs that are of one family and that hosts can use, each once.
 func serversOf(addrs []netip.Addr, v4 bool) (list []netip.Addr) {
 	for _, a := range addrs {
 		if a.Is4() == v4 && dnr.Unusable(a) == "" && !slices.Contains(list, a) {

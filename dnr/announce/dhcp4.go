@@ -10,8 +10,8 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// checkInform returns why m is not a DHCPINFORM that the server id answers. What a relay brings is for the servers
-// that it was told of. See RFC 2131, Sections 3.4 and 4.4.3.
+// checkInform returns why m is not a DHCPINFORM that the server id answers. A relayed message is
+// for the servers that the relay is configured with. See RFC 2131, Sections 3.4 and 4.4.3.
 func checkInform(m link.DHCPv4Message, id netip.Addr) error {
 	kind, _ := m.Get(link.Option4MessageType)
 	server, named := m.Get(link.Option4ServerID)
@@ -53,9 +53,9 @@ func (a *Announcer) answerDHCPv4(request link.Packet, l link.State) (link.Packet
 	return link.Packet{Peer: netip.AddrPortFrom(to, link.DHCPv4ClientPort), Data: reply.Append(nil)}, nil
 }
 
-// replyTo returns where the reply to a DHCPINFORM from source goes: to ciaddr, which must be the source's and on the
-// link, so that nobody else can be made to get it; or where a client left that out, to where the message came from,
-// or to all. See RFC 2131, Section 4.3.5.
+// replyTo returns the address to which the reply to a DHCPINFORM from source goes. This is ciaddr, which must be on the
+// link and, unless source is unspecified, equal to it, so that the reply cannot be directed at another host. Without a
+// ciaddr it is source, and without either the broadcast address. See RFC 2131, Section 4.3.5.
 func replyTo(m link.DHCPv4Message, source netip.Addr, l link.State) (netip.Addr, error) {
 	client := netip.AddrFrom4(m.Client)
 	switch {
@@ -73,8 +73,8 @@ func replyTo(m link.DHCPv4Message, source netip.Addr, l link.State) (netip.Addr,
 }
 
 // informDHCPv4 returns the reply to a DHCPINFORM: a DHCPACK with what the client asked for, and without anything about
-// leases. If there is nothing of that, it stays silent: a client that takes the first reply should take one of the
-// link's DHCP server. See RFC 2131, Section 4.3.5; RFC 9463, Section 5.2.
+// leases. If nothing that was asked for is announced, it fails with errNotAsked, so that a client which takes the first
+// reply takes that of the link's DHCP server. See RFC 2131, Section 4.3.5; RFC 9463, Section 5.2.
 func informDHCPv4(m link.DHCPv4Message, id netip.Addr, an Content) (link.DHCPv4Message, error) {
 	if err := checkInform(m, id); err != nil {
 		return link.DHCPv4Message{}, err
@@ -93,7 +93,7 @@ func informDHCPv4(m link.DHCPv4Message, id netip.Addr, an Content) (link.DHCPv4M
 	if servers := serversOf(an.Servers, true); m.Asks(link.Option4DNSServers) && len(servers) > 0 {
 		reply.Options = dnr.AppendOption4(reply.Options, link.Option4DNSServers, octets(servers))
 	}
-	room := replySize(m) - link.DHCPv4Header - len(link.DHCPv4Cookie) - len(reply.Options) - len([]byte{dnr.Option4End})
+	room := replySize(m) - link.DHCPv4Header - len(reply.Options) - len([]byte{dnr.Option4End})
 	if m.Asks(dnr.OptionDHCPv4) {
 		reply.Options = append(reply.Options, designated(an, room)...)
 	}
@@ -101,13 +101,13 @@ func informDHCPv4(m link.DHCPv4Message, id netip.Addr, an Content) (link.DHCPv4M
 		return link.DHCPv4Message{}, errNotAsked
 	}
 	reply.Options = append(reply.Options, dnr.Option4End)
-	if short := link.DHCPv4Minimum - link.DHCPv4Header - len(link.DHCPv4Cookie) - len(reply.Options); short > 0 {
+	if short := link.DHCPv4Minimum - link.DHCPv4Header - len(reply.Options); short > 0 {
 		reply.Options = append(reply.Options, make([]byte, short)...)
 	}
 	return reply, nil
 }
 
-// octets returns the addresses one behind the other.
+// octets returns the concatenated addresses.
 func octets(addrs []netip.Addr) (data []byte) {
 	for _, a := range addrs {
 		data = append(data, a.AsSlice()...)
@@ -115,7 +115,7 @@ func octets(addrs []netip.Addr) (data []byte) {
 	return data
 }
 
-// designated returns option 162 with as many resolvers as the room takes, the preferred ones first.
+// designated returns option 162 with as many resolvers as fit into room octets, the preferred ones first.
 func designated(an Content, room int) []byte {
 	var list []byte
 	var options []byte

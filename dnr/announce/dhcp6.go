@@ -57,13 +57,13 @@ func (a *Announcer) answerDHCPv6(request link.Packet, l link.State) (link.Packet
 	if err != nil {
 		return link.Packet{}, err
 	}
-	// Clients listen nowhere else, and so nobody can be made to get this who is none.
+	// The port is that of DHCP clients whatever the request came from, so that no other program can be made a target.
 	return link.Packet{Peer: netip.AddrPortFrom(request.Peer.Addr(), link.DHCPv6ClientPort), Data: reply.Append(nil)}, nil
 }
 
-// informDHCPv6 returns the reply to an Information-request, with what the client asked for. If there is nothing of
-// that, it stays silent: a client that takes the first reply should take one of the link's DHCP server. See RFC 8415,
-// Section 18.3.6; RFC 9463, Section 4.2.
+// informDHCPv6 returns the reply to an Information-request, with what the client asked for. If nothing of that is
+// announced, it fails with errNotAsked, so that a client which takes the first reply takes that of the link's DHCP server.
+// See RFC 8415, Section 18.3.6; RFC 9463, Section 4.2.
 func informDHCPv6(m link.DHCPv6Message, duid []byte, an Content, refresh time.Duration) (link.DHCPv6Message, error) {
 	if err := checkInformation(m, duid); err != nil {
 		return link.DHCPv6Message{}, err
@@ -93,7 +93,7 @@ func informDHCPv6(m link.DHCPv6Message, duid []byte, an Content, refresh time.Du
 	if len(reply.Options) == empty {
 		return link.DHCPv6Message{}, errNotAsked
 	}
-	// Without it clients would not ask again for a day. See RFC 8415, Section 21.23.
+	// Without this option clients would not ask again for a day. See RFC 8415, Section 21.23.
 	if m.Asks(link.Option6RefreshTime) {
 		reply.Add(link.Option6RefreshTime, binary.BigEndian.AppendUint32(nil, uint32(refresh/time.Second)))
 	}

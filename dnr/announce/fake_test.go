@@ -109,9 +109,9 @@ func (f *fakeSystem) system() system {
 				}
 			}
 		},
-		openND:     open(partRA, f.nd, func(l link.State) netip.AddrPort { return netip.AddrPortFrom(l.LinkLocal, 0) }),
-		openDHCPv6: open(partDHCPv6, f.dhcp6, func(l link.State) netip.AddrPort { return netip.AddrPortFrom(l.LinkLocal, 547) }),
-		openDHCPv4: open(partDHCPv4, f.dhcp4, func(l link.State) netip.AddrPort { return netip.AddrPortFrom(l.IPv4(), 67) }),
+		openND:     open(byRA, f.nd, func(l link.State) netip.AddrPort { return netip.AddrPortFrom(l.LinkLocal, 0) }),
+		openDHCPv6: open(byDHCPv6, f.dhcp6, func(l link.State) netip.AddrPort { return netip.AddrPortFrom(l.LinkLocal, 547) }),
+		openDHCPv4: open(byDHCPv4, f.dhcp4, func(l link.State) netip.AddrPort { return netip.AddrPortFrom(l.IPv4(), 67) }),
 		random:     func(d time.Duration) time.Duration { return d / 2 },
 	}
 }

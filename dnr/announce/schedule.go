@@ -21,21 +21,21 @@ const (
 )
 
 // maxUnicast is how many hosts that ask at the same time get an answer of their own, which does not wake up all the
-// others: see RFC 7772, Section 5.1. If more ask, one answer goes to all, and no more often than that is allowed.
+// others: see RFC 7772, Section 5.1. If more ask, all hosts are sent one answer, at most every minDelayBetween.
 const maxUnicast = 4
 
 // schedule says when Router Advertisements are to be sent to whom, as RFC 4861, Sections 6.2.4 to 6.2.6, asks for. It
-// has no clock: every method is told the time.
+// has no clock: the methods take the time as a parameter.
 type schedule struct {
 	// set once
-	shortest, longest time.Duration                       // between Router Advertisements that nobody asked for
+	shortest, longest time.Duration                       // bounds of the time between unsolicited Router Advertisements
 	random            func(d time.Duration) time.Duration // uniform from 0 to d
 
-	initial int          // how many of the first intervals are left, which are short
-	last    time.Time    // when all hosts were last sent one; zero if never
-	due     time.Time    // when all hosts are to be sent the next one
-	askers  []netip.Addr // who is to be sent one at answer
-	answer  time.Time    // zero if there are no askers
+	initialLeft int          // how many of the first, short intervals are left
+	lastSent    time.Time    // when the last one to all hosts was sent; zero if none was
+	nextAt      time.Time    // when the next one to all hosts is due
+	solicitors  []netip.Addr // hosts that are to be sent one each at answerAt
+	answerAt    time.Time    // zero if there are no solicitors
 }
 
 // minInterval returns the default of MinRtrAdvInterval. See RFC 4861, Section 6.2.1, with its upper bound where the
@@ -47,64 +47,65 @@ func minInterval(longest time.Duration) time.Duration {
 	return longest / 3
 }
 
-// restart begins with a series of short intervals: with a new link, and with news for the hosts on it.
+// restart begins a series of short intervals, as on a new link and whenever the content has changed.
 func (s *schedule) restart(now time.Time) {
-	s.initial = maxInitial
-	s.due = s.earliest(now)
-	s.askers, s.answer = nil, time.Time{}
+	s.initialLeft = maxInitial
+	s.nextAt = s.earliest(now)
+	s.solicitors, s.answerAt = nil, time.Time{}
 }
 
-// earliest returns when all hosts may be sent the next one.
+// earliest returns when the next one to all hosts may be sent.
 func (s *schedule) earliest(now time.Time) time.Time {
-	if t := s.last.Add(minDelayBetween); !s.last.IsZero() && t.After(now) {
+	if t := s.lastSent.Add(minDelayBetween); !s.lastSent.IsZero() && t.After(now) {
 		return t
 	}
 	return now
 }
 
-// solicit notes that from asks; it is unspecified if the host has no address yet.
+// solicit schedules the answer to a solicitation from a host, whose address is unspecified if it has none yet.
 func (s *schedule) solicit(now time.Time, from netip.Addr) {
 	switch {
-	case slices.Contains(s.askers, from):
-	case from.IsUnspecified() || len(s.askers) >= maxUnicast:
-		if t := s.earliest(now).Add(s.random(maxDelayOfAnswer)); t.Before(s.due) {
-			s.due = t
+	case slices.Contains(s.solicitors, from):
+	case from.IsUnspecified() || len(s.solicitors) >= maxUnicast:
+		if t := s.earliest(now).Add(s.random(maxDelayOfAnswer)); t.Before(s.nextAt) {
+			s.nextAt = t
 		}
 	default:
-		s.askers = append(s.askers, from)
-		if s.answer.IsZero() {
-			s.answer = now.Add(s.random(maxDelayOfAnswer))
+		s.solicitors = append(s.solicitors, from)
+		if s.answerAt.IsZero() {
+			s.answerAt = now.Add(s.random(maxDelayOfAnswer))
 		}
 	}
 }
 
 // next returns when take has something to send.
 func (s *schedule) next() time.Time {
-	if !s.answer.IsZero() && s.answer.Before(s.due) {
-		return s.answer
+	if !s.answerAt.IsZero() && s.answerAt.Before(s.nextAt) {
+		return s.answerAt
 	}
-	return s.due
+	return s.nextAt
 }
 
-// take returns to whom a Router Advertisement is to be sent now. One to all hosts answers everybody who asked.
+// take returns the addresses to which a Router Advertisement is to be sent now. One to all hosts also answers the
+// solicitors.
 func (s *schedule) take(now time.Time) (to []netip.Addr) {
 	switch {
-	case !s.due.After(now):
-		s.sent(now)
+	case !s.nextAt.After(now):
+		s.noteSent(now)
 		return []netip.Addr{link.AllNodes}
-	case !s.answer.IsZero() && !s.answer.After(now):
-		to, s.askers, s.answer = s.askers, nil, time.Time{}
+	case !s.answerAt.IsZero() && !s.answerAt.After(now):
+		to, s.solicitors, s.answerAt = s.solicitors, nil, time.Time{}
 	}
 	return to
 }
 
-// sent notes that all hosts are sent one now.
-func (s *schedule) sent(now time.Time) {
+// noteSent notes that one is sent to all hosts now, and schedules the next.
+func (s *schedule) noteSent(now time.Time) {
 	d := s.shortest + s.random(s.longest-s.shortest)
-	if s.initial > 0 {
-		s.initial--
+	if s.initialLeft > 0 {
+		s.initialLeft--
 		d = min(d, maxInitialInterval)
 	}
-	s.last, s.due = now, now.Add(d)
-	s.askers, s.answer = nil, time.Time{}
+	s.lastSent, s.nextAt = now, now.Add(d)
+	s.solicitors, s.answerAt = nil, time.Time{}
 }

@@ -148,7 +148,7 @@ func (h *Message) readDHCPv4(b []byte, a asker) bool {
 	}
 	h.By, h.Kind = dnr.DHCPv4, map[byte]string{dhcp4Offer: "offer", link.DHCPv4ACK: "ack"}[kind[0]]
 	if at, ok := dnr.CutOption4(m.Options); ok {
-		h.Findings.Fail(codeOptions, errMessage, link.DHCPv4Header+len(link.DHCPv4Cookie)+at,
+		h.Findings.Fail(codeOptions, errMessage, link.DHCPv4Header+at,
 			"the option there is longer than what is left of the message")
 	}
 	if id, _ := m.Get(link.Option4ServerID); len(id) == 4 {

@@ -35,20 +35,20 @@ const MaxDUID = 130
 type DHCPv6Message struct {
 	Kind    byte
 	ID      [3]byte
-	Options []dhcp6Option
+	Options []DHCPv6Option
 }
 
-// dhcp6Option is one option. See RFC 8415, Section 21.1.
-type dhcp6Option struct {
+// DHCPv6Option is one option. See RFC 8415, Section 21.1.
+type DHCPv6Option struct {
 	Code uint16
 	Data []byte
 }
 
-// ErrRelayed says that a message is one between a relay and a server.
+// ErrRelayed says that a message is one between a relay and a server, which has another form.
 var ErrRelayed = errors.New("link: DHCPv6 message of a relay")
 
-// ParseDHCPv6 reads a message, whose options share memory with b. Messages between relays and servers have another
-// form, and are refused. Of one that is malformed, it returns what is before that.
+// ParseDHCPv6 reads a message, whose options share memory with b. A message of a relay is ErrRelayed. Of one whose options are
+// cut off, it returns the options before that, and ErrDHCPShort.
 func ParseDHCPv6(b []byte) (DHCPv6Message, error) {
 	if len(b) < 4 {
 		return DHCPv6Message{}, fmt.Errorf("%w: %d octets", ErrDHCPShort, len(b))
@@ -62,12 +62,13 @@ func ParseDHCPv6(b []byte) (DHCPv6Message, error) {
 			return m, fmt.Errorf("%w: option with %d octets left", ErrDHCPShort, len(b))
 		}
 		end := 4 + int(binary.BigEndian.Uint16(b[2:]))
-		m.Options = append(m.Options, dhcp6Option{binary.BigEndian.Uint16(b), b[4:end:end]})
+		m.Options = append(m.Options, DHCPv6Option{binary.BigEndian.Uint16(b), b[4:end:end]})
 		b = b[end:]
 	}
 	return m, nil
 }
 
+// Append appends the message to b. It is the inverse of ParseDHCPv6.
 func (m DHCPv6Message) Append(b []byte) []byte {
 	b = append(append(b, m.Kind), m.ID[:]...)
 	for _, o := range m.Options {
@@ -78,13 +79,14 @@ func (m DHCPv6Message) Append(b []byte) []byte {
 	return b
 }
 
+// Add adds an option.
 func (m *DHCPv6Message) Add(code uint16, data []byte) {
-	m.Options = append(m.Options, dhcp6Option{code, data})
+	m.Options = append(m.Options, DHCPv6Option{code, data})
 }
 
-// Get returns the data of the first option with code.
+// Get returns the data of the first option with code, and whether there is one.
 func (m DHCPv6Message) Get(code uint16) (data []byte, ok bool) {
-	i := slices.IndexFunc(m.Options, func(o dhcp6Option) bool { return o.Code == code })
+	i := slices.IndexFunc(m.Options, func(o DHCPv6Option) bool { return o.Code == code })
 	if i < 0 {
 		return nil, false
 	}
@@ -102,7 +104,7 @@ func (m DHCPv6Message) Asks(code uint16) bool {
 	return false
 }
 
-// DUID returns a DUID that survives restarts without being stored. See RFC 8415, Section 11.4.
+// DUID returns the DUID of an interface, which is the same after a restart without being stored. See RFC 8415, Section 11.4.
 func DUID(mac net.HardwareAddr) []byte {
 	const linkLayer, ethernet = 3, 1
 	return append([]byte{0, linkLayer, 0, ethernet}, mac...)

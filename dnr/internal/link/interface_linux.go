@@ -53,7 +53,7 @@ func addresses(link netlink.Link) (addrs []netlink.Addr, err error) {
 			return addrs, err
 		}
 	}
-	return addrs, nil // whatever changed will wake us up again
+	return addrs, nil // the change is an event that makes Watch call Look again
 }
 
 // addAddress adds an address that can be used. See RFC 4862, Section 5.4.
@@ -73,11 +73,11 @@ func (l *State) addAddress(a netlink.Addr) {
 	}
 }
 
-// settle is how long changes of interfaces and addresses are collected, because they come in bursts.
+// settle is for how long changes of interfaces and addresses are collected, because they come in bursts.
 const settle = 50 * time.Millisecond
 
-// Watch tells changed the state of the interface called name at the beginning and after each change of anything that
-// has to do with interfaces, until ctx is done.
+// Watch calls changed with the state of the interface called name at the beginning and after every change of an interface
+// or address of this host, until ctx is done. It calls from its own goroutine.
 func Watch(ctx context.Context, name string, changed func(State)) error {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV6_NETCONF)
@@ -109,10 +109,10 @@ func Watch(ctx context.Context, name string, changed func(State)) error {
 	}
 }
 
-// readEvents puts something into events, which has a capacity of 1, whenever something happens, until s is closed.
+// readEvents writes to events, which has a capacity of 1, after each change, until s is closed.
 func readEvents(s *nl.NetlinkSocket, events chan<- struct{}) error {
 	for {
-		// What was lost for lack of memory is something that happened, too.
+		// A message that was lost for lack of memory stands for a change, too.
 		if _, _, err := s.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
 			return err
 		}
@@ -123,7 +123,7 @@ func readEvents(s *nl.NetlinkSocket, events chan<- struct{}) error {
 	}
 }
 
-// listenOn opens a socket that takes part in the traffic of one interface only, and that has the options which set sets.
+// listenOn opens a socket that is bound to one interface, after it has called each set for it.
 func listenOn(device, network, address string, set ...func(fd int) error) (net.PacketConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var errs []error

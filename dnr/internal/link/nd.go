@@ -20,16 +20,16 @@ const (
 	OptionRDNSS           = 25
 )
 
-// NDHopLimit proves that a message was sent on this link, because routers count it down. See RFC 4861, Section 6.1.
+// NDHopLimit is the hop limit of all messages. It proves that they were sent on this link, because routers decrease it. See RFC 4861, Section 6.1.
 const NDHopLimit = 255
 
-// Lengths of the messages without options.
+// Lengths of the messages without options, in octets.
 const (
 	solicitationLength  = 8
 	AdvertisementLength = 16
 )
 
-// Errors of messages of Neighbor Discovery, which must be discarded silently. See RFC 4861, Sections 6.1.1 and 6.1.2.
+// Errors of messages of Neighbor Discovery that must be silently discarded. See RFC 4861, Sections 6.1.1 and 6.1.2.
 var (
 	errNotNeighbor = errors.New("link: Neighbor Discovery message from beyond the link")
 	ErrNDType      = errors.New("link: neither Router Solicitation nor Router Advertisement")
@@ -40,7 +40,7 @@ var (
 
 // RouterAdvertisement is a Router Advertisement. See RFC 4861, Section 4.2.
 type RouterAdvertisement struct {
-	HopLimit       byte // 0 says nothing
+	HopLimit       byte // 0 means unspecified
 	Managed, Other bool // the flags M and O
 	Lifetime       uint16
 	Reachable      uint32
@@ -51,6 +51,7 @@ type RouterAdvertisement struct {
 // NDOption is an option of Neighbor Discovery from its type to its padding.
 type NDOption []byte
 
+// Kind returns the type of the option.
 func (o NDOption) Kind() byte { return o[0] }
 
 // Append appends r to b, with a checksum of 0 that the kernel fills in.
@@ -93,7 +94,8 @@ func ParseAdvertisement(b []byte) (RouterAdvertisement, error) {
 	}, nil
 }
 
-// ParseNDOptions returns the options, up to one that is malformed.
+// ParseNDOptions returns the options, which share memory with b. If one is malformed, it returns those before it and
+// ErrNDOption.
 func ParseNDOptions(b []byte) (options []NDOption, err error) {
 	for len(b) > 0 {
 		if len(b) < 8 || b[1] == 0 || int(b[1])*8 > len(b) {
@@ -106,7 +108,7 @@ func ParseNDOptions(b []byte) (options []NDOption, err error) {
 	return options, nil
 }
 
-// CheckAdvertisement checks where a Router Advertisement came from. See RFC 4861, Section 6.1.2.
+// CheckAdvertisement returns why a Router Advertisement does not come from a router on this link, or nil if it does. See RFC 4861, Section 6.1.2.
 func CheckAdvertisement(p Packet) error {
 	switch from := p.Peer.Addr(); {
 	case p.Hops != NDHopLimit:
@@ -117,7 +119,7 @@ func CheckAdvertisement(p Packet) error {
 	return nil
 }
 
-// CheckSolicitation checks a Router Solicitation. See RFC 4861, Section 6.1.1.
+// CheckSolicitation returns why hosts must not be answered for a Router Solicitation, or nil if it is valid. See RFC 4861, Section 6.1.1.
 func CheckSolicitation(p Packet) error {
 	switch {
 	case p.Hops != NDHopLimit:
@@ -138,8 +140,8 @@ func CheckSolicitation(p Packet) error {
 	return err
 }
 
-// SourceLinkLayer returns the option that saves hosts asking for our link-layer address, or nil on links that have
-// none of 6 octets. See RFC 4861, Section 4.6.1.
+// SourceLinkLayer returns the option that carries our link-layer address, so that hosts need not ask for it, or nil if
+// the address does not have 6 octets. See RFC 4861, Section 4.6.1.
 func SourceLinkLayer(addr net.HardwareAddr) NDOption {
 	if len(addr) != 6 {
 		return nil
@@ -150,7 +152,7 @@ func SourceLinkLayer(addr net.HardwareAddr) NDOption {
 // maxRDNSS is how many addresses are put into one RDNSS option, so that it fits into the smallest MTU with room to spare.
 const maxRDNSS = 32
 
-// RDNSS returns the options that name servers as recursive resolvers for lifetime. See RFC 8106, Section 5.1.
+// RDNSS returns the options that announce servers as recursive resolvers for lifetime. See RFC 8106, Section 5.1.
 func RDNSS(servers []netip.Addr, lifetime time.Duration) (options []NDOption) {
 	for len(servers) > 0 {
 		n := min(len(servers), maxRDNSS)

@@ -8,16 +8,17 @@ import (
 // IPPacket is a packet as the link carries it, from its IP header on.
 type IPPacket struct {
 	Data []byte
-	// Unsummed says that the sender is this very machine and left checksums to hardware that is not there.
+	// Unsummed says that the checksums of the packet are not filled in: its sender is on this machine and leaves them to
+	// the hardware, which such a packet never reaches.
 	Unsummed bool
 }
 
 // IPConn sends and receives IP packets on one link.
 type IPConn interface {
-	// Receive waits for a packet, whose data it does not touch again.
+	// Receive waits for a packet, whose data belongs to the caller.
 	Receive() (IPPacket, error)
 	Send(data []byte) error
-	// Close makes receive return an error.
+	// Close makes Receive return an error.
 	Close() error
 }
 
@@ -26,7 +27,7 @@ type Datagram struct {
 	V6       bool
 	Protocol byte
 	From, To netip.Addr
-	Port     uint16 // of UDP, where it goes to
+	Port     uint16 // destination port of UDP
 	Hops     int
 	Data     []byte
 	Partial  bool // only the first fragment is there
@@ -56,7 +57,7 @@ const (
 	maxExtensions = 8
 )
 
-// ParsePacket takes a packet apart, and reports whether a host would: lengths must not lie.
+// ParsePacket returns what a packet carries, and whether a host would accept it: ICMPv6 or UDP whose lengths are true.
 func ParsePacket(p IPPacket) (d Datagram, ok bool) {
 	if len(p.Data) == 0 {
 		return d, false
@@ -80,6 +81,7 @@ func ParsePacket(p IPPacket) (d Datagram, ok bool) {
 	return d, false
 }
 
+// parseIPv4 skips the header of IPv4.
 func (d *Datagram) parseIPv4(b []byte) bool {
 	if len(b) < ipv4HeaderLength {
 		return false
@@ -91,7 +93,7 @@ func (d *Datagram) parseIPv4(b []byte) bool {
 	const moreFragments, offset = 0x2000, 0x1fff
 	fragment := binary.BigEndian.Uint16(b[6:])
 	if fragment&offset != 0 {
-		return false // the first one tells
+		return false // only the first fragment has the headers
 	}
 	d.Protocol, d.Hops = b[9], int(b[8])
 	d.From, d.To = netip.AddrFrom4([4]byte(b[12:])), netip.AddrFrom4([4]byte(b[16:]))
@@ -100,6 +102,7 @@ func (d *Datagram) parseIPv4(b []byte) bool {
 	return true
 }
 
+// parseIPv6 skips the header of IPv6 and the extension headers.
 func (d *Datagram) parseIPv6(b []byte) bool {
 	if len(b) < IPv6HeaderLength {
 		return false
@@ -119,8 +122,8 @@ func (d *Datagram) parseIPv6(b []byte) bool {
 	return false
 }
 
-// skipExtension goes on behind one header between IPv6 and what it carries. It reports whether that was reached, or
-// else cannot be.
+// skipExtension skips one extension header of IPv6. done means that there is no further one, or that this one is
+// malformed, in which case ok is false.
 func (d *Datagram) skipExtension() (done, ok bool) {
 	switch d.Protocol {
 	case protocolHopByHop, protocolRouting, protocolDestination, ProtocolFragment:
@@ -144,18 +147,18 @@ func (d *Datagram) skipExtension() (done, ok bool) {
 	return false, false
 }
 
-// firstFragment reports whether a Fragment header with the given field begins a packet.
+// firstFragment reports whether the Fragment header with the given field belongs to the first fragment.
 func (d *Datagram) firstFragment(field uint16) bool {
 	const offset, more = 0xfff8, 1
 	if field&offset != 0 {
-		return false // the first one tells
+		return false // only the first fragment has the headers
 	}
 	d.Partial = field&more != 0
 	d.FragmentND = d.Data[0] == ProtocolICMPv6
 	return true
 }
 
-// parseUDP goes on behind the header of UDP.
+// parseUDP skips the header of UDP, and checks length and checksum.
 func (d *Datagram) parseUDP(unsummed bool) bool {
 	if len(d.Data) < UDPHeaderLength {
 		return false
@@ -172,7 +175,7 @@ func (d *Datagram) parseUDP(unsummed bool) bool {
 	return true
 }
 
-// sumHolds reports whether the checksum of what was carried is right. See RFC 8200, Section 8.1; RFC 768.
+// sumHolds reports whether the checksum of the message is right. See RFC 8200, Section 8.1; RFC 768.
 func (d *Datagram) sumHolds() bool { return sum(d.pseudoHeader(), d.Data) == 0xffff }
 
 func (d *Datagram) pseudoHeader() uint32 { return pseudoHeader(d.From, d.To, d.Protocol, len(d.Data)) }
@@ -197,7 +200,8 @@ func sum(start uint32, b []byte) uint16 {
 	return uint16(total)
 }
 
-// IPv6Packet returns a packet with a message of ICMPv6 or UDP, whose checksum, at the given offset, it fills in.
+// IPv6Packet returns a packet with a message of ICMPv6 or UDP. It fills in the checksum, which is at offset sumAt of
+// message.
 func IPv6Packet(from, to netip.Addr, protocol byte, hops byte, sumAt int, message []byte) []byte {
 	b := []byte{6 << 4, 0, 0, 0}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(message)))
@@ -207,7 +211,7 @@ func IPv6Packet(from, to netip.Addr, protocol byte, hops byte, sumAt int, messag
 	return append(b, message...)
 }
 
-// IPv4Packet does so for IPv4.
+// IPv4Packet is IPv6Packet for IPv4.
 func IPv4Packet(from, to netip.Addr, protocol byte, hops byte, sumAt int, message []byte) []byte {
 	const version, dontFragment = 4 << 4, 0x40
 	b := []byte{version | ipv4HeaderLength/4, 0}
@@ -219,7 +223,8 @@ func IPv4Packet(from, to netip.Addr, protocol byte, hops byte, sumAt int, messag
 	return append(b, message...)
 }
 
-// putSum writes the complement of a sum, which is never 0, because that says in UDP that there is none.
+// putSum writes the checksum that belongs to a sum: its complement, or 0xffff instead of 0, which in UDP means that there
+// is no checksum.
 func putSum(b []byte, total uint16) {
 	if total == 0xffff {
 		total = 0
@@ -227,7 +232,7 @@ func putSum(b []byte, total uint16) {
 	binary.BigEndian.PutUint16(b, ^total)
 }
 
-// UDPMessage returns a header, with a checksum of 0, and data.
+// UDPMessage returns data behind a header of UDP, whose checksum is 0 for IPv4Packet or IPv6Packet to fill in.
 func UDPMessage(from, to uint16, data []byte) []byte {
 	b := binary.BigEndian.AppendUint16(nil, from)
 	b = binary.BigEndian.AppendUint16(b, to)

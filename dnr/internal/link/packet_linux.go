@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packetSocket sends and receives IP packets on one interface beside the kernel's own IP: it needs no address, takes
-// nothing away from the host's DHCP clients, and sees what a firewall would keep from them.
+// packetSocket sends and receives IP packets on one interface, independently of the kernel's IP: it needs no address,
+// leaves their packets to the host's DHCP clients, and receives also what a firewall drops.
 type packetSocket struct {
 	file *os.File // non-blocking, so that Close ends receive
 	raw  syscall.RawConn
@@ -76,8 +76,8 @@ func preparePacketSocket(fd int, l State) error {
 	return nil
 }
 
-// listenFilter keeps away from us what cannot be a Router Advertisement or a message to a DHCP client. It sees packets
-// from their IP header on.
+// listenFilter accepts what may be a Router Advertisement or a message to a DHCP client. It is run on packets from their
+// IP header on.
 func listenFilter() []bpf.Instruction {
 	const v6, icmp, udp6, accept, reject = 10, 17, 19, 21, 22
 	to := func(target, from int) uint8 { return uint8(target - from - 1) }
@@ -99,7 +99,7 @@ func listenFilter() []bpf.Instruction {
 		v6: bpf.LoadAbsolute{Off: 6, Size: 1}, // next header
 		11: is(ProtocolICMPv6, to(icmp, 11), 0),
 		12: is(ProtocolUDP, to(udp6, 12), 0),
-		// Headers in between are few, except where somebody tries to get around something.
+		// Packets with extension headers are rare, so that all of them are left to ParsePacket.
 		13: is(protocolHopByHop, to(accept, 13), 0),
 		14: is(protocolRouting, to(accept, 14), 0),
 		15: is(ProtocolFragment, to(accept, 15), 0),
@@ -142,7 +142,7 @@ func (c *packetSocket) Receive() (p IPPacket, err error) {
 		}
 		status, tci := auxdata(c.oob[:oobn])
 		tagged := status&unix.TP_STATUS_VLAN_VALID != 0 && tci&maxVLAN != 0
-		if flags&unix.MSG_TRUNC != 0 || tagged { // the kernel shows what belongs to VLAN interfaces on this one, too
+		if flags&unix.MSG_TRUNC != 0 || tagged { // the kernel delivers packets of VLAN interfaces here, too
 			continue
 		}
 		unsummed := status&unix.TP_STATUS_CSUMNOTREADY != 0
@@ -177,7 +177,7 @@ func (c *packetSocket) Send(data []byte) error {
 	var failure error
 	err := c.raw.Write(func(fd uintptr) bool {
 		failure = unix.Sendto(int(fd), data, unix.MSG_DONTWAIT, to)
-		return true // also if the queue is full: whoever waits for it does not listen
+		return true // a full queue loses the packet, as any link may
 	})
 	if err := errors.Join(err, failure); err != nil {
 		return fmt.Errorf("send on %s: %w", c.link.Name, err)

@@ -13,9 +13,8 @@
 //     overloaded-… and only-in-sname of TestCollectOption4 in package dnr. It also refuses a whole message for one option
 //     that is cut off and for a missing end: the rows no-end and cut-off.
 //   - Its DHCPv6 looks into every option, and refuses a whole message if one of them is malformed that nobody asked about
-//     (the rows malformed-other-option of TestReadDHCP in package survey). It refuses DUIDs by their contents, which servers
-//     must treat as opaque by RFC 8415, Section 11 (row opaque-duid of TestDHCPv6Reply in package announce). Options that
-//     contain messages are read to any depth: 65,000 octets from one host cost 48,000 allocations.
+//     (row v6-malformed-other-option of TestReadDHCP in package survey). It refuses DUIDs by their contents, which servers
+//     must treat as opaque by RFC 8415, Section 11 (row opaque-duid of TestDHCPv6Reply in package announce).
 package link
 
 import (
@@ -34,40 +33,41 @@ var (
 	AllDHCPServers = netip.MustParseAddr("ff02::1:2")
 )
 
-// Conn is a socket on one link.
+// Conn is a socket on one link, for messages of one protocol.
 type Conn interface {
-	// Receive waits for a packet, whose data may share memory with buf.
+	// Receive waits for a message, whose data may share memory with buf.
 	Receive(buf []byte) (Packet, error)
 	Send(Packet) error
-	// Close makes receive return an error.
+	// Close makes Receive return an error.
 	Close() error
 }
 
 // Packet is a message, received or to be sent.
 type Packet struct {
-	Peer netip.AddrPort // who sent it, or is to get it; without zone
-	To   netip.Addr     // where a received one was sent to
-	From netip.Addr     // source of a Router Advertisement to be sent
+	Peer netip.AddrPort // its sender, or the receiver of one to be sent; without zone
+	To   netip.Addr     // destination address of a received one
+	From netip.Addr     // source address of a Router Advertisement to be sent
 	Hops int            // hop limit of a received one; 0 if unknown
 	Data []byte
 }
 
-// State is what is known of an interface. Without an index there is no interface of that name.
+// State is what is known of an interface. An Index of 0 means that there is no interface of that name.
 type State struct {
 	Name      string
 	Index     int
-	Up        bool // by its administrator
+	Up        bool // set up by its administrator
 	Carrier   bool
-	Forwards  bool // IPv6, as routers do
+	Forwards  bool // forwards IPv6, as routers do
 	MTU       int
 	MAC       net.HardwareAddr
-	LinkLocal netip.Addr     // that passed Duplicate Address Detection; zero if there is none
-	Addresses []netip.Prefix // the others that did, with the prefixes of the link
+	LinkLocal netip.Addr     // the first usable one; zero if there is none
+	Addresses []netip.Prefix // the other usable ones, with the prefixes of the link
 }
 
+// Exists reports whether there is an interface of that name.
 func (l State) Exists() bool { return l.Index != 0 }
 
-// NotReady says why nothing can be sent on the link, or "".
+// NotReady returns why nothing can be sent on the link, or "".
 func (l State) NotReady() string {
 	switch {
 	case !l.Exists():
@@ -80,6 +80,7 @@ func (l State) NotReady() string {
 	return ""
 }
 
+// NotReady6 returns why nothing can be sent by IPv6 on the link, or "".
 func (l State) NotReady6() string {
 	if why := l.NotReady(); why != "" {
 		return why
@@ -90,6 +91,7 @@ func (l State) NotReady6() string {
 	return ""
 }
 
+// NotReady4 returns why nothing can be sent by IPv4 on the link, or "".
 func (l State) NotReady4() string {
 	if why := l.NotReady(); why != "" {
 		return why
@@ -110,7 +112,7 @@ func (l State) IPv4() netip.Addr {
 	return netip.Addr{}
 }
 
-// Usable returns the addresses without their prefixes.
+// Usable returns Addresses without the lengths of their prefixes.
 func (l State) Usable() (addrs []netip.Addr) {
 	for _, p := range l.Addresses {
 		addrs = append(addrs, p.Addr())
@@ -118,7 +120,7 @@ func (l State) Usable() (addrs []netip.Addr) {
 	return addrs
 }
 
-// OnLink reports whether addr is a neighbour's.
+// OnLink reports whether addr belongs to a prefix of the link.
 func (l State) OnLink(addr netip.Addr) bool {
 	for _, p := range l.Addresses {
 		if p.Contains(addr) {
@@ -128,11 +130,11 @@ func (l State) OnLink(addr netip.Addr) bool {
 	return false
 }
 
-// SameSocket reports whether a socket that was opened for l is right for m.
+// SameSocket reports whether a socket that was opened in state l can still be used in state m.
 func (l State) SameSocket(m State) bool {
 	return l.Index == m.Index && l.Name == m.Name && l.Up == m.Up && l.Carrier == m.Carrier && l.Forwards == m.Forwards &&
 		l.LinkLocal == m.LinkLocal && l.IPv4() == m.IPv4() && l.MAC.String() == m.MAC.String()
 }
 
-// MaxPacket is the longest packet that is read; nothing on a link is longer.
+// MaxPacket is the size of buffers for packets, in octets. No IP packet is longer.
 const MaxPacket = 1 << 16
