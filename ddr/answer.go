@@ -72,7 +72,8 @@ func (z *Zone) answerDiscovery(q dns.Question, name string, client, local netip.
 	return z.nodata(q, apex)
 }
 
-// answerHTTPS leaves the question to others if there is nothing to say and the name is theirs.
+// answerHTTPS answers for the HTTPS record of the name. It returns false, so that other zones are asked, if there is no
+// record and Config.OwnName is not set.
 func (z *Zone) answerHTTPS(q dns.Question, local netip.Addr) (*dns.Msg, bool) {
 	if resolvers, err := z.resolversByName(local); err == nil {
 		if rrs := z.https(q.Name, resolvers, z.lifetime()); len(rrs) > 0 {

@@ -113,7 +113,7 @@ const maxPvD = 64 << 10
 
 // ParsePvD reads what a server of a PvD sent. The identifier, the expiry and the prefixes are required; what it does
 // not know it ignores. See RFC 8801, Section 4.3. Whether the identifier is the expected one, and whether it has
-// expired, is for the caller to say.
+// expired, is for the caller to decide.
 func ParsePvD(b []byte) (PvD, error) {
 	if len(b) > maxPvD {
 		return PvD{}, ErrPvDSize

@@ -10,8 +10,8 @@ import (
 	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
-// decoder reads one instance. It is strict and lenient at once: what RFC 9463 forbids becomes a finding with an error,
-// and reading goes on wherever the meaning is plain.
+// decoder reads one instance. Whatever RFC 9463 forbids becomes a finding with an error, which is all that strict
+// callers look for; for lenient ones it reads on wherever the meaning is plain.
 type decoder struct {
 	form Form
 	b    []byte // what is left
@@ -26,15 +26,17 @@ func (d *decoder) fail(code string, rule error, off int, format string, args ...
 	d.in.Findings.fail(d.where, code, rule, off, format, args...)
 }
 
+// warn adds a finding of severity Warning.
 func (d *decoder) warn(code string, off int, format string, args ...any) {
 	d.in.Findings.Warn(code, off, format, args...)
 }
 
+// note adds a finding of severity Note.
 func (d *decoder) note(code string, off int, format string, args ...any) {
 	d.in.Findings.note(code, off, format, args...)
 }
 
-// finish returns what was read.
+// finish returns what was read, with advice if that is the whole instance.
 func (d *decoder) finish() Inspection {
 	if d.in.readable {
 		d.advise()
@@ -63,7 +65,7 @@ func (d *decoder) number(size int, field string) (int, bool) {
 	return n, ok
 }
 
-// priority reads the service priority, of which 0 is AliasMode, which nothing in RFC 9463 gives a meaning to.
+// priority reads the service priority. 0 would be AliasMode, which RFC 9463 does not define for the option.
 func (d *decoder) priority() bool {
 	at := d.off
 	n, ok := d.number(2, "Service Priority")
@@ -168,7 +170,7 @@ func (d *decoder) wideAddrLength() {
 	d.take(1, "Addr Length")
 }
 
-// judgeAddresses looks for addresses that cannot be used; at is the offset of their length.
+// judgeAddresses adds findings about addresses that cannot be used. at is the offset of their length.
 func (d *decoder) judgeAddresses(at int) {
 	for i, a := range d.in.Addresses {
 		if why := Unusable(a); why != "" {
@@ -214,7 +216,8 @@ func (d *decoder) params() bool {
 	return true
 }
 
-// malformedParams tells parameters in presentation form from those that are broken.
+// malformedParams adds a finding about parameters that are malformed or in presentation form, and reports whether they
+// could be read.
 func (d *decoder) malformedParams(wire []byte, at int, err error) bool {
 	params, ok := parseASCIIParams(wire)
 	switch {
@@ -290,7 +293,7 @@ func parsePort(s string) uint16 {
 	return uint16(n)
 }
 
-// advise adds what RFC 9463 lets pass, but some client refuses.
+// advise adds findings about what RFC 9463 permits but some client refuses.
 func (d *decoder) advise() {
 	if err := svcb.CheckName(d.in.ADN); err != nil {
 		d.warn(CodeADNSyntax, 0, "%q is not made of letters, digits and hyphens, which is all that some clients take",

@@ -1,9 +1,9 @@
-// Package dnr reads and writes the Encrypted DNS options of DHCPv4, DHCPv6 and Router Advertisements, by which a network
-// designates resolvers, as described in RFC 9463.
+// Package dnr reads and writes the Encrypted DNS options of DHCPv4, DHCPv6 and Router Advertisements, by which a
+// network designates resolvers, as described in RFC 9463.
 //
 // An svcb.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
-// accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read, and return
-// what is wrong with it as Findings.
+// accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read, and
+// return what is wrong with it as Findings.
 //
 // It has octets and no sockets: packages announce and survey below it send and receive the options, and serverconf
 // writes them for other servers. It does not read the messages that carry options, except that it splits and joins long
@@ -29,7 +29,7 @@ const (
 // Infinity is the lifetime of a Router Advertisement's option that never expires. See RFC 9463, Section 6.1.
 const Infinity = 0xffffffff * time.Second
 
-// Errors of decoding and encoding, each naming the rule that was broken. What wraps them has the place and the
+// Errors of decoding and encoding, each naming the rule that was broken. Errors that wrap them add the place and the
 // offending value.
 var (
 	errTruncated  = errors.New("dnr: option ends too early")
@@ -58,17 +58,17 @@ type Instance struct {
 	Params    []svcb.Param // in wire form, sorted by key
 }
 
-// ADNOnly reports whether there is nothing but the name, whose addresses and parameters the client asks the DNS for.
+// ADNOnly reports whether there is only the name, for which the client queries the DNS for addresses and parameters.
 // See RFC 9463, Section 3.1.6.
 func (in Instance) ADNOnly() bool { return len(in.Addresses) == 0 && len(in.Params) == 0 }
 
-// Usable returns the addresses without those that clients must discard, and those that nobody can connect to. See RFC
-// 9463, Sections 4.2, 5.2 and 6.2.
+// Usable returns the addresses that Unusable finds nothing wrong with. Clients must discard multicast and loopback
+// ones. See RFC 9463, Sections 4.2, 5.2 and 6.2.
 func (in Instance) Usable() []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(in.Addresses), func(a netip.Addr) bool { return Unusable(a) != "" })
 }
 
-// Unusable says why nobody can connect to a, or "" if a is an address of one host.
+// Unusable returns why no client can connect to a, or "" if a can be the address of a resolver.
 func Unusable(a netip.Addr) string {
 	switch {
 	case !a.IsValid():
@@ -87,8 +87,8 @@ func Unusable(a netip.Addr) string {
 	return ""
 }
 
-// Resolver returns how to reach the resolver. Its parameters must be those of a decoded instance, or checked otherwise.
-// In ADN-only mode there is nothing but Priority and Name.
+// Resolver returns the same as a Resolver, with its usable addresses. The parameters of the instance must be valid, as
+// those of a decoded one are. In ADN-only mode only Priority and Name are set.
 func (in Instance) Resolver() svcb.Resolver {
 	r := svcb.Record{Params: in.Params}
 	return svcb.Resolver{

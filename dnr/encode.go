@@ -13,7 +13,8 @@ import (
 // maxAddresses is how many IPv6 addresses fit if Addr Length is kept in 8 bits, as some clients do.
 const maxAddresses = 15
 
-// appendBody appends everything from ADN Length on, but for the padding. It writes what it is told: see check.
+// appendBody appends everything from ADN Length on, except the padding. It checks lengths only; its callers decode the
+// result to check the rest.
 func (in Instance) appendBody(b []byte, f Form) ([]byte, error) {
 	name, err := svcb.AppendName(nil, in.ADN)
 	if err != nil {
@@ -51,6 +52,7 @@ func (in Instance) appendParams(b []byte, f Form) ([]byte, error) {
 	return svcb.AppendParams(b, in.Params), nil
 }
 
+// appendLength appends ADN Length or Addr Length.
 func appendLength(b []byte, f Form, n int) []byte {
 	if f == DHCPv4 {
 		return append(b, byte(n)) // of a name or of addresses that were counted
@@ -58,7 +60,8 @@ func appendLength(b []byte, f Form, n int) []byte {
 	return binary.BigEndian.AppendUint16(b, uint16(n))
 }
 
-// NewInstance makes an instance of r that all known clients accept, and that all known servers can carry.
+// NewInstance makes an instance of r for the option f that all known clients accept and all known servers can carry,
+// with those addresses of r that f carries. It fails with ErrUnsafe, ErrPriority or ErrNoAddress.
 func NewInstance(r svcb.Resolver, f Form) (Instance, error) {
 	if r.Priority == 0 {
 		return Instance{}, fmt.Errorf("%w: %s", ErrPriority, r.Name)
@@ -77,7 +80,7 @@ func NewInstance(r svcb.Resolver, f Form) (Instance, error) {
 // lower returns name in canonical form.
 func lower(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) + "." }
 
-// safeAddresses returns those addresses of r that f carries.
+// safeAddresses returns those addresses of r that f carries, each once.
 func safeAddresses(r svcb.Resolver, f Form) ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, a := range r.Addresses {
@@ -98,6 +101,7 @@ func safeAddresses(r svcb.Resolver, f Form) ([]netip.Addr, error) {
 	return out, nil
 }
 
+// safeParams returns why some clients refuse the parameters of r, or nil if none does.
 func safeParams(r svcb.Resolver) error {
 	if len(r.ALPN) == 0 {
 		return fmt.Errorf("%w: %s has no alpn", ErrUnsafe, r.Name)
@@ -119,8 +123,8 @@ func safeParams(r svcb.Resolver) error {
 	return nil
 }
 
-// isPlainPath reports whether a URI template has no character but those that systemd takes, which has neither comma
-// nor percent sign.
+// isPlainPath reports whether a URI template has only characters that systemd accepts, which are neither comma nor
+// percent sign.
 func isPlainPath(template string) bool {
 	const taken = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&'()*+;={}"
 	return strings.Trim(template, taken) == ""

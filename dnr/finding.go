@@ -9,9 +9,9 @@ import (
 type Severity uint8
 
 const (
-	// Note is worth knowing: clients take the option.
+	// Note is worth knowing: clients accept the option.
 	Note Severity = iota
-	// Warning means that RFC 9463 lets the option pass, but that some known client refuses it or a part of it.
+	// Warning means that RFC 9463 permits the option, but that some known client refuses it or a part of it.
 	Warning
 	// Error means that clients which follow RFC 9463 discard the option.
 	Error
@@ -22,15 +22,15 @@ func (s Severity) String() string { return [...]string{"note", "warning", "error
 // MarshalText implements encoding.TextMarshaler.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// Finding is one thing that is odd about a received option.
+// Finding is one thing that is wrong or unusual about a received option or message.
 type Finding struct {
-	// Code is stable, for scripts: one of the Code… constants.
+	// Code is stable, for scripts.
 	Code     string   `json:"code"`
 	Severity Severity `json:"severity"`
 	// Offset is where it is, in octets from the start of the option's data, or, in a Router Advertisement, of the
 	// option.
 	Offset int `json:"offset"`
-	// Text says in one sentence what is wrong, with the value that is.
+	// Text says in one sentence what is wrong, with the offending value.
 	Text string `json:"text"`
 	// Err wraps the error that names the broken rule; nil unless Severity is Error.
 	Err error `json:"-"`
@@ -57,7 +57,7 @@ const (
 	codeZeroLengths = "zero-lengths"
 )
 
-// Codes of findings that some clients take badly, and of notes.
+// Codes of findings for which some clients refuse the option, and of notes.
 const (
 	codeAddressDiscarded = "address-discarded"
 	CodeManyAddresses    = "many-addresses"
@@ -72,7 +72,7 @@ const (
 	CodeWithdrawn        = "withdrawn"
 )
 
-// Inspection is what a lenient reader makes of one instance.
+// Inspection is one instance as a lenient reader sees it.
 type Inspection struct {
 	Instance               // as far as it could be read
 	Lifetime time.Duration // of a Router Advertisement's option; 0 withdraws it
@@ -81,8 +81,8 @@ type Inspection struct {
 	readable bool
 }
 
-// Readable reports whether the instance could be read to its end, so that it can be tried. Clients may still refuse
-// it: see Err.
+// Readable reports whether the instance could be read to its end, so that its resolver can be tried. Clients may refuse
+// it nevertheless: see Err.
 func (i Inspection) Readable() bool { return i.readable }
 
 // Err returns why a client that follows RFC 9463 discards the instance, or nil if it does not.

@@ -22,7 +22,7 @@ func AppendOption4(b []byte, code byte, data []byte) []byte {
 
 // CollectOption4 returns the data of an option of DHCPv4 that may be split: that of all its parts in the options field,
 // then in the file and sname fields, as far as the message uses these for options. It reports whether the option is
-// there at all. A part that is cut off ends its field. See RFC 3396, Section 6.
+// there at all. It ignores a part that is cut off, and what follows in the same field. See RFC 3396, Section 6.
 func CollectOption4(code byte, options, file, sname []byte) (data []byte, found bool) {
 	data, found = collect(nil, code, options)
 	overload, _ := collect(nil, optionOverload, options)

@@ -51,8 +51,8 @@ func Parse(rdata []byte) (Record, error) {
 	return r, err
 }
 
-// ParseParams parses and checks SvcParams alone, as DNR options carry them, in the way of Parse. The values share memory
-// with b. See RFC 9463, Section 3.1.5.
+// ParseParams parses and checks SvcParams alone, as DNR options carry them, in the way of Parse. The values share
+// memory with b. See RFC 9463, Section 3.1.5.
 func ParseParams(b []byte) ([]Param, error) {
 	params, err := splitParams(b)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package svcb reads, checks and writes the data of SVCB and HTTPS records, as described in RFC 9460, with the parameters
-// of DNS servers (RFC 9461). Resolver is the common description of a designated resolver, from which both the records of
-// DDR and the options of DNR are made.
+// Package svcb reads, checks and writes the data of SVCB and HTTPS records, as described in RFC 9460, with the
+// parameters of DNS servers (RFC 9461). Resolver is the common description of a designated resolver, from which both
+// the records of DDR and the options of DNR are made.
 //
 // It works on octets and strings alone: it asks no name server, knows no zone, and applies no policy. Package ddr puts
 // the records into a zone, the packages below dnr put the parameters into options, and the command reads what others
@@ -87,7 +87,8 @@ func (r Record) Mandatory() []uint16 {
 	return keys
 }
 
-// Append appends the wire form of r to b. It is the inverse of Parse, and fails with ErrTargetName if Target is no name.
+// Append appends the wire form of r to b. It is the inverse of Parse, and fails with ErrTargetName if Target is no
+// name.
 func (r Record) Append(b []byte) ([]byte, error) {
 	start := len(b)
 	b, err := AppendName(binary.BigEndian.AppendUint16(b, r.Priority), r.Target)

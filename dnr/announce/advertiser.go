@@ -12,8 +12,8 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// advertiser sends Router Advertisements. It outlives the sockets on which it sends, so that its schedule and what it has
-// to withdraw survive changes of the link. Only the goroutine that serves the link uses it.
+// advertiser sends Router Advertisements. It outlives the sockets on which it sends, so that its schedule and what it
+// has to withdraw survive changes of the link. Only the goroutine that serves the link uses it.
 type advertiser struct {
 	*Announcer
 	log      zerolog.Logger
@@ -138,8 +138,8 @@ func (r *advertiser) sendDue(s *session) error {
 	return nil
 }
 
-// send sends the content in as many Router Advertisements as it needs, mostly one, and none if it is empty. A lifetime of
-// 0 withdraws the content.
+// send sends the content in as many Router Advertisements as it needs, mostly one, and none if it is empty. A lifetime
+// of 0 withdraws the content.
 func (r *advertiser) send(s *session, to netip.Addr, lifetime time.Duration) error {
 	options, err := r.content.options(lifetime)
 	if err != nil || len(options) == 0 {
@@ -163,8 +163,8 @@ func (r *advertiser) send(s *session, to netip.Addr, lifetime time.Duration) err
 }
 
 // source returns the address to advertise from. On a router it is not the link-local address from which another program
-// advertises the router: hosts would take our router lifetime of 0 for that of the router, and drop their default route.
-// The address that is used instead need not be assigned, because nothing is ever sent to it.
+// advertises the router: hosts would take our router lifetime of 0 for that of the router, and drop their default
+// route. The address that is used instead need not be assigned, because nothing is ever sent to it.
 func (r *advertiser) source(l link.State) netip.Addr {
 	if !l.Forwards && !r.routed {
 		return l.LinkLocal
@@ -205,8 +205,8 @@ func (r *advertiser) withdraw(s *session) error {
 	return nil
 }
 
-// split distributes options over Router Advertisements that fit into one packet each, because hosts accept no fragments.
-// See RFC 4861, Section 6.2.3; RFC 6980, Section 5.
+// split distributes options over Router Advertisements that fit into one packet each, because hosts accept no
+// fragments. See RFC 4861, Section 6.2.3; RFC 6980, Section 5.
 func split(header link.RouterAdvertisement, common, options []link.NDOption, mtu int) (ras []link.RouterAdvertisement) {
 	const ipv6Header, minMTU = 40, 1280
 	empty := ipv6Header + link.AdvertisementLength

@@ -1,14 +1,14 @@
-// Package announce sends the Encrypted DNS options of RFC 9463 to the hosts of a link, for networks whose routers and DHCP
-// servers cannot: in Router Advertisements with a router lifetime of 0, in replies to the Information-request of DHCPv6,
-// and in replies to the DHCPINFORM of DHCPv4. Beside designated resolvers it announces those without encryption and the
-// provisioning domain (RFC 8106, RFC 8801).
+// Package announce sends the Encrypted DNS options of RFC 9463 to the hosts of a link, for networks whose routers and
+// DHCP servers cannot: in Router Advertisements with a router lifetime of 0, in replies to the Information-request of
+// DHCPv6, and in replies to the DHCPINFORM of DHCPv4. Beside designated resolvers it announces those without encryption
+// and the provisioning domain (RFC 8106, RFC 8801).
 //
-// It never leases an address, never becomes a default router, and adopts nothing of what other routers advertise. What is
-// announced comes from Config.Source; package dnr makes options of it, and package link has the sockets.
+// It never leases an address, never becomes a default router, and adopts nothing of what other routers advertise. What
+// is announced comes from Config.Source; package dnr makes options of it, and package link has the sockets.
 //
 // The command makes one Announcer for each link, calls Run in a goroutine of its own, and Stats from any. Run has one
-// goroutine for the state of the interface and, for each of the three means, one that serves and one that receives. They
-// share the state of the link and the counters, which are atomic; everything else belongs to one of them.
+// goroutine for the state of the interface and, for each of the three means, one that serves and one that receives.
+// They share the state of the link and the counters, which are atomic; everything else belongs to one of them.
 package announce
 
 import (
@@ -71,8 +71,8 @@ type Stats struct {
 	Announcing     int    // how many of RA, DHCPv6 and DHCPv4 work at the moment
 }
 
-// Announcer announces designated resolvers to the hosts of one link: by Router Advertisements with a router lifetime of 0,
-// so that it never becomes a default router; by replies to the Information-request of DHCPv6; and by replies to the
+// Announcer announces designated resolvers to the hosts of one link: by Router Advertisements with a router lifetime of
+// 0, so that it never becomes a default router; by replies to the Information-request of DHCPv6; and by replies to the
 // DHCPINFORM of DHCPv4. It leases no addresses, and sends by DHCP only what was asked for. Whenever its interface does
 // not exist, is down or has no address, it waits until that changes.
 type Announcer struct {
@@ -147,8 +147,8 @@ func (a *Announcer) addMeans(name string, notReady func(link.State) string, open
 	})
 }
 
-// try opens and closes the sockets of Run, so that lack of rights and ports in use are found at the start. It ignores all
-// other errors, such as a missing interface, because Run waits until they are gone.
+// try opens and closes the sockets of Run, so that lack of rights and ports in use are found at the start. It ignores
+// all other errors, such as a missing interface, because Run waits until their causes have ended.
 func (a *Announcer) try() error {
 	l, err := a.sys.look(a.cfg.Interface)
 	if err != nil {
@@ -169,8 +169,8 @@ func (a *Announcer) try() error {
 	return nil
 }
 
-// Run announces until ctx is done, and then withdraws what it announced by Router Advertisements, which takes up to 9 s.
-// It returns nil after everything it started has ended: errors in between are logged, and followed by another try.
+// Run announces until ctx is done, and then withdraws what it announced by Router Advertisements, which takes up to 9
+// s. It returns nil after everything it started has ended: errors in between are logged, and followed by another try.
 func (a *Announcer) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { a.watch(ctx) })

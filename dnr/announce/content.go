@@ -13,8 +13,8 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// raContent is what Router Advertisements announce now, and what they announced before and have to withdraw. It belongs to
-// the goroutine that serves the link.
+// raContent is what Router Advertisements announce now, and what they announced before and have to withdraw. It belongs
+// to the goroutine that serves the link.
 type raContent struct {
 	current Content // without what Router Advertisements cannot carry
 

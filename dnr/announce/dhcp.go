@@ -23,8 +23,8 @@ var (
 	errNotOnLink = errors.New("announce: DHCP message from beyond the link")
 )
 
-// dhcpServer answers those requests of one version of DHCP that want no address. Only the goroutine that serves the link
-// uses it.
+// dhcpServer answers those requests of one version of DHCP that want no address. Only the goroutine that serves the
+// link uses it.
 type dhcpServer struct {
 	*Announcer
 	// answer returns the reply to a request, or why there is none.

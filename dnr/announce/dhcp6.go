@@ -62,8 +62,8 @@ func (a *Announcer) answerDHCPv6(request link.Packet, l link.State) (link.Packet
 }
 
 // informDHCPv6 returns the reply to an Information-request, with what the client asked for. If nothing of that is
-// announced, it fails with errNotAsked, so that a client which takes the first reply takes that of the link's DHCP server.
-// See RFC 8415, Section 18.3.6; RFC 9463, Section 4.2.
+// announced, it fails with errNotAsked, so that a client which takes the first reply takes that of the link's DHCP
+// server. See RFC 8415, Section 18.3.6; RFC 9463, Section 4.2.
 func informDHCPv6(m link.DHCPv6Message, duid []byte, an Content, refresh time.Duration) (link.DHCPv6Message, error) {
 	if err := checkInformation(m, duid); err != nil {
 		return link.DHCPv6Message{}, err

@@ -19,7 +19,7 @@ type Plan struct {
 }
 
 // NewPlan checks that resolvers can be handed out in a form that all known clients accept. The lifetime is that of
-// options in Router Advertisements; see EncodeRA.
+// options in Router Advertisements; see dnr.EncodeRA.
 func NewPlan(resolvers []svcb.Resolver, lifetime time.Duration) (*Plan, error) {
 	p := &Plan{lifetime: lifetime}
 	for _, r := range resolvers {
@@ -56,8 +56,9 @@ func (p *Plan) Add(f dnr.Form, r svcb.Resolver) {
 	p.v6 = append(p.v6, r)
 }
 
-// fit returns as many of the resolvers as limit octets of option 162 hold, and what is dropped for that. DoQ goes
-// first, because no client is known that takes it from a network; then one instance takes all transports that one can.
+// fit returns resolvers that option 162 holds in limit octets, and those that are dropped for that. DoQ is dropped
+// first, because no client is known that uses it from a network. If that is not enough, as many transports as possible
+// share one instance.
 func fit(resolvers []svcb.Resolver, limit int) (keep, dropped []svcb.Resolver) {
 	if length4(resolvers) <= limit {
 		return resolvers, nil
@@ -79,7 +80,7 @@ func fit(resolvers []svcb.Resolver, limit int) (keep, dropped []svcb.Resolver) {
 	return nil, resolvers
 }
 
-// length4 returns how many octets of option 162 the resolvers take that have IPv4 addresses.
+// length4 returns how many octets the resolvers take in option 162, which has those with IPv4 addresses.
 func length4(resolvers []svcb.Resolver) (n int) {
 	for _, r := range resolvers {
 		data, _ := dnr.EncodeDHCPv4([]svcb.Resolver{r})
@@ -88,9 +89,9 @@ func length4(resolvers []svcb.Resolver) (n int) {
 	return n
 }
 
-// combine makes one resolver of as many as possible, for servers that carry only one, and returns what is left.
-// Transports go together if they are at the same addresses and on the same port, or each on its default one. If there
-// are several such groups, the one with the transports that most clients take from a network is chosen.
+// combine makes one resolver of as many as possible, for servers that send the option once, and returns those left
+// over. Transports go together if they are at the same addresses and on the same port, or each on its default one. If
+// there are several such groups, it chooses the one with the transports that most clients use from a network.
 func combine(resolvers []svcb.Resolver) (one svcb.Resolver, left []svcb.Resolver) {
 	var best svcb.Resolver
 	for _, seed := range resolvers {
@@ -113,13 +114,13 @@ func combine(resolvers []svcb.Resolver) (one svcb.Resolver, left []svcb.Resolver
 	return best, left
 }
 
-// joins reports whether o can be said with the same parameters as r.
+// joins reports whether one instance can carry both r and o.
 func joins(r, o svcb.Resolver) bool {
 	return r.Name == o.Name && r.Port == o.Port && slices.Equal(r.Addresses, o.Addresses) &&
 		(r.DoHPath == "" || o.DoHPath == "" || r.DoHPath == o.DoHPath)
 }
 
-// absorb returns r with what o adds to it.
+// absorb returns r with the transports of o added.
 func absorb(r, o svcb.Resolver) svcb.Resolver {
 	for _, id := range o.ALPN {
 		if !slices.Contains(r.ALPN, id) {
@@ -133,7 +134,7 @@ func absorb(r, o svcb.Resolver) svcb.Resolver {
 	return r
 }
 
-// usefulness ranks by what clients take: systemd DoT alone, others DoH.
+// usefulness ranks a resolver by what clients use from a network: systemd only DoT, others DoH.
 func usefulness(r svcb.Resolver) (n int) {
 	for _, id := range r.ALPN {
 		switch id {
@@ -148,7 +149,7 @@ func usefulness(r svcb.Resolver) (n int) {
 	return n
 }
 
-// transports names what clients speak to the resolvers, such as "h2,h3 and dot".
+// transports lists the protocols and ports of resolvers, such as "h2,h3 and dot on port 8853".
 func transports(resolvers []svcb.Resolver) string {
 	words := make([]string, len(resolvers))
 	for i, r := range resolvers {

@@ -1,8 +1,8 @@
-// Package serverconf writes the Encrypted DNS options of RFC 9463 as configuration of the servers that networks run: Kea,
-// dnsmasq, ISC dhcpd, systemd-networkd, odhcpd, RouterOS and, for all others, as hexadecimal.
+// Package serverconf writes the Encrypted DNS options of RFC 9463 as configuration of the servers that networks run:
+// Kea, dnsmasq, ISC dhcpd, systemd-networkd, odhcpd, RouterOS and, for all others, as hexadecimal.
 //
-// It writes text and nothing else: it neither finds nor changes a file, and asks no server. Package dnr makes the octets
-// of options that have no syntax of their own.
+// It writes text and nothing else: it neither finds nor changes a file, and asks no server. Package dnr makes the
+// octets of options that have no syntax of their own.
 //
 // `cfrd dnr print` makes one Plan and prints it for one Server. Nothing is shared or changed after NewPlan, so that any
 // goroutine may do that.
@@ -17,21 +17,21 @@ import (
 	"github.com/cfrd-project/cfrd/dnr"
 )
 
-// Server is one program that hands options to clients.
+// Server is a program that sends options to clients.
 type Server struct {
 	// Name is short and stable, for the command line.
 	Name string
-	// Title says which program and versions these are.
+	// Title names the program and its versions.
 	Title string
 
 	mark   string // begins a comment
 	dhcpv4 func(*page)
 	dhcpv6 func(*page)
 	ra     func(*page)
-	all    func(*page) // instead, if one setting is for all options
+	all    func(*page) // instead of the other three, if one setting is for all options
 }
 
-// Servers returns all that are known, in the order in which they are printed.
+// Servers returns all known servers, in the order in which they are printed.
 func Servers() []Server {
 	return []Server{
 		{"kea", "Kea 2.6 and later", "//", kea4, kea6, noRA("Kea sends no Router Advertisements."), nil},
@@ -53,10 +53,10 @@ func Servers() []Server {
 }
 
 // Text returns the part of the server's configuration that hands out p by the given options, or by all if none are
-// given. What the server cannot do is said in comments, so that the text is valid as it is.
+// given. What the server cannot do is in comments, so that the text is a valid configuration.
 func (s Server) Text(p *Plan, forms ...dnr.Form) string {
 	pg := &page{Plan: p, mark: s.mark}
-	pg.say("%s", s.Title)
+	pg.comment("%s", s.Title)
 	if s.all != nil {
 		pg.line(pg.mark)
 		s.all(pg)
@@ -70,7 +70,7 @@ func (s Server) Text(p *Plan, forms ...dnr.Form) string {
 	return pg.String()
 }
 
-// page is a text in the making.
+// page collects the text of a Plan for one server.
 type page struct {
 	*Plan
 	strings.Builder
@@ -79,9 +79,9 @@ type page struct {
 
 func (p *page) line(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
 
-// say writes a comment, in lines of at most 100 columns. They are not broken at no-break spaces, which come out as
-// spaces.
-func (p *page) say(format string, args ...any) {
+// comment writes a comment, in lines of at most 100 columns. No line is broken at a no-break space, which is
+// written as a space.
+func (p *page) comment(format string, args ...any) {
 	line := p.mark
 	for word := range strings.SplitSeq(fmt.Sprintf(format, args...), " ") {
 		if len(line)+1+len(word) > 100 && line != p.mark {
@@ -93,38 +93,39 @@ func (p *page) say(format string, args ...any) {
 	p.line("%s", line)
 }
 
-// announce is a command that must not be broken across lines.
+// announce is a command for comments. Its no-break spaces keep it on one line.
 const announce = "`cfrd\u00a0dnr\u00a0announce\u00a0--interface\u00a0IF`"
 
-// none writes that there is nothing to hand out by f, and reports whether that is so.
+// none reports whether there is nothing to hand out by f, and if so writes that as a comment.
 func (p *page) none(f dnr.Form) bool {
 	if f == dnr.DHCPv4 && len(p.v4) > 0 || f != dnr.DHCPv4 && len(p.v6) > 0 {
 		return false
 	}
-	p.say("%s: no transport is at an %s address, so there is nothing to hand out.", title(f), f.Family())
+	p.comment("%s: no transport is at an %s address, so there is nothing to hand out.", title(f), f.Family())
 	return true
 }
 
+// title names the option of a protocol.
 func title(f dnr.Form) string {
 	return [...]string{
 		dnr.DHCPv4: "DHCPv4, option 162", dnr.DHCPv6: "DHCPv6, option 144", dnr.RA: "Router Advertisements, option 144",
 	}[f]
 }
 
-// leftOut says what is not in what follows.
+// leftOut writes as a comment which resolvers are dropped, and why.
 func (p *page) leftOut(dropped []svcb.Resolver, why string) {
 	if len(dropped) > 0 {
-		p.say("Left out: %s, because %s.", transports(dropped), why)
+		p.comment("Left out: %s, because %s.", transports(dropped), why)
 	}
 }
 
-// noRA is for servers that leave Router Advertisements to others.
+// noRA returns the writer for servers that cannot send the option in Router Advertisements.
 func noRA(why string) func(*page) {
 	return func(p *page) {
 		if p.none(dnr.RA) {
 			return
 		}
-		p.say("%s: %s Run %s on the link: it sends them with the option and a router lifetime of 0, beside those of the "+
+		p.comment("%s: %s Run %s on the link: it sends them with the option and a router lifetime of 0, beside those of the "+
 			"routers.", title(dnr.RA), why, announce)
 	}
 }
@@ -145,12 +146,13 @@ func (p *page) data6() []byte {
 	if len(left) > 0 {
 		p.leftOut(left, "this server sends the option once, and one option has one port and one list of addresses")
 	} else if len(p.v6) > 1 {
-		p.say("This server sends the option once, so that all transports share it.")
+		p.comment("This server sends the option once, so that all transports share it.")
 	}
 	return mustEncode(dnr.EncodeDHCPv6(r))
 }
 
-// mustEncode is for what NewPlan has checked: parts and combinations of it are as safe.
+// mustEncode returns b. There is no error for resolvers of a Plan, parts and combinations of them, because NewPlan has
+// encoded them already.
 func mustEncode(b []byte, err error) []byte {
 	if err != nil {
 		panic(err)
@@ -158,5 +160,5 @@ func mustEncode(b []byte, err error) []byte {
 	return b
 }
 
-// colons writes octets as 00:1d:….
+// colons returns octets as 00:1d:….
 func colons(b []byte) string { return strings.ReplaceAll(fmt.Sprintf("% x", b), " ", ":") }

@@ -8,12 +8,12 @@ import (
 	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
-// odhcpd hands out by all three options what it is told once.
+// odhcpd writes the one setting from which odhcpd makes all three options.
 func odhcpd(p *page) {
-	p.say("DHCPv4, DHCPv6 and Router Advertisements together. Run these on the router; replace lan by the section of " +
+	p.comment("DHCPv4, DHCPv6 and Router Advertisements together. Run these on the router; replace lan by the section of " +
 		"/etc/config/dhcp. The parameters go by names that odhcpd knows, so that private ones cannot be sent.")
 	if len(p.v4) > 0 {
-		p.say("odhcpd answers by DHCPv4 only with a lease, and not at all if the option has more than 255 octets.")
+		p.comment("odhcpd answers by DHCPv4 only with a lease, and not at all if the option has more than 255 octets.")
 	}
 	list, alone := p.bothFamilies()
 	list, dropped := fit(list, 255)
@@ -50,7 +50,7 @@ func sameTransport(a, b svcb.Resolver) bool {
 	return a.Name == b.Name && a.Port == b.Port && a.DoHPath == b.DoHPath && slices.Equal(a.ALPN, b.ALPN)
 }
 
-// odhcpdEntry writes r as one value of a list of UCI, within single quotes of a shell.
+// odhcpdEntry returns r as one value of a list of UCI, within single quotes of a shell.
 func odhcpdEntry(r svcb.Resolver) string {
 	fields := []string{
 		fmt.Sprint(r.Priority), strings.TrimSuffix(r.Name, "."), addrList(r.Addresses, ","),

@@ -12,7 +12,7 @@ func dnsmasq4(p *page) {
 	if p.none(dnr.DHCPv4) {
 		return
 	}
-	p.say("%s: into dnsmasq.conf. dnsmasq sends it to clients that ask for it; dhcp-option-force sends it to all.",
+	p.comment("%s: into dnsmasq.conf. dnsmasq sends it to clients that ask for it; dhcp-option-force sends it to all.",
 		title(dnr.DHCPv4))
 	if data := p.data4(); data != nil {
 		p.line("dhcp-option=%d,%s", dnr.OptionDHCPv4, colons(data))
@@ -23,7 +23,7 @@ func dnsmasq6(p *page) {
 	if p.none(dnr.DHCPv6) {
 		return
 	}
-	p.say("%s: into dnsmasq.conf.", title(dnr.DHCPv6))
+	p.comment("%s: into dnsmasq.conf.", title(dnr.DHCPv6))
 	p.line("dhcp-option=option6:%d,%s", dnr.OptionDHCPv6, colons(p.data6()))
 }
 
@@ -31,7 +31,7 @@ func dhcpd4(p *page) {
 	if p.none(dnr.DHCPv4) {
 		return
 	}
-	p.say("%s: into dhcpd.conf, the first line at the top, the second there or in a subnet or group. dhcpd sends it to "+
+	p.comment("%s: into dhcpd.conf, the first line at the top, the second there or in a subnet or group. dhcpd sends it to "+
 		"clients that ask for it.", title(dnr.DHCPv4))
 	if data := p.data4(); data != nil {
 		p.line("option dnr code %d = string;", dnr.OptionDHCPv4)
@@ -43,7 +43,7 @@ func dhcpd6(p *page) {
 	if p.none(dnr.DHCPv6) {
 		return
 	}
-	p.say("%s: into dhcpd6.conf, the first line at the top, the second there or in a subnet6 or group. Without "+
+	p.comment("%s: into dhcpd6.conf, the first line at the top, the second there or in a subnet6 or group. Without "+
 		"\"dhcp6.\" it would be an option of DHCPv4.", title(dnr.DHCPv6))
 	data := p.data6()
 	p.line("option dhcp6.dnr code %d = string;", dnr.OptionDHCPv6)
@@ -54,7 +54,7 @@ func networkd4(p *page) {
 	if p.none(dnr.DHCPv4) {
 		return
 	}
-	p.say("%s: into the .network file of the link that has DHCPServer=yes.", title(dnr.DHCPv4))
+	p.comment("%s: into the .network file of the link that has DHCPServer=yes.", title(dnr.DHCPv4))
 	data := p.data4()
 	if data == nil {
 		return
@@ -63,7 +63,7 @@ func networkd4(p *page) {
 	p.line("SendOption=%d:string:%s", dnr.OptionDHCPv4, escapes(data))
 }
 
-// escapes writes every octet as \x00, so that none means anything to a parser.
+// escapes returns every octet in the form \x00, so that none has a meaning for a parser.
 func escapes(b []byte) string {
 	var s strings.Builder
 	for _, c := range b {
@@ -76,14 +76,14 @@ func networkd6(p *page) {
 	if p.none(dnr.DHCPv6) {
 		return
 	}
-	p.say("%s: systemd-networkd is no DHCPv6 server. %s answers Information-Requests.", title(dnr.DHCPv6), announce)
+	p.comment("%s: systemd-networkd is no DHCPv6 server. %s answers Information-Requests.", title(dnr.DHCPv6), announce)
 }
 
 func routeros4(p *page) {
 	if p.none(dnr.DHCPv4) {
 		return
 	}
-	p.say("%s: then give the option to each network, whose list of options this replaces: "+
+	p.comment("%s: then give the option to each network, whose list of options this replaces: "+
 		"/ip\u00a0dhcp-server\u00a0network\u00a0set\u00a0[find]\u00a0dhcp-option=cfrd-dnr", title(dnr.DHCPv4))
 	if data := p.data4(); data != nil {
 		p.line("/ip dhcp-server option add name=cfrd-dnr code=%d value=0x%x", dnr.OptionDHCPv4, data)
@@ -94,7 +94,7 @@ func routeros6(p *page) {
 	if p.none(dnr.DHCPv6) {
 		return
 	}
-	p.say("%s: then give the option to each server, whose list of options this replaces: "+
+	p.comment("%s: then give the option to each server, whose list of options this replaces: "+
 		"/ipv6\u00a0dhcp-server\u00a0set\u00a0[find]\u00a0dhcp-option=cfrd-dnr", title(dnr.DHCPv6))
 	p.line("/ipv6 dhcp-server option add name=cfrd-dnr code=%d value=0x%x", dnr.OptionDHCPv6, p.data6())
 }
@@ -104,10 +104,10 @@ func hex4(p *page) {
 		return
 	}
 	data := mustEncode(dnr.EncodeDHCPv4(p.v4))
-	p.say("%s: the data, for all resolvers (%d octets)", title(dnr.DHCPv4), len(data))
+	p.comment("%s: the data, for all resolvers (%d octets)", title(dnr.DHCPv4), len(data))
 	p.line("%x", data)
 	if len(data) > 255 {
-		p.say("The same with codes and lengths, split as RFC 3396 says")
+		p.comment("The same with codes and lengths, split as RFC 3396 says")
 		p.line("%x", dnr.AppendOption4(nil, dnr.OptionDHCPv4, data))
 	}
 }
@@ -118,7 +118,7 @@ func hex6(p *page) {
 	}
 	for _, r := range p.v6 {
 		data := mustEncode(dnr.EncodeDHCPv6(r))
-		p.say("%s: the data for %s (%d octets)", title(dnr.DHCPv6), strings.Join(r.ALPN, ","), len(data))
+		p.comment("%s: the data for %s (%d octets)", title(dnr.DHCPv6), strings.Join(r.ALPN, ","), len(data))
 		p.line("%x", data)
 	}
 	if len(p.v6) == 1 {
@@ -126,7 +126,7 @@ func hex6(p *page) {
 	}
 	r, left := combine(p.v6)
 	data := mustEncode(dnr.EncodeDHCPv6(r))
-	p.say("The same for servers that send the option once: %s (%d octets)", strings.Join(r.ALPN, ","), len(data))
+	p.comment("The same for servers that send the option once: %s (%d octets)", strings.Join(r.ALPN, ","), len(data))
 	p.leftOut(left, "one option has one port and one list of addresses")
 	p.line("%x", data)
 }
@@ -137,7 +137,7 @@ func hexRA(p *page) {
 	}
 	for _, r := range p.v6 {
 		option := mustEncode(dnr.EncodeRA(r, p.lifetime))
-		p.say("%s: the whole option for %s, with a lifetime of %d s (%d octets)",
+		p.comment("%s: the whole option for %s, with a lifetime of %d s (%d octets)",
 			title(dnr.RA), strings.Join(r.ALPN, ","), p.lifetime/time.Second, len(option))
 		p.line("%x", option)
 	}

@@ -10,37 +10,38 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// askTimes are the times after the start at which something may be due. See RFC 4861, Section 10
+// requestTimes are the times after the start at which requests may be due. See RFC 4861, Section 10
 // (RTR_SOLICITATION_INTERVAL); RFC 8415, Section 7.6 (INF_TIMEOUT); RFC 2131, Section 4.1.
-var askTimes = []time.Duration{0, time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second}
+var requestTimes = []time.Duration{0, time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second}
 
-// asker makes the questions of one survey and recognises the answers to them.
-type asker struct {
+// requester makes the requests of one survey. Replies carry its transaction ids.
+type requester struct {
 	link link.State
 	id4  [4]byte // transaction ids
 	id6  [3]byte
 }
 
-func newAsker(l link.State) asker {
-	a := asker{link: l}
+func newRequester(l link.State) requester {
+	a := requester{link: l}
 	rand.Read(a.id4[:])
 	rand.Read(a.id6[:])
 	return a
 }
 
-// listenQuestion is one question to the servers of the link.
-type listenQuestion struct {
+// request is one request to the servers of the link.
+type request struct {
 	by      dnr.Form
 	data    []byte // an IP packet
-	unasked string // why there is none, or ""
+	unasked string // why it cannot be sent, or ""
 }
 
-// questions returns what is due at a time. What was answered is not asked again, except that a DHCPINFORM without an
-// answer is followed by a DHCPDISCOVER, because many servers know no other clients than their own.
-func (a asker) questions(at time.Duration, answered func(dnr.Form) bool) (list []listenQuestion) {
+// requests returns what is due at one of requestTimes. Nothing is sent again by a protocol that was answered. A
+// DHCPINFORM without an answer is followed by a DHCPDISCOVER, because many servers answer only clients to which they
+// gave a lease.
+func (a requester) requests(at time.Duration, answered func(dnr.Form) bool) (list []request) {
 	switch at {
 	case 0:
-		return []listenQuestion{a.solicitation(), a.informationRequest(0), a.inform()}
+		return []request{a.solicitation(), a.informationRequest(0), a.inform()}
 	case time.Second, 3 * time.Second:
 		if !answered(dnr.DHCPv6) {
 			list = append(list, a.informationRequest(at))
@@ -58,14 +59,14 @@ func (a asker) questions(at time.Duration, answered func(dnr.Form) bool) (list [
 }
 
 // solicitation asks for Router Advertisements, without an address if there is none yet. See RFC 4861, Section 4.1.
-func (a asker) solicitation() listenQuestion {
+func (a requester) solicitation() request {
 	from, message := netip.IPv6Unspecified(), []byte{link.TypeRouterSolicitation, 0, 0, 0, 0, 0, 0, 0}
 	if a.link.LinkLocal.IsValid() {
 		from = a.link.LinkLocal
 		message = append(message, link.SourceLinkLayer(a.link.MAC)...)
 	}
 	const sumAt = 2
-	return listenQuestion{by: dnr.RA, data: link.IPv6Packet(from, link.AllRouters, link.ProtocolICMPv6, link.NDHopLimit, sumAt, message)}
+	return request{by: dnr.RA, data: link.IPv6Packet(from, link.AllRouters, link.ProtocolICMPv6, link.NDHopLimit, sumAt, message)}
 }
 
 // Options that an Information-request must ask for, and the one that says how long the client has been trying. See RFC
@@ -77,9 +78,9 @@ const (
 
 // informationRequest asks for DNR and for resolvers without encryption, elapsed after the first one. See RFC 8415,
 // Section 18.2.6; RFC 9463, Section 4.2.
-func (a asker) informationRequest(elapsed time.Duration) listenQuestion {
+func (a requester) informationRequest(elapsed time.Duration) request {
 	if !a.link.LinkLocal.IsValid() {
-		return listenQuestion{by: dnr.DHCPv6, unasked: "the interface has no link-local address"}
+		return request{by: dnr.DHCPv6, unasked: "the interface has no link-local address"}
 	}
 	m := link.DHCPv6Message{Kind: link.DHCPv6InformationRequest, ID: a.id6}
 	if len(a.link.MAC) > 0 {
@@ -92,7 +93,7 @@ func (a asker) informationRequest(elapsed time.Duration) listenQuestion {
 	m.Add(link.Option6Request, codes)
 	m.Add(option6ElapsedTime, binary.BigEndian.AppendUint16(nil, uint16(elapsed/(10*time.Millisecond))))
 	message := link.UDPMessage(link.DHCPv6ClientPort, link.DHCPv6ServerPort, m.Append(nil))
-	return listenQuestion{
+	return request{
 		by: dnr.DHCPv6, data: link.IPv6Packet(a.link.LinkLocal, link.AllDHCPServers, link.ProtocolUDP, 1, link.UDPSumAt, message),
 	}
 }
@@ -103,7 +104,7 @@ const (
 )
 
 // inform asks without wanting an address, or like discover if the interface has none.
-func (a asker) inform() listenQuestion {
+func (a requester) inform() request {
 	if !a.link.IPv4().IsValid() {
 		return a.discover()
 	}
@@ -111,12 +112,12 @@ func (a asker) inform() listenQuestion {
 }
 
 // discover asks what a lease would come with. It is never followed by a request for one.
-func (a asker) discover() listenQuestion { return a.dhcp4(dhcp4Discover, netip.IPv4Unspecified()) }
+func (a requester) discover() request { return a.dhcp4(dhcp4Discover, netip.IPv4Unspecified()) }
 
 // dhcp4 asks all servers. See RFC 2131, Sections 4.4.1 and 4.4.3; RFC 9463, Section 5.2.
-func (a asker) dhcp4(kind byte, from netip.Addr) listenQuestion {
+func (a requester) dhcp4(kind byte, from netip.Addr) request {
 	if len(a.link.MAC) != 6 {
-		return listenQuestion{by: dnr.DHCPv4, unasked: "the interface has no Ethernet address"}
+		return request{by: dnr.DHCPv4, unasked: "the interface has no Ethernet address"}
 	}
 	const ethernet, broadcast = 1, 0x8000
 	m := link.DHCPv4Message{Op: link.BootRequest, Hardware: ethernet, HardwareLen: 6, ID: a.id4, Client: from.As4()}
@@ -134,8 +135,8 @@ func (a asker) dhcp4(kind byte, from netip.Addr) listenQuestion {
 	}
 	message := link.UDPMessage(link.DHCPv4ClientPort, link.DHCPv4ServerPort, data)
 	to := netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	return listenQuestion{by: dnr.DHCPv4, data: link.IPv4Packet(from, to, link.ProtocolUDP, 64, link.UDPSumAt, message)}
+	return request{by: dnr.DHCPv4, data: link.IPv4Packet(from, to, link.ProtocolUDP, 64, link.UDPSumAt, message)}
 }
 
 // maxSize is how long a reply may be, so that it comes in one packet.
-func (a asker) maxSize() int { return min(max(a.link.MTU, link.DHCPv4Maximum), 0xffff) }
+func (a requester) maxSize() int { return min(max(a.link.MTU, link.DHCPv4Maximum), 0xffff) }

@@ -16,11 +16,11 @@ type Reaction struct {
 	// Client names the program; Basis says how its behaviour is known.
 	Client string `json:"client"`
 	Basis  string `json:"basis"`
-	// Unverified says that nobody has seen the client behave like this.
+	// Unverified says that no test has shown this behaviour.
 	Unverified bool `json:"unverified,omitempty"`
 	// Uses are the instances that the client uses, in its order of preference.
 	Uses []Use `json:"uses,omitempty"`
-	// Reasons says why it does not use others, or its resolvers not at all.
+	// Reasons are why it does not use the others, or ignores the whole message.
 	Reasons []string `json:"reasons,omitempty"`
 }
 
@@ -30,30 +30,30 @@ type Use struct {
 	ALPN     []string `json:"alpn"`     // protocols that it would use
 }
 
-// client is what is known of one.
+// client is what is known of one client.
 type client struct {
 	name, basis string
 	unverified  bool
 	alpn        []string // protocols that it uses
-	// judge says what it makes of an instance by itself.
+	// judge returns what the client makes of an instance, whatever others there are.
 	judge func(dnr.Form, dnr.Inspection) judgement
 }
 
 // judgement is what a client makes of an instance.
 type judgement struct {
 	verdict verdict
-	why     string // unless it is taken
+	why     string // empty if it is taken
 }
 
 type verdict uint8
 
 const (
 	taken   verdict = iota
-	skipped         // but harmless to others
-	refused         // like every other one in the same option of DHCPv4
+	skipped         // alone
+	refused         // with all other instances of the same option of DHCPv4
 )
 
-// clients are those of which anything is known. Android, NetworkManager and dhcpcd take no notice of the option.
+// clients returns those of which anything is known. Android, NetworkManager and dhcpcd ignore the option.
 func clients() []client {
 	return []client{
 		{name: "systemd-networkd 257 and later", basis: "source code", alpn: []string{"dot"}, judge: judgeSystemd},
@@ -109,7 +109,7 @@ func (c client) react(h Message) Reaction {
 	return r
 }
 
-// reasons collects why instances are not used.
+// reasons collects why instances are not used, in the order in which the reasons were found.
 type reasons struct {
 	order     []string
 	instances map[string][]string // numbers by reason

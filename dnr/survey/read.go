@@ -10,8 +10,8 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// read returns what a datagram says, if it is a message of a server to us or to all.
-func (a asker) read(d link.Datagram) (Message, bool) {
+// read returns the message in a datagram, if it is one of a router, or one of a DHCP server that answers this survey.
+func (a requester) read(d link.Datagram) (Message, bool) {
 	h := Message{Server: d.From, Findings: packetFindings(d)}
 	switch {
 	case d.V6 && d.Protocol == link.ProtocolICMPv6 && len(d.Data) > 0 && d.Data[0] == link.TypeRouterAdvertisement:
@@ -45,7 +45,7 @@ func packetFindings(d link.Datagram) (fs dnr.Findings) {
 // ipv4Payload returns how many octets of the datagram are behind its IPv4 header.
 func ipv4Payload(d link.Datagram) int { return link.UDPHeaderLength + len(d.Data) }
 
-// optionAdvertisementInterval is the option by which a router tells how often it advertises. See RFC 6275, Section 7.3.
+// optionAdvertisementInterval is the option that carries how often a router advertises. See RFC 6275, Section 7.3.
 const optionAdvertisementInterval = 7
 
 // readRA reads a Router Advertisement. See RFC 4861, Section 6.1.2.
@@ -76,6 +76,7 @@ func (h *Message) readRA(d link.Datagram) {
 	}
 }
 
+// readNDOption reads one option of a Router Advertisement.
 func (h *Message) readNDOption(o link.NDOption) {
 	switch o.Kind() {
 	case dnr.OptionRA:
@@ -87,7 +88,7 @@ func (h *Message) readNDOption(o link.NDOption) {
 	}
 }
 
-// inspect adds an instance, as long as there are not too many.
+// inspect adds an instance, unless there are too many.
 func (h *Message) inspect(instance func() dnr.Inspection) {
 	if len(h.Instances) >= maxInstances {
 		h.Omitted++
@@ -96,9 +97,9 @@ func (h *Message) inspect(instance func() dnr.Inspection) {
 	h.Instances = append(h.Instances, instance())
 }
 
-// readDHCPv6 reads a reply to an Information-request, and reports whether it is one of ours. See RFC 8415, Section
-// 16.10.
-func (h *Message) readDHCPv6(b []byte, a asker) bool {
+// readDHCPv6 reads a reply to an Information-request, and reports whether it answers a request of a. See RFC 8415,
+// Section 16.10.
+func (h *Message) readDHCPv6(b []byte, a requester) bool {
 	m, err := link.ParseDHCPv6(b)
 	if m.Kind != link.DHCPv6Reply || m.ID != a.id6 {
 		return false
@@ -135,9 +136,9 @@ func addressesOf(data []byte, size int) (list []netip.Addr) {
 	return list
 }
 
-// readDHCPv4 reads a DHCPOFFER or DHCPACK, and reports whether it is one for us. See RFC 2131, Sections 4.3.1 and
-// 4.4.1.
-func (h *Message) readDHCPv4(b []byte, a asker) bool {
+// readDHCPv4 reads a DHCPOFFER or DHCPACK, and reports whether it answers a request of a. See RFC 2131, Sections 4.3.1
+// and 4.4.1.
+func (h *Message) readDHCPv4(b []byte, a requester) bool {
 	m, err := link.ParseDHCPv4(b)
 	if err != nil || m.Op != link.BootReply || m.ID != a.id4 || string(m.Address[:len(a.link.MAC)]) != string(a.link.MAC) {
 		return false

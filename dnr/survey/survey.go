@@ -1,11 +1,11 @@
-// Package survey asks the routers and DHCP servers of a link what they hand out, as a host that has just joined it would,
-// and says of each message what is wrong with it and what known clients make of it. See RFC 9463.
+// Package survey asks the routers and DHCP servers of a link what they hand out, as a host that has just joined it
+// would, and says of each message what is wrong with it and what known clients make of it. See RFC 9463.
 //
 // It requests no lease, configures nothing, and connects to none of the resolvers: whether these work is for its caller
 // to try. Package dnr reads the options, and package link has the sockets.
 //
-// `cfrd dnr check` calls Run once, and Clients for each message. Run has a goroutine of its own that receives, which has
-// ended when it returns. Results are the caller's; Clients is pure and may be called from any goroutine.
+// `cfrd dnr check` calls Run once, and Clients for each message. Run has a goroutine of its own that receives, which
+// has ended when it returns. Results are the caller's; Clients is pure and may be called from any goroutine.
 package survey
 
 import (
@@ -20,14 +20,14 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// DefaultWindow is how long Listen collects if nothing else is said: routers answer a solicitation within 0.5 s, but not
-// sooner than 3 s after their last advertisement. See RFC 4861, Section 6.2.6.
+// DefaultWindow is for how long Run collects by default. Routers answer a solicitation within 0.5 s, but not sooner
+// than 3 s after their last advertisement. See RFC 4861, Section 6.2.6.
 const DefaultWindow = 5 * time.Second
 
-// maxWindow keeps a survey from being a monitor: nothing is sent after the first seconds.
+// maxWindow bounds the time of a survey, which is no monitor: it sends nothing after the first seconds.
 const maxWindow = 10 * time.Minute
 
-// Bounds of what a link can make Listen hold. Messages beyond them are counted.
+// Bounds of what a link can make Run keep. Messages beyond them are counted.
 const (
 	maxMessages  = 128     // different messages
 	maxOctets    = 1 << 20 // of all of them together
@@ -37,21 +37,21 @@ const (
 	maxServers   = 16      // addresses of resolvers without encryption in one message
 )
 
-// Config is what Listen needs.
+// Config is what Run needs.
 type Config struct {
 	// Interface is the name of the link's network interface.
 	Interface string
-	// Window is how long answers are collected, up to 10 min; 0 means DefaultWindow.
+	// Window is for how long replies are collected, up to 10 min; 0 means DefaultWindow.
 	Window time.Duration
 }
 
-// Result is what the servers of one link say of designated resolvers.
+// Result is what the servers of one link hand out.
 type Result struct {
 	// Message are their messages in the order of arrival. One that came again is there once.
 	Messages []Message
-	// Unasked says what could not be asked, and why.
+	// Unasked lists the requests that could not be sent, and why.
 	Unasked []string
-	// Dropped counts messages that were not looked at, because there were too many.
+	// Dropped counts messages that were not read because there were too many.
 	Dropped int
 	// Link is what is known of the interface.
 	Link Link
@@ -60,22 +60,22 @@ type Result struct {
 // Link is a network interface of this host.
 type Link struct {
 	Interface string       // its name
-	Addresses []netip.Addr // of this host on it that can be used, with the link-local one
+	Addresses []netip.Addr // usable ones of this host on it, with the link-local one
 }
 
-// Message is a message by which a server tells hosts of the link about resolvers.
+// Message is a message of a router or DHCP server that can carry resolvers.
 type Message struct {
 	By     dnr.Form
 	Kind   string     // "advertisement", "reply", "offer" or "ack"
-	Server netip.Addr // where it came from, without zone
-	// ID is what a DHCP server calls itself: its DUID in hexadecimal, or its address; "" if it does not say.
+	Server netip.Addr // its source address, without zone
+	// ID is the identifier of a DHCP server: its DUID in hexadecimal, or its address; "" if the message has none.
 	ID        string
-	Copies    int              // how often it came
+	Copies    int              // how often it was received
 	Findings  dnr.Findings     // of the message itself; offsets are from its start
 	Instances []dnr.Inspection // of the Encrypted DNS options in it
-	Omitted   int              // instances that were not looked at, because there were too many
-	Resolvers []netip.Addr     // that it hands out for use without encryption
-	// Interval is the longest time between Router Advertisements, if they say so, or 0. See RFC 6275, Section 7.3.
+	Omitted   int              // instances that were not read because there were too many
+	Resolvers []netip.Addr     // resolvers that it hands out for use without encryption
+	// Interval is the longest time between Router Advertisements, or 0 if they do not carry it. See RFC 6275, Section 7.3.
 	Interval time.Duration
 }
 
@@ -97,18 +97,19 @@ const (
 	codeMore = "more"
 )
 
-// Errors that findings about a message wrap.
-var (
-	errMessage = errors.New("survey: message is malformed")
-	ErrOffLink = errors.New("survey: message does not come from this link")
-)
+// ErrOffLink is wrapped by findings about messages that were not sent on this link.
+var ErrOffLink = errors.New("survey: message does not come from this link")
 
-// Run asks the servers of a link what they hand out, as a host would that comes new to it: by Router Solicitation,
-// by the Information-request of DHCPv6, and by the DHCPINFORM of DHCPv4, or its DHCPDISCOVER if the interface has no
-// address or nobody answers. It requests no lease, and changes nothing. It collects what they say for the whole window.
+// errMessage is wrapped by all other findings about a message.
+var errMessage = errors.New("survey: message is malformed")
+
+// Run asks the routers and DHCP servers of a link what they hand out, as a host would that has just joined it: by
+// Router Solicitation, by the Information-request of DHCPv6, and by the DHCPINFORM of DHCPv4, or its DHCPDISCOVER if
+// the interface has no address or there is no answer. It requests no lease, and changes nothing. It collects messages
+// for the whole window.
 //
-// What cannot be asked on this link is in Survey.Unasked. The error is about the interface or the rights of the
-// process, or that of ctx.
+// Requests that cannot be sent on this link are in Result.Unasked. The error is about the interface or the rights of
+// the process, or that of ctx.
 func Run(ctx context.Context, cfg Config) (Result, error) {
 	window := cfg.Window
 	if window == 0 {
@@ -131,16 +132,16 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	return newSurveyor(l).run(ctx, conn, window)
 }
 
-// surveyor collects for one Listen.
+// surveyor collects the messages of one Run. It belongs to the goroutine that calls run.
 type surveyor struct {
-	link   link.State
-	asker  asker
-	survey Result
-	octets int                // of what is in survey.Heard
-	seen   map[messageKey]int // index in survey.Heard
+	link      link.State
+	requester requester
+	result    Result
+	octets    int                // of all Messages of the result
+	seen      map[messageKey]int // index in Messages of the result
 }
 
-// messageKey is the same for a message that comes again.
+// messageKey identifies a message, which may be received several times.
 type messageKey struct {
 	from netip.Addr
 	data string
@@ -152,7 +153,7 @@ func newSurveyor(l link.State) *surveyor {
 		addrs = append(addrs, l.LinkLocal)
 	}
 	result := Result{Link: Link{Interface: l.Name, Addresses: addrs}}
-	return &surveyor{link: l, asker: newAsker(l), survey: result, seen: make(map[messageKey]int)}
+	return &surveyor{link: l, requester: newRequester(l), result: result, seen: make(map[messageKey]int)}
 }
 
 // run asks and collects until the window or ctx ends, and closes conn.
@@ -166,13 +167,13 @@ func (s *surveyor) run(ctx context.Context, conn link.IPConn, window time.Durati
 	cancel()
 	for range packets { // until readPackets has ended
 	}
-	return s.survey, err
+	return s.result, err
 }
 
-// errWindow says that everything went as it should.
+// errWindow is the cause of the end of a survey without errors.
 var errWindow = errors.New("survey: window is over")
 
-// readPackets hands over what arrives, until conn is closed or fails.
+// readPackets passes on the packets that arrive, until conn is closed or fails or ctx is done.
 func readPackets(ctx context.Context, conn link.IPConn, packets chan<- link.IPPacket, failed chan<- error) {
 	defer close(packets)
 	for {
@@ -193,7 +194,7 @@ func (s *surveyor) collect(ctx context.Context, conn link.IPConn, packets <-chan
 	start := time.Now()
 	next := time.NewTimer(0)
 	defer next.Stop()
-	schedule := askTimes
+	schedule := requestTimes
 	for {
 		select {
 		case <-ctx.Done():
@@ -214,27 +215,27 @@ func (s *surveyor) collect(ctx context.Context, conn link.IPConn, packets <-chan
 	}
 }
 
-// ask sends what is due at a time after the start.
+// ask sends the requests that are due at a time after the start.
 func (s *surveyor) ask(conn link.IPConn, at time.Duration) {
-	for _, q := range s.asker.questions(at, s.answered) {
+	for _, q := range s.requester.requests(at, s.answered) {
 		why := q.unasked
 		if why == "" {
 			if err := conn.Send(q.data); err != nil {
 				why = err.Error()
 			}
 		}
-		if text := q.by.String() + ": " + why; why != "" && !slices.Contains(s.survey.Unasked, text) {
-			s.survey.Unasked = append(s.survey.Unasked, text)
+		if text := q.by.String() + ": " + why; why != "" && !slices.Contains(s.result.Unasked, text) {
+			s.result.Unasked = append(s.result.Unasked, text)
 		}
 	}
 }
 
-// answered reports whether a server was heard by f.
+// answered reports whether a message was received by f.
 func (s *surveyor) answered(f dnr.Form) bool {
-	return slices.ContainsFunc(s.survey.Messages, func(h Message) bool { return h.By == f })
+	return slices.ContainsFunc(s.result.Messages, func(h Message) bool { return h.By == f })
 }
 
-// take adds what a packet says.
+// take adds the message in a packet, if there is one.
 func (s *surveyor) take(p link.IPPacket) {
 	d, ok := link.ParsePacket(p)
 	if !ok {
@@ -242,25 +243,25 @@ func (s *surveyor) take(p link.IPPacket) {
 	}
 	key := messageKey{d.From, string(d.Data)}
 	if i, ok := s.seen[key]; ok {
-		s.survey.Messages[i].Copies++
+		s.result.Messages[i].Copies++
 		return
 	}
-	h, ok := s.asker.read(d)
+	h, ok := s.requester.read(d)
 	if !ok {
 		return
 	}
-	if len(s.survey.Messages) >= maxMessages || s.octets+len(d.Data) > maxOctets {
-		s.survey.Dropped++
+	if len(s.result.Messages) >= maxMessages || s.octets+len(d.Data) > maxOctets {
+		s.result.Dropped++
 		return
 	}
 	s.octets += len(d.Data)
-	s.seen[key] = len(s.survey.Messages)
+	s.seen[key] = len(s.result.Messages)
 	h.Copies = 1
 	h.bound()
-	s.survey.Messages = append(s.survey.Messages, h)
+	s.result.Messages = append(s.result.Messages, h)
 }
 
-// bound cuts down what a hostile server could make long.
+// bound shortens the lists and texts that a hostile server can make long.
 func (h *Message) bound() {
 	if n := len(h.Instances) - maxInstances; n > 0 {
 		h.Instances, h.Omitted = slices.Clip(h.Instances[:maxInstances]), h.Omitted+n
@@ -272,6 +273,7 @@ func (h *Message) bound() {
 	h.Resolvers = h.Resolvers[:min(len(h.Resolvers), maxServers)]
 }
 
+// boundFindings returns the worst findings, with texts of at most maxText characters.
 func boundFindings(list []dnr.Finding) []dnr.Finding {
 	// Errors first: they decide what clients do.
 	slices.SortStableFunc(list, func(a, b dnr.Finding) int { return int(b.Severity) - int(a.Severity) })

@@ -113,7 +113,7 @@ func goodRA(t testing.TB) []byte {
 }
 
 // reply6 returns a packet with a reply to a's request, changed by f.
-func reply6(a asker, f func(*link.DHCPv6Message)) link.IPPacket {
+func reply6(a requester, f func(*link.DHCPv6Message)) link.IPPacket {
 	m := link.DHCPv6Message{Kind: link.DHCPv6Reply, ID: a.id6}
 	m.Add(link.Option6ServerID, []byte{0, 3, 0, 1, 2, 0, 0, 0, 0, 1})
 	m.Add(link.Option6ClientID, link.DUID(listenMAC))
@@ -123,7 +123,7 @@ func reply6(a asker, f func(*link.DHCPv6Message)) link.IPPacket {
 }
 
 // reply4 does so for DHCPv4.
-func reply4(a asker, f func(*link.DHCPv4Message)) link.IPPacket {
+func reply4(a requester, f func(*link.DHCPv4Message)) link.IPPacket {
 	m := link.DHCPv4Message{Op: link.BootReply, Hardware: 1, HardwareLen: 6, ID: a.id4}
 	copy(m.Address[:], listenMAC)
 	m.Options = []byte{link.Option4MessageType, 1, dhcp4Offer, link.Option4ServerID, 4, 192, 0, 2, 1}
@@ -138,7 +138,7 @@ func TestAsks(t *testing.T) {
 	for name, row := range map[string]struct {
 		link    link.State
 		window  time.Duration
-		answers func(a asker) []link.IPPacket
+		answers func(a requester) []link.IPPacket
 		want    []string
 		unasked []string
 	}{
@@ -150,7 +150,7 @@ func TestAsks(t *testing.T) {
 			}, nil,
 		},
 		"all-answer": {
-			listenLink, DefaultWindow, func(a asker) []link.IPPacket {
+			listenLink, DefaultWindow, func(a requester) []link.IPPacket {
 				return []link.IPPacket{
 					advertisement(255, listenRouter), reply6(a, func(*link.DHCPv6Message) {}), reply4(a, func(*link.DHCPv4Message) {}),
 				}
@@ -162,7 +162,7 @@ func TestAsks(t *testing.T) {
 			[]string{"0s solicitation", "0s information-request", "0s inform from 192.0.2.2"}, nil,
 		},
 		"long": {
-			listenLink, time.Minute, func(a asker) []link.IPPacket { return []link.IPPacket{reply4(a, func(*link.DHCPv4Message) {})} },
+			listenLink, time.Minute, func(a requester) []link.IPPacket { return []link.IPPacket{reply4(a, func(*link.DHCPv4Message) {})} },
 			[]string{
 				"0s solicitation", "0s information-request", "0s inform from 192.0.2.2", "1s information-request",
 				"3s information-request", "4s solicitation",
@@ -181,7 +181,7 @@ func TestAsks(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f, s := newFakeLink(t), newSurveyor(row.link)
 				if row.answers != nil {
-					for _, p := range row.answers(s.asker) {
+					for _, p := range row.answers(s.requester) {
 						f.in <- p
 					}
 				}
@@ -234,7 +234,7 @@ func TestIsBounded(t *testing.T) {
 				f.in <- advertisement(255, from, slices.Repeat([][]byte{goodRA(t)}, 20)...)
 			}
 			// One with thousands of options, none of them right.
-			f.in <- reply6(s.asker, func(m *link.DHCPv6Message) {
+			f.in <- reply6(s.requester, func(m *link.DHCPv6Message) {
 				for range 10000 {
 					m.Add(dnr.OptionDHCPv6, []byte{0})
 				}
@@ -248,7 +248,7 @@ func TestIsBounded(t *testing.T) {
 }
 
 func TestMessagesAreBounded(t *testing.T) {
-	a := newAsker(listenLink)
+	a := newRequester(listenLink)
 	multicast := slices.Repeat(unhex(t, "ff020000000000000000000000000053"), 3500)
 	p := reply6(a, func(m *link.DHCPv6Message) {
 		data := sized16(unhex(t, "0001 000d"+adnHex), multicast)
@@ -326,15 +326,15 @@ func TestEnds(t *testing.T) {
 }
 
 // received returns what is made of one packet.
-func received(t testing.TB, a asker, p link.IPPacket) Message {
+func received(t testing.TB, a requester, p link.IPPacket) Message {
 	t.Helper()
 	s := newSurveyor(a.link)
-	s.asker = a
+	s.requester = a
 	s.take(p)
-	if len(s.survey.Messages) != 1 {
-		t.Fatalf("got %d messages; want 1", len(s.survey.Messages))
+	if len(s.result.Messages) != 1 {
+		t.Fatalf("got %d messages; want 1", len(s.result.Messages))
 	}
-	return s.survey.Messages[0]
+	return s.result.Messages[0]
 }
 
 // TestReadRA goes through what can be wrong with a Router Advertisement around its options.
@@ -373,7 +373,7 @@ func TestReadRA(t *testing.T) {
 		"longest-option": {advertisement(255, listenRouter, longestRA(t)), "", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := received(t, newAsker(listenLink), row.p)
+			h := received(t, newRequester(listenLink), row.p)
 			if codes(h.Findings) != row.findings || len(h.Instances) != row.instances || h.By != dnr.RA {
 				t.Errorf("got [%s], %d instances by %s; want [%s], %d", codes(h.Findings), len(h.Instances), h.By, row.findings,
 					row.instances)
@@ -397,7 +397,7 @@ func longestRA(t testing.TB) []byte {
 }
 
 func TestReadRAOptions(t *testing.T) {
-	h := received(t, newAsker(listenLink), advertisement(255, listenRouter,
+	h := received(t, newRequester(listenLink), advertisement(255, listenRouter,
 		unhex(t, "19 03 0000 00000708 20010db8000000000000000000000053"),
 		unhex(t, "07 01 0000 000927c0"), // 600 s
 	))
@@ -409,7 +409,7 @@ func TestReadRAOptions(t *testing.T) {
 // TestReadDHCP goes through what can be wrong with messages of DHCP around the option. -1 instances means that it is no
 // message for us.
 func TestReadDHCP(t *testing.T) {
-	a := newAsker(listenLink)
+	a := newRequester(listenLink)
 	data6 := unhex(t, "0001 000d"+adnHex+"0010 20010db8000000000000000000000053 0001 0004 03646f74")
 	data4 := unhex(t, "001d 0001 0d"+adnHex+"04 c0000235 0001 0004 03646f74")
 	cut6 := reply6(a, func(m *link.DHCPv6Message) { m.Add(dnr.OptionDHCPv6, data6) })
@@ -463,18 +463,18 @@ func TestReadDHCP(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSurveyor(listenLink)
-			s.asker = a
+			s.requester = a
 			s.take(row.p)
 			if row.instances < 0 {
-				if len(s.survey.Messages) != 0 {
-					t.Errorf("got %+v; want nothing", s.survey.Messages)
+				if len(s.result.Messages) != 0 {
+					t.Errorf("got %+v; want nothing", s.result.Messages)
 				}
 				return
 			}
-			if len(s.survey.Messages) != 1 {
-				t.Fatalf("got %d messages; want 1", len(s.survey.Messages))
+			if len(s.result.Messages) != 1 {
+				t.Fatalf("got %d messages; want 1", len(s.result.Messages))
 			}
-			if h := s.survey.Messages[0]; codes(h.Findings) != row.findings || len(h.Instances) != row.instances {
+			if h := s.result.Messages[0]; codes(h.Findings) != row.findings || len(h.Instances) != row.instances {
 				t.Errorf("got [%s], %d instances; want [%s], %d", codes(h.Findings), len(h.Instances), row.findings, row.instances)
 			}
 		})
@@ -483,7 +483,7 @@ func TestReadDHCP(t *testing.T) {
 
 // FuzzTake puts any packet into a survey: nothing may break, and what is kept must be bounded.
 func FuzzTake(f *testing.F) {
-	a := newAsker(listenLink)
+	a := newRequester(listenLink)
 	a.id4, a.id6 = [4]byte{1, 2, 3, 4}, [3]byte{1, 2, 3} // so that inputs stay answers
 	f.Add(advertisement(255, listenRouter, goodRA(f)).Data)
 	f.Add(advertisement(64, listenRouter, longestRA(f), make([]byte, 8)).Data)
@@ -500,15 +500,15 @@ func FuzzTake(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before := bytes.Clone(b)
 		s := newSurveyor(listenLink)
-		s.asker = a
+		s.requester = a
 		s.take(link.IPPacket{Data: b, Unsummed: true})
 		s.take(link.IPPacket{Data: b, Unsummed: true})
 		if !bytes.Equal(before, b) {
 			t.Fatal("the packet was changed")
 		}
-		for _, h := range s.survey.Messages {
-			if len(s.survey.Messages) != 1 || h.Copies != 2 || len(h.Instances) > maxInstances || len(h.Resolvers) > maxServers {
-				t.Fatalf("got %d messages, %+v", len(s.survey.Messages), h)
+		for _, h := range s.result.Messages {
+			if len(s.result.Messages) != 1 || h.Copies != 2 || len(h.Instances) > maxInstances || len(h.Resolvers) > maxServers {
+				t.Fatalf("got %d messages, %+v", len(s.result.Messages), h)
 			}
 			for _, i := range h.Instances {
 				checkInspection(t, i, len(b))

@@ -58,8 +58,8 @@ type DHCPv4Message struct {
 	Options                         []byte // the options field, behind the magic cookie
 }
 
-// ParseDHCPv4 reads a message, whose options share memory with b. It does not look at the options. An error is ErrDHCPShort
-// or ErrDHCPFormat.
+// ParseDHCPv4 reads a message, whose options share memory with b. It does not look at the options. An error is
+// ErrDHCPShort or ErrDHCPFormat.
 func ParseDHCPv4(b []byte) (DHCPv4Message, error) {
 	switch {
 	case len(b) < DHCPv4Header:

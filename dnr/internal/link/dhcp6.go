@@ -47,8 +47,8 @@ type DHCPv6Option struct {
 // ErrRelayed says that a message is one between a relay and a server, which has another form.
 var ErrRelayed = errors.New("link: DHCPv6 message of a relay")
 
-// ParseDHCPv6 reads a message, whose options share memory with b. A message of a relay is ErrRelayed. Of one whose options are
-// cut off, it returns the options before that, and ErrDHCPShort.
+// ParseDHCPv6 reads a message, whose options share memory with b. A message of a relay is ErrRelayed. Of one whose
+// options are cut off, it returns the options before that, and ErrDHCPShort.
 func ParseDHCPv6(b []byte) (DHCPv6Message, error) {
 	if len(b) < 4 {
 		return DHCPv6Message{}, fmt.Errorf("%w: %d octets", ErrDHCPShort, len(b))
@@ -104,7 +104,8 @@ func (m DHCPv6Message) Asks(code uint16) bool {
 	return false
 }
 
-// DUID returns the DUID of an interface, which is the same after a restart without being stored. See RFC 8415, Section 11.4.
+// DUID returns the DUID of an interface, which is the same after a restart without being stored. See RFC 8415, Section
+// 11.4.
 func DUID(mac net.HardwareAddr) []byte {
 	const linkLayer, ethernet = 3, 1
 	return append([]byte{0, linkLayer, 0, ethernet}, mac...)

@@ -76,8 +76,8 @@ func (l *State) addAddress(a netlink.Addr) {
 // settle is for how long changes of interfaces and addresses are collected, because they come in bursts.
 const settle = 50 * time.Millisecond
 
-// Watch calls changed with the state of the interface called name at the beginning and after every change of an interface
-// or address of this host, until ctx is done. It calls from its own goroutine.
+// Watch calls changed with the state of the interface called name at the beginning and after every change of an
+// interface or address of this host, until ctx is done. It calls from its own goroutine.
 func Watch(ctx context.Context, name string, changed func(State)) error {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV6_NETCONF)

@@ -20,7 +20,8 @@ const (
 	OptionRDNSS           = 25
 )
 
-// NDHopLimit is the hop limit of all messages. It proves that they were sent on this link, because routers decrease it. See RFC 4861, Section 6.1.
+// NDHopLimit is the hop limit of all messages. It proves that they were sent on this link, because routers decrease it.
+// See RFC 4861, Section 6.1.
 const NDHopLimit = 255
 
 // Lengths of the messages without options, in octets.
@@ -108,7 +109,8 @@ func ParseNDOptions(b []byte) (options []NDOption, err error) {
 	return options, nil
 }
 
-// CheckAdvertisement returns why a Router Advertisement does not come from a router on this link, or nil if it does. See RFC 4861, Section 6.1.2.
+// CheckAdvertisement returns why a Router Advertisement does not come from a router on this link, or nil if it does.
+// See RFC 4861, Section 6.1.2.
 func CheckAdvertisement(p Packet) error {
 	switch from := p.Peer.Addr(); {
 	case p.Hops != NDHopLimit:
@@ -119,7 +121,8 @@ func CheckAdvertisement(p Packet) error {
 	return nil
 }
 
-// CheckSolicitation returns why hosts must not be answered for a Router Solicitation, or nil if it is valid. See RFC 4861, Section 6.1.1.
+// CheckSolicitation returns why hosts must not be answered for a Router Solicitation, or nil if it is valid. See RFC
+// 4861, Section 6.1.1.
 func CheckSolicitation(p Packet) error {
 	switch {
 	case p.Hops != NDHopLimit:
@@ -149,7 +152,8 @@ func SourceLinkLayer(addr net.HardwareAddr) NDOption {
 	return append(NDOption{OptionSourceLinkLayer, 1}, addr...)
 }
 
-// maxRDNSS is how many addresses are put into one RDNSS option, so that it fits into the smallest MTU with room to spare.
+// maxRDNSS is how many addresses are put into one RDNSS option, so that it fits into the smallest MTU with room to
+// spare.
 const maxRDNSS = 32
 
 // RDNSS returns the options that announce servers as recursive resolvers for lifetime. See RFC 8106, Section 5.1.

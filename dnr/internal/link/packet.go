@@ -223,8 +223,8 @@ func IPv4Packet(from, to netip.Addr, protocol byte, hops byte, sumAt int, messag
 	return append(b, message...)
 }
 
-// putSum writes the checksum that belongs to a sum: its complement, or 0xffff instead of 0, which in UDP means that there
-// is no checksum.
+// putSum writes the checksum that belongs to a sum: its complement, or 0xffff instead of 0, which in UDP means that
+// there is no checksum.
 func putSum(b []byte, total uint16) {
 	if total == 0xffff {
 		total = 0

@@ -76,8 +76,8 @@ func preparePacketSocket(fd int, l State) error {
 	return nil
 }
 
-// listenFilter accepts what may be a Router Advertisement or a message to a DHCP client. It is run on packets from their
-// IP header on.
+// listenFilter accepts what may be a Router Advertisement or a message to a DHCP client. It is run on packets from
+// their IP header on.
 func listenFilter() []bpf.Instruction {
 	const v6, icmp, udp6, accept, reject = 10, 17, 19, 21, 22
 	to := func(target, from int) uint8 { return uint8(target - from - 1) }

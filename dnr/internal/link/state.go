@@ -1,19 +1,19 @@
-// Package link is a network interface as DNR needs it: its state and addresses, sockets for Neighbor Discovery, for both
-// versions of DHCP and for whole IP packets, and the messages that go over them (RFC 4861, RFC 2131, RFC 8415).
+// Package link is a network interface as DNR needs it: its state and addresses, sockets for Neighbor Discovery, for
+// both versions of DHCP and for whole IP packets, and the messages that go over them (RFC 4861, RFC 2131, RFC 8415).
 //
-// It reads and writes messages, and checks what says whether a message was sent on this link. It does not decide what to
-// send when, and except for their code it knows nothing of Encrypted DNS options. Packages announce and survey are its
-// only users. One goroutine may receive on a connection while another one sends; Close ends Receive. All else is pure.
-// Outside Linux, whatever needs the kernel fails with errors.ErrUnsupported.
+// It reads and writes messages, and checks what says whether a message was sent on this link. It does not decide what
+// to send when, and except for their code it knows nothing of Encrypted DNS options. Packages announce and survey are
+// its only users. One goroutine may receive on a connection while another one sends; Close ends Receive. All else is
+// pure. Outside Linux, whatever needs the kernel fails with errors.ErrUnsupported.
 //
 // The messages of DHCP are our own, because github.com/insomniacslk/dhcp (version 234b97448fae) fails where hosts and
 // servers must not:
 //
-//   - Its DHCPv4 drops the options in the fields file and sname, where RFC 3396, Section 5, continues long ones: the rows
-//     overloaded-… and only-in-sname of TestCollectOption4 in package dnr. It also refuses a whole message for one option
-//     that is cut off and for a missing end: the rows no-end and cut-off.
-//   - Its DHCPv6 looks into every option, and refuses a whole message if one of them is malformed that nobody asked about
-//     (row v6-malformed-other-option of TestReadDHCP in package survey). It refuses DUIDs by their contents, which servers
+//   - Its DHCPv4 drops the options in the fields file and sname, where RFC 3396, Section 5, continues long ones: the
+//     rows overloaded-… and only-in-sname of TestCollectOption4 in package dnr. It also refuses a whole message for one
+//     option that is cut off and for a missing end: the rows no-end and cut-off.
+//   - Its DHCPv6 looks into every option, and refuses a whole message if any of them is malformed, wanted or not (row
+//     v6-malformed-other-option of TestReadDHCP in package survey). It refuses DUIDs by their contents, which servers
 //     must treat as opaque by RFC 8415, Section 11 (row opaque-duid of TestDHCPv6Reply in package announce).
 package link
 
