@@ -127,10 +127,13 @@ func rdata(t testing.TB, rr dns.RR) []byte {
 	return buf[head+10 : n]
 }
 
+// everybody may use the relay.
+var everybody = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
 // TestRecordsAreClean holds what we emit against our own validator.
 func TestRecordsAreClean(t *testing.T) {
 	cfg := config()
-	cfg.Relay = &RelayService{Port: 443}
+	cfg.Relay = &RelayService{Port: 443, Clients: everybody}
 	m, _ := zone(t, cfg).Answer(dns.Question{Name: "_dns.resolver.arpa.", Qtype: dns.TypeSVCB, Qclass: 1}, v4, v4)
 	for i, rr := range m.Answer {
 		r, err := svcb.Parse(rdata(t, rr))
@@ -413,6 +416,7 @@ func TestRelay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config()
+			row.relay.Clients = everybody
 			cfg.Relay = &row.relay
 			z := zone(t, cfg)
 			got := ask(t, z, "_dns.resolver.arpa.", dns.TypeSVCB, v4)
@@ -428,7 +432,7 @@ func TestRelay(t *testing.T) {
 
 func TestNoRelayWithoutTransport(t *testing.T) {
 	cfg := config()
-	cfg.Relay, cfg.Certificate = &RelayService{}, nil
+	cfg.Relay, cfg.Certificate = &RelayService{Clients: everybody}, nil
 	if got := ask(t, zone(t, cfg), "_dns.resolver.arpa.", dns.TypeSVCB, v4); len(got.Answer) > 0 {
 		t.Errorf("got %q; want NODATA", got.Answer)
 	}
@@ -466,7 +470,7 @@ func TestInfo(t *testing.T) {
 // TestRepliesAreTheCallers changes an answer and asks again.
 func TestRepliesAreTheCallers(t *testing.T) {
 	cfg := config()
-	cfg.Relay, cfg.Info = &RelayService{}, &Info{ExtErr: []uint16{15}}
+	cfg.Relay, cfg.Info = &RelayService{Clients: everybody}, &Info{ExtErr: []uint16{15}}
 	z := zone(t, cfg)
 	for name, qtype := range map[string]uint16{"_dns.resolver.arpa.": dns.TypeSVCB, "resolver.arpa.": dns.TypeRESINFO} {
 		q := dns.Question{Name: name, Qtype: qtype, Qclass: dns.ClassINET}

@@ -126,3 +126,14 @@ func TestRelayForItsClients(t *testing.T) {
 		}
 	}
 }
+
+// TestRelayForNobody has no list of clients: who did not say who may use the relay has not said that everybody may.
+func TestRelayForNobody(t *testing.T) {
+	cfg := config()
+	cfg.PvD, cfg.Relay = true, &RelayService{}
+	z := zone(t, cfg)
+	m, _ := z.Answer(dns.Question{Name: "_dns.resolver.arpa.", Qtype: dns.TypeSVCB, Qclass: dns.ClassINET}, private4, v4)
+	if p, _ := z.PvD(private4, v4); len(m.Answer) != 3 || p.Relay != nil {
+		t.Errorf("got %d records and relay %v; want 3 and none", len(m.Answer), p.Relay)
+	}
+}

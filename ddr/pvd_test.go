@@ -21,15 +21,15 @@ func TestPvD(t *testing.T) {
 	}{
 		"resolver": {func(*Config) {}, head + transports + `}`},
 		"relay": {
-			func(c *Config) { c.Relay = &RelayService{Ports: []uint16{443, 80}} },
+			func(c *Config) { c.Relay = &RelayService{Clients: everybody, Ports: []uint16{443, 80}} },
 			head + transports + `,"cfrd_relay":{"version":1,"protocols":["tcp","udp"],"ports":[443,80]}}`,
 		},
 		"relay-of-udp": {
-			func(c *Config) { c.Relay = &RelayService{Value: RelayValue(RelayUDP)} },
+			func(c *Config) { c.Relay = &RelayService{Clients: everybody, Value: RelayValue(RelayUDP)} },
 			head + transports + `,"cfrd_relay":{"version":1,"protocols":["udp"]}}`,
 		},
 		"relay-of-another-kind": {
-			func(c *Config) { c.Relay = &RelayService{Value: []byte{9}} }, head + transports + `}`,
+			func(c *Config) { c.Relay = &RelayService{Clients: everybody, Value: []byte{9}} }, head + transports + `}`,
 		},
 		"other-port": {
 			func(c *Config) { c.Services = []Service{service(DoT, "192.0.2.53:8853")} },

@@ -22,7 +22,8 @@ type RelayService struct {
 	Key       uint16       // SvcParamKey, private use; 0 means DefaultRelayKey
 	Value     []byte       // of Key; its first octet is a version. Nil means RelayValue(RelayTCP | RelayUDP).
 	Port      uint16       // 0: no port parameter
-	// Clients may use the relay, and get its record. Empty means every client that asks.
+	// Clients are the prefixes of the clients that may use the relay. Answer and PvD name it to nobody else, and to
+	// nobody at all if Clients is empty. Records does not depend on it, because a zone file is the same for everybody.
 	Clients []netip.Prefix
 	// Ports are the TCP and UDP ports at which it takes flows, for the provisioning domain. Nil leaves them out.
 	Ports []uint16
@@ -30,6 +31,14 @@ type RelayService struct {
 
 // DefaultRelayKey is the first SvcParamKey for private use. See RFC 9460, Section 14.3.1.
 const DefaultRelayKey = svcb.KeyPrivateFirst
+
+// CheckRelayKey reports why key cannot be RelayService.Key, or nil if it can. See RFC 9460, Section 14.3.1.
+func CheckRelayKey(key int) error {
+	if key < int(svcb.KeyPrivateFirst) || key > int(svcb.KeyPrivateLast) {
+		return fmt.Errorf("ddr: %d is not a SvcParamKey for private use; want %d to %d", key, svcb.KeyPrivateFirst, svcb.KeyPrivateLast)
+	}
+	return nil
+}
 
 // relayPriority is behind every transport.
 const relayPriority = 100
@@ -66,13 +75,13 @@ func IsRelay(r svcb.Record, key uint16) bool {
 	return ok && r.Priority != 0 && r.ALPN() == nil && slices.Contains(r.Mandatory(), key)
 }
 
-// relayFor reports whether client gets the relay's record.
+// relayFor reports whether there is a relay that client may use.
 func (z *Zone) relayFor(client netip.Addr) bool {
 	if z.relay == nil {
 		return false
 	}
 	allowed, client := z.cfg.Relay.Clients, client.Unmap().WithZone("")
-	return len(allowed) == 0 || slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(client) })
+	return slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 
 func (z *Zone) setRelay() error {
@@ -83,8 +92,8 @@ func (z *Zone) setRelay() error {
 	if s.Key == 0 {
 		s.Key = DefaultRelayKey
 	}
-	if s.Key < svcb.KeyPrivateFirst || s.Key > svcb.KeyPrivateLast {
-		return fmt.Errorf("ddr: relay key %d is not for private use: want %d to %d", s.Key, svcb.KeyPrivateFirst, svcb.KeyPrivateLast)
+	if err := CheckRelayKey(int(s.Key)); err != nil {
+		return err
 	}
 	if s.Value == nil {
 		s.Value = defaultRelayValue()

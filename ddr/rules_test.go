@@ -51,7 +51,7 @@ func covering(addrs ...netip.Addr) Config {
 func TestServerRules(t *testing.T) {
 	discovered := func(t *testing.T) (list []*dns.SVCB) {
 		cfg := config()
-		cfg.Relay = &RelayService{}
+		cfg.Relay = &RelayService{Clients: everybody}
 		for _, rr := range discover(t, cfg, v4, v4).Answer {
 			list = append(list, rr.(*dns.SVCB))
 		}
@@ -80,7 +80,7 @@ func TestServerRules(t *testing.T) {
 		}},
 		{"9462-4-addresses-of-every-target-go-along-once", func(t *testing.T) {
 			cfg := config()
-			cfg.Relay = &RelayService{Name: "cfr.example", Addresses: []netip.Addr{private4, private4}}
+			cfg.Relay = &RelayService{Name: "cfr.example", Addresses: []netip.Addr{private4, private4}, Clients: everybody}
 			m := discover(t, cfg, v4, v4)
 			for _, rr := range m.Answer {
 				target := rr.(*dns.SVCB).Target

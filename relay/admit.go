@@ -75,15 +75,14 @@ func (r *Relay) tryAdmit(p proto, client netip.Addr, local netip.AddrPort) (gran
 func (r *Relay) Permits(dst netip.Addr) bool { return r.permits(r.settings.Load(), dst) }
 
 func (r *Relay) permits(set *settings, dst netip.Addr) bool {
-	return set.permits(dst) && !r.addrs.Contains(dst)
+	return set.destinations.Permits(dst) && !r.addrs.Contains(dst)
 }
 
 // settings are Settings in the form in which flows consult them. They are never changed.
 type settings struct {
-	clients prefixSet
-	allowed prefixSet // although special-purpose, or our own
-	own     prefixSet // addresses of this host, as they were when the settings were made
-	egress  *egress
+	clients      *prefixSet
+	destinations *Destinations
+	egress       *egress
 }
 
 // newSettings validates set.
@@ -102,15 +101,15 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	if s.clients, err = newPrefixSet(set.Clients); err != nil {
 		return nil, fmt.Errorf("clients: %w", err)
 	}
-	if s.allowed, err = newPrefixSet(set.AllowSpecial); err != nil {
-		return nil, fmt.Errorf("allowed special-purpose destinations: %w", err)
+	if s.destinations, err = NewDestinations(set); err != nil {
+		return nil, err
 	}
-	s.own, err = ownAddresses()
+	s.destinations.own, err = ownAddresses()
 	return s, err
 }
 
 // ownAddresses returns the addresses of this host's interfaces.
-func ownAddresses() (prefixSet, error) {
+func ownAddresses() (*prefixSet, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("addresses of this host: %w", err)
@@ -125,14 +124,4 @@ func ownAddresses() (prefixSet, error) {
 		}
 	}
 	return newPrefixSet(own)
-}
-
-// permits reports whether flows to dst are relayed. This host is not a destination: its services, which know clients
-// by their addresses, would take a client for us, and at an egress address a flow would come back. See RFC 9298,
-// Section 7.
-func (s *settings) permits(dst netip.Addr) bool {
-	if s.egress.contains(dst) {
-		return false
-	}
-	return !specialPurpose(dst) && !s.own.contains(dst) || s.allowed.contains(dst)
 }

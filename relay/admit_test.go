@@ -32,8 +32,13 @@ func TestAdmit(t *testing.T) {
 	m.dst[netip.MustParseAddr("127.80.1.3")] = netip.MustParseAddr("127.90.0.1")
 	m.dst[netip.MustParseAddr("127.80.1.4")] = netip.MustParseAddr("8.8.8.8")
 	m.dst[netip.MustParseAddr("127.80.1.5")] = netip.MustParseAddr("9.9.9.9")
-	withOwn := *r.settings.Load()
-	withOwn.own = prefixSet{netip.MustParsePrefix("9.9.9.9/32")}
+	withOwn, destinations := *r.settings.Load(), *r.settings.Load().destinations
+	own, err := newPrefixSet([]netip.Prefix{netip.MustParsePrefix("9.9.9.9/32")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	destinations.own = own
+	withOwn.destinations = &destinations
 	r.settings.Store(&withOwn)
 
 	tests := []struct {

@@ -1,24 +1,56 @@
 package relay
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
 
-// specialPurpose reports whether addr must not be relayed to: it is in one of IANA's special-purpose registries, or
-// is not a global unicast address at all. See RFC 6890 and RFC 8190.
-func specialPurpose(addr netip.Addr) bool {
-	for _, p := range specialPrefixes(addr) {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
+// Destinations are the addresses that a relay connects to. They are never changed, and so safe for concurrent use.
+type Destinations struct {
+	egress  *prefixSet
+	own     *prefixSet // addresses of the relay's host, or nil
+	allowed *prefixSet // although special-purpose, or the host's own
 }
 
-func specialPrefixes(addr netip.Addr) []netip.Prefix {
-	if addr.Is4() {
-		return special4[:]
+// NewDestinations returns the destinations of a relay with these settings, as far as they do not depend on the host
+// that it runs on. A resolver on another host hands out relay addresses for no others, since the relay would refuse
+// the flows.
+func NewDestinations(set Settings) (*Destinations, error) {
+	d := new(Destinations)
+	var err error
+	if d.egress, err = newPrefixSet(set.Egress); err != nil {
+		return nil, fmt.Errorf("egress: %w", err)
 	}
-	return special6[:]
+	if d.allowed, err = newPrefixSet(set.AllowSpecial); err != nil {
+		return nil, fmt.Errorf("allowed special-purpose destinations: %w", err)
+	}
+	return d, nil
 }
+
+// Permits reports whether flows to dst are relayed. The relay's own host is not a destination: its services, which
+// know clients by their addresses, would take a client for the relay, and at an egress address a flow would come
+// back. See RFC 9298, Section 7.
+func (d *Destinations) Permits(dst netip.Addr) bool {
+	if d.egress.contains(dst) {
+		return false
+	}
+	return !SpecialPurpose(dst) && !d.own.contains(dst) || d.allowed.contains(dst)
+}
+
+// SpecialPurpose reports whether addr is in one of IANA's special-purpose registries, or is not a global unicast
+// address at all. Such an address is neither relayed to nor steered, unless the operator lists it. This is the only
+// list of them. See RFC 6890 and RFC 8190.
+func SpecialPurpose(addr netip.Addr) bool { return addr.Is4In6() || special.contains(addr) }
+
+// special is special4 and special6 together.
+var special = func() *prefixSet {
+	set, err := newPrefixSet(slices.Concat(special4[:], special6[:]))
+	if err != nil {
+		panic("relay: special-purpose addresses: " + err.Error())
+	}
+	return set
+}()
 
 // special4 is the IANA IPv4 Special-Purpose Address Registry, whole, and multicast. Blocks that the registry calls
 // globally reachable are here as well: they are anycast infrastructure, and no service that a client would name.
@@ -44,10 +76,10 @@ var special4 = [...]netip.Prefix{
 }
 
 // special6 is the IANA IPv6 Special-Purpose Address Registry, whole, and what is not unicast or no longer in use.
-// Addresses that embed an IPv4 address are all here: they would lead around special4.
+// Addresses that embed an IPv4 address are all here, since they would lead around special4, but for IPv4-mapped ones
+// (RFC 4291, Section 2.5.5.2): a set takes these for IPv4, so that SpecialPurpose looks for them itself.
 var special6 = [...]netip.Prefix{
 	netip.MustParsePrefix("::/96"),             // unspecified, loopback and IPv4-compatible: RFC 4291, Section 2.5
-	netip.MustParsePrefix("::ffff:0:0/96"),     // IPv4-mapped: RFC 4291, Section 2.5.5.2
 	netip.MustParsePrefix("64:ff9b::/96"),      // IPv4-IPv6 translation: RFC 6052
 	netip.MustParsePrefix("64:ff9b:1::/48"),    // local-use translation: RFC 8215
 	netip.MustParsePrefix("100::/64"),          // discard only: RFC 6666

@@ -56,36 +56,8 @@ func TestSpecialPurpose(t *testing.T) {
 		{"ff02::1", true},
 	}
 	for _, tt := range tests {
-		if got := specialPurpose(netip.MustParseAddr(tt.addr)); got != tt.want {
+		if got := SpecialPurpose(netip.MustParseAddr(tt.addr)); got != tt.want {
 			t.Errorf("%s: got %v; want %v", tt.addr, got, tt.want)
 		}
 	}
-}
-
-// FuzzPrefixSet compares a set with a look at each of its prefixes.
-func FuzzPrefixSet(f *testing.F) {
-	f.Add([]byte{192, 0, 2, 0, 24, 192, 0, 2, 128, 25, 10, 0, 0, 0, 8}, []byte{192, 0, 2, 200}) // nested
-	f.Add([]byte{0, 0, 0, 0, 0, 255, 255, 255, 255, 32}, []byte{255, 255, 255, 255})            // everything
-	f.Add([]byte{}, []byte{1, 2, 3, 4})                                                         // nothing
-	f.Fuzz(func(t *testing.T, in, addr []byte) {
-		var all []netip.Prefix
-		for ; len(in) >= 5; in = in[5:] {
-			all = append(all, netip.PrefixFrom(netip.AddrFrom4([4]byte(in)), int(in[4])%33))
-		}
-		a, ok := netip.AddrFromSlice(addr)
-		if !ok || a.Is4In6() {
-			return
-		}
-		want := false
-		for _, p := range all {
-			want = want || p.Contains(a)
-		}
-		set, err := newPrefixSet(all)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := set.contains(a); got != want {
-			t.Errorf("%v in %v: got %v; want %v", a, set, got, want)
-		}
-	})
 }

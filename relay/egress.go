@@ -41,11 +41,11 @@ func newEgress(prefixes []netip.Prefix, random *random) (*egress, error) {
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}
-	if len(set) == 0 {
+	if len(prefixes) == 0 {
 		return nil, errors.New("egress: no prefixes")
 	}
 	e := &egress{random: random}
-	for _, p := range set {
+	for _, p := range set.disjoint() {
 		if err := e.family(p.Addr().Is6()).add(p); err != nil {
 			return nil, err
 		}
@@ -75,10 +75,6 @@ func (e *egress) draw(v6 bool) (netip.AddrPort, error) {
 // to one destination taken, 64 draws miss once in 850 flows.
 func (e *egress) tries() int { return 64 }
 
-func (e *egress) contains(addr netip.Addr) bool {
-	return e.family(addr.Is6()).prefixes.contains(addr)
-}
-
 // suffices returns an error unless more tuples than flows exist in each family that has any.
 func (e *egress) suffices(flows int) error {
 	for _, pool := range []*pool{&e.v4, &e.v6} {
@@ -92,8 +88,8 @@ func (e *egress) suffices(flows int) error {
 
 // pool is the egress of one address family.
 type pool struct {
-	prefixes prefixSet // nil if there are none
-	size     uint128   // addresses in all
+	prefixes []netip.Prefix // disjoint; nil if there are none
+	size     uint128        // addresses in all
 }
 
 // add adds the addresses of a prefix that overlaps none of the pool.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"slices"
 	"testing"
 )
 
@@ -99,6 +100,11 @@ func TestEgressWholePortRange(t *testing.T) {
 	}
 }
 
+// owns reports whether addr may be drawn.
+func (e *egress) owns(addr netip.Addr) bool {
+	return slices.ContainsFunc(e.family(addr.Is6()).prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
 func TestEgressHugePrefix(t *testing.T) {
 	e := newTestEgress(t, "2001:db8::/32", "2001:db9::/64")
 	high, low := uint64(0), uint64(0)
@@ -107,7 +113,7 @@ func TestEgressHugePrefix(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !e.contains(src.Addr()) {
+		if !e.owns(src.Addr()) {
 			t.Fatalf("got %v; want one of %v", src, e.v6.prefixes)
 		}
 		d := offsetBits(src.Addr())
@@ -136,12 +142,23 @@ func TestEgressErrors(t *testing.T) {
 		t.Errorf("got error %v; want %v", err, errNoEgress)
 	}
 	for _, p := range [][]netip.Prefix{
-		nil, {{}}, parsePrefixes("::ffff:192.0.2.0/120"), parsePrefixes("224.0.0.0/8"), parsePrefixes("ff00::/64"), parsePrefixes("0.0.0.0/24"),
+		nil, {{}}, parsePrefixes("224.0.0.0/8"), parsePrefixes("ff00::/64"), parsePrefixes("0.0.0.0/24"),
 		parsePrefixes("2001::/16"),
 	} {
 		if _, err := newEgress(p, new(random)); err == nil {
 			t.Errorf("%v: got no error", p)
 		}
+	}
+}
+
+// TestEgressMapped takes a prefix of IPv4-mapped addresses for one of IPv4, as every set of prefixes does.
+func TestEgressMapped(t *testing.T) {
+	e := newTestEgress(t, "::ffff:192.0.2.0/120")
+	if src, err := e.draw(false); err != nil || !netip.MustParsePrefix("192.0.2.0/24").Contains(src.Addr()) {
+		t.Errorf("got source %v, error %v; want one of 192.0.2.0/24", src, err)
+	}
+	if _, err := e.draw(true); !errors.Is(err, errNoEgress) {
+		t.Errorf("IPv6: got error %v; want %v", err, errNoEgress)
 	}
 }
 

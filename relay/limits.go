@@ -63,6 +63,16 @@ func setDefault[T int | time.Duration](v *T, def T) {
 	}
 }
 
+// Validate returns what is wrong with a limit whatever the host, or nil. The error begins with the limit in the form
+// that configuration keys have, "udp_idle: ".
+func (l Limits) Validate() error {
+	if l.UDPIdle != 0 && l.UDPIdle < leastIdle {
+		return fmt.Errorf("udp_idle: %v is too short; want %v or more, on which clients rely (RFC 4787)", l.UDPIdle, leastIdle)
+	}
+	return nil
+}
+
+// check returns what is wrong with complete limits of a process that may have fds descriptors.
 func (l Limits) check(fds int) error {
 	for _, n := range []int{l.TCPFlows, l.UDPFlows, l.TCPFlowsPerClient, l.UDPFlowsPerClient} {
 		if n < 1 {
@@ -74,8 +84,8 @@ func (l Limits) check(fds int) error {
 			return fmt.Errorf("relay: a limit of %v; it must be positive", d)
 		}
 	}
-	if l.UDPIdle < leastIdle {
-		return fmt.Errorf("relay: UDP flows that idle %v at most; it must be %v or more", l.UDPIdle, leastIdle)
+	if err := l.Validate(); err != nil {
+		return fmt.Errorf("relay: %w", err)
 	}
 	if need := l.descriptors(); need > fds {
 		return fmt.Errorf("relay: %d TCP and %d UDP flows need %d descriptors; RLIMIT_NOFILE allows %d",

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -86,6 +87,16 @@ func TestLimitKey(t *testing.T) {
 	for _, tt := range tests {
 		if got := limitKey(netip.MustParseAddr(tt.client)); got != netip.MustParseAddr(tt.want) {
 			t.Errorf("%s: got %v; want %s", tt.client, got, tt.want)
+		}
+	}
+}
+
+// TestLimitsValidate has the bound that clients rely on. See RFC 4787, Section 4.3.
+func TestLimitsValidate(t *testing.T) {
+	for idle, want := range map[time.Duration]bool{0: true, leastIdle: true, leastIdle - 1: false, time.Hour: true} {
+		err := Limits{UDPIdle: idle}.Validate()
+		if (err == nil) != want || err != nil && !strings.HasPrefix(err.Error(), "udp_idle: ") {
+			t.Errorf("%v: got %v; want it accepted: %t", idle, err, want)
 		}
 	}
 }

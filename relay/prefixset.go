@@ -3,42 +3,38 @@ package relay
 import (
 	"fmt"
 	"net/netip"
-	"slices"
+
+	"github.com/gaissmai/bart"
 )
 
-// prefixSet is a set of addresses. Its prefixes are masked, disjoint and in the order of their addresses, so that
-// looking one up is a binary search.
-type prefixSet []netip.Prefix
+// prefixSet is a set of addresses. An IPv4 address that is mapped into IPv6 counts as that IPv4 address, and zones are
+// ignored. It is not changed once it is made, and so safe for concurrent use. A nil prefixSet is empty.
+type prefixSet struct{ table bart.Lite }
 
-// newPrefixSet returns the union of prefixes.
-func newPrefixSet(prefixes []netip.Prefix) (prefixSet, error) {
-	var all prefixSet
+// newPrefixSet returns the addresses of all prefixes, in any order; they may overlap and have host bits set.
+func newPrefixSet(prefixes []netip.Prefix) (*prefixSet, error) {
+	s := new(prefixSet)
 	for _, p := range prefixes {
-		if !p.IsValid() || p.Addr().Is4In6() {
-			return nil, fmt.Errorf("%v is not a prefix", p)
+		if !p.IsValid() {
+			return nil, fmt.Errorf("invalid prefix %s", p)
 		}
-		all = append(all, p.Masked())
+		if p.Addr().Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		s.table.Insert(p.Masked())
 	}
-	// Of two prefixes with the same address the wider comes first.
-	slices.SortFunc(all, func(a, b netip.Prefix) int {
-		if c := a.Addr().Compare(b.Addr()); c != 0 {
-			return c
-		}
-		return a.Bits() - b.Bits()
-	})
-	var set prefixSet
-	for _, p := range all {
-		if n := len(set); n == 0 || !set[n-1].Overlaps(p) {
-			set = append(set, p)
-		}
-	}
-	return set, nil
+	return s, nil
 }
 
-func (s prefixSet) contains(addr netip.Addr) bool {
-	i, found := slices.BinarySearchFunc(s, addr, func(p netip.Prefix, a netip.Addr) int { return p.Addr().Compare(a) })
-	if found {
-		return true
+// contains reports whether addr is in s. It does not allocate.
+func (s *prefixSet) contains(addr netip.Addr) bool { return s != nil && s.table.Contains(addr.Unmap()) }
+
+// disjoint returns prefixes that together make up s, in ascending order and IPv4 first, none of them within another.
+func (s *prefixSet) disjoint() (list []netip.Prefix) {
+	for p := range s.table.AllSorted() {
+		if n := len(list); n == 0 || !list[n-1].Overlaps(p) {
+			list = append(list, p)
+		}
 	}
-	return i > 0 && s[i-1].Contains(addr)
+	return list
 }

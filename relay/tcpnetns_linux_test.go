@@ -43,7 +43,7 @@ func TestTCPNamespace(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if src := addrPort(server.RemoteAddr()).Addr().Unmap(); !b.relay.egress().contains(src) {
+			if src := addrPort(server.RemoteAddr()).Addr().Unmap(); !b.relay.egress().owns(src) {
 				t.Errorf("got source %v; want an egress address", src)
 			}
 			write(t, c, "question")

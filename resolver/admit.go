@@ -9,10 +9,12 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/rs/zerolog"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // maxMessage is the largest DNS message that a two-octet length can announce.
-const maxMessage = 1<<16 - 1
+const maxMessage = wire.MaxMessage
 
 // frontend is what all listeners of a Server share: the handler behind them and the limits before it.
 type frontend struct {
@@ -239,9 +241,9 @@ func bareAddrPort(ap netip.AddrPort) netip.AddrPort {
 
 // appendOverload appends what a client gets whose query cannot wait, because too many do.
 func appendOverload(dst []byte, q *query) []byte {
-	var r request
-	if !r.parse(q) {
+	var r wire.Query
+	if !r.Parse(q.msg, channels[q.transport]) {
 		return dst
 	}
-	return r.appendError(dst, dns.RcodeServerFailure, noEDE)
+	return r.AppendError(dst, dns.RcodeServerFailure, wire.NoEDE)
 }

@@ -165,20 +165,6 @@ func dotConn(tb testing.TB, s *testServer) *tls.Conn {
 	return c
 }
 
-func frame(msg []byte) []byte {
-	return append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...)
-}
-
-func readFrame(r io.Reader) ([]byte, error) {
-	var prefix [2]byte
-	if _, err := io.ReadFull(r, prefix[:]); err != nil {
-		return nil, err
-	}
-	b := make([]byte, binary.BigEndian.Uint16(prefix[:]))
-	_, err := io.ReadFull(r, b)
-	return b, err
-}
-
 func overStream(tb testing.TB, c net.Conn) asker {
 	var mu sync.Mutex
 	m := newMux(

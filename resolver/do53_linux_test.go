@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // fill makes b look as if n copies of msg had been received.
@@ -159,7 +161,7 @@ func TestOversizeDatagram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := wantReply(msg[:headerLen], UDP); !bytes.Equal(got, want) {
+	if want := wantReply(msg[:wire.HeaderLen], UDP); !bytes.Equal(got, want) {
 		t.Errorf("got %x; want %x", got, want)
 	}
 }

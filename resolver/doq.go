@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // Error codes of DoQ. See RFC 9250, Section 8.4.
@@ -150,7 +152,7 @@ func (d *doqConn) readQuery(str *quic.Stream, j *job) error {
 	j.q.msg = msg
 	// The ID is redundant here, and the timeout of a connection is the business of QUIC. See RFC 9250, Sections 4.2.1
 	// and 5.5.2.
-	if len(msg) < headerLen || binary.BigEndian.Uint16(msg) != 0 || hasKeepalive(msg) {
+	if len(msg) < wire.HeaderLen || binary.BigEndian.Uint16(msg) != 0 || wire.HasKeepAlive(msg) {
 		return errDoQProtocol
 	}
 	return nil

@@ -2,15 +2,9 @@ package resolver
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
-	"math/big"
-	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -18,6 +12,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // fakeBackend answers by the first label of QNAME:
@@ -37,6 +34,13 @@ type fakeBackend struct {
 	ttl                     atomic.Uint32
 }
 
+// These are used everywhere in this package.
+var (
+	frame           = dnstest.Frame
+	readFrame       = dnstest.ReadFrame
+	testCertificate = dnstest.Certificate
+)
+
 const largeReply = 60000
 
 func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} }
@@ -47,14 +51,14 @@ func (f *fakeBackend) stats(*Stats)                  {}
 func (f *fakeBackend) serves(netip.Addr) bool        { return true }
 
 func firstLabel(msg []byte) string {
-	if len(msg) <= headerLen || len(msg) < headerLen+1+int(msg[headerLen]) {
+	if len(msg) <= wire.HeaderLen || len(msg) < wire.HeaderLen+1+int(msg[wire.HeaderLen]) {
 		return ""
 	}
-	return string(msg[headerLen+1:][:msg[headerLen]])
+	return string(msg[wire.HeaderLen+1:][:msg[wire.HeaderLen]])
 }
 
 func (f *fakeBackend) answerNow(q *query, dst []byte) ([]byte, outcome) {
-	if len(q.msg) < headerLen || q.msg[2]&0x80 != 0 {
+	if len(q.msg) < wire.HeaderLen || q.msg[2]&0x80 != 0 {
 		return dst, dropped
 	}
 	switch q.ttl = f.ttl.Load(); firstLabel(q.msg) {
@@ -171,36 +175,6 @@ func (s *testServer) wait() error {
 	case <-time.After(20 * time.Second):
 		return errors.New("Run does not return")
 	}
-}
-
-func testCertificate(tb testing.TB) (tls.Certificate, *x509.CertPool) {
-	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "dns.example"},
-		DNSNames:              []string{"dns.example"},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 2), net.IPv6loopback},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots
 }
 
 // eventually waits until cond holds.

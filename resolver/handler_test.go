@@ -5,66 +5,19 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
-// fakeExchanger is an upstream without a network.
-type fakeExchanger struct {
-	asked atomic.Int64
-	serve func(ctx context.Context, m *dns.Msg) (*dns.Msg, error)
-}
-
-func (f *fakeExchanger) retire() {}
-
-func (f *fakeExchanger) exchange(ctx context.Context, query []byte) ([]byte, error) {
-	f.asked.Add(1)
-	var m dns.Msg
-	if err := m.Unpack(query); err != nil {
-		return nil, err
-	}
-	r, err := f.serve(ctx, &m)
-	if err != nil {
-		return nil, err
-	}
-	return r.Pack()
-}
-
-// records returns an upstream that has these records, with the SOA of example for what does not exist.
-func records(lines ...string) *fakeExchanger {
-	return &fakeExchanger{serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
-		r := new(dns.Msg).SetReply(m)
-		r.Compress, r.RecursionAvailable, r.Authoritative = true, true, true
-		known := false
-		for _, l := range lines {
-			rr := mustRR(l)
-			if strings.EqualFold(rr.Header().Name, m.Question[0].Name) {
-				known = true
-				if rr.Header().Rrtype == m.Question[0].Qtype {
-					r.Answer = append(r.Answer, rr)
-				}
-			}
-		}
-		if len(r.Answer) == 0 {
-			r.Ns = append(r.Ns, mustRR("example. 300 IN SOA ns.example. root.example. 1 2 3 4 60"))
-			if !known {
-				r.Rcode = dns.RcodeNameError
-			}
-		}
-		if opt := m.IsEdns0(); opt != nil {
-			r.SetEdns0(4096, opt.Do())
-		}
-		return r, nil
-	}}
-}
-
 // testHandler returns a handler for clients in 192.0.2.0/24 that asks these upstreams.
-func testHandler(t testing.TB, cfg Config, upstreams ...exchanger) *resolverHandler {
+func testHandler(t testing.TB, cfg Config, upstreams ...upstream.Exchanger) *resolverHandler {
 	t.Helper()
 	if cfg.CacheBytes == 0 {
 		cfg.CacheBytes = 1 << 20
@@ -72,21 +25,14 @@ func testHandler(t testing.TB, cfg Config, upstreams ...exchanger) *resolverHand
 	if cfg.Settings.Clients == nil {
 		cfg.Settings.Clients = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	}
+	for i, x := range upstreams {
+		u := Upstream{Addr: netip.AddrPortFrom(testLocal.Addr(), uint16(i+1)), Exchanger: x}
+		cfg.Settings.Upstreams = append(cfg.Settings.Upstreams, u)
+	}
 	h, err := newHandler(&cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := *h.settings.Load()
-	for i, x := range upstreams {
-		c := Upstream{Addr: netip.AddrPortFrom(testLocal.Addr(), uint16(i+1))}
-		u, err := newUpstream(c, &h.tasks, cfg.Log)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.x = x
-		set.upstreams = append(set.upstreams, u)
-	}
-	h.settings.Store(&set)
 	t.Cleanup(func() { stopHandler(t, h) })
 	return h
 }
@@ -103,7 +49,7 @@ func stopHandler(t testing.TB, h *resolverHandler) {
 // ask sends m and returns the reply and how it came about.
 func ask(t testing.TB, h *resolverHandler, m *dns.Msg, tr Transport) (*dns.Msg, outcome) {
 	t.Helper()
-	q := &query{msg: mustPack(t, m), client: testClient, local: testLocal, transport: tr}
+	q := &query{msg: dnstest.Pack(t, m), client: testClient, local: testLocal, transport: tr}
 	out, result := h.answerNow(q, nil)
 	if result == pending {
 		out = h.answer(t.Context(), q, nil)
@@ -118,52 +64,15 @@ func ask(t testing.TB, h *resolverHandler, m *dns.Msg, tr Transport) (*dns.Msg, 
 	return &r, result
 }
 
-func newQuery(name string, qtype uint16) *dns.Msg { return new(dns.Msg).SetQuestion(name, qtype) }
-
-func mustPack(t testing.TB, m *dns.Msg) []byte {
-	t.Helper()
-	b, err := m.Pack()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func mustRR(s string) dns.RR {
-	rr, err := dns.NewRR(s)
-	if err != nil {
-		panic(err)
-	}
-	return rr
-}
-
-// unpadded returns reply after checking its length, and without its padding.
-func unpadded(t *testing.T, reply []byte) []byte {
-	t.Helper()
-	var m dns.Msg
-	if err := m.Unpack(reply); err != nil {
-		t.Fatal(err)
-	}
-	opt := m.IsEdns0()
-	if opt == nil {
-		return reply
-	}
-	if len(reply)%paddingBlock != 0 {
-		t.Errorf("got %d octets; want a multiple of %d", len(reply), paddingBlock)
-	}
-	opt.Option = slices.DeleteFunc(opt.Option, func(o dns.EDNS0) bool { return o.Option() == dns.EDNS0PADDING })
-	return mustPack(t, &m)
-}
-
 func TestCachedReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		up := records("www.example. 300 IN A 198.51.100.1")
+		up := dnstest.Records("www.example. 300 IN A 198.51.100.1")
 		h := testHandler(t, Config{}, up)
-		if _, how := ask(t, h, newQuery("www.example.", dns.TypeA), UDP); how != pending {
+		if _, how := ask(t, h, dnstest.Query("www.example.", dns.TypeA), UDP); how != pending {
 			t.Errorf("first: got outcome %d; want pending", how)
 		}
 		time.Sleep(100*time.Second + time.Millisecond)
-		m := newQuery("wWw.ExAmPlE.", dns.TypeA)
+		m := dnstest.Query("wWw.ExAmPlE.", dns.TypeA)
 		m.CheckingDisabled, m.RecursionDesired = false, true
 		r, how := ask(t, h, m, UDP)
 		if how != answered || len(r.Answer) != 1 || r.Answer[0].Header().Ttl != 200 {
@@ -176,7 +85,7 @@ func TestCachedReply(t *testing.T) {
 		if r, how = ask(t, h, m, UDP); how != pending || r.Answer[0].Header().Ttl != 300 {
 			t.Errorf("after 300 s: got outcome %d,\n%v\nwant it asked anew", how, r)
 		}
-		if got := up.asked.Load(); got != 2 {
+		if got := up.Asked.Load(); got != 2 {
 			t.Errorf("got %d queries upstream; want 2", got)
 		}
 	})
@@ -191,24 +100,24 @@ func TestNegativeTTL(t *testing.T) {
 	}{
 		"minimum-below-ttl":  {"example. 300 IN SOA ns.example. root.example. 1 2 3 4 60", dns.RcodeNameError, true, 60},
 		"ttl-below-minimum":  {"example. 30 IN SOA ns.example. root.example. 1 2 3 4 60", dns.RcodeSuccess, true, 30},
-		"more-than-we-keep":  {"example. 90000 IN SOA ns.example. root.example. 1 2 3 4 90000", dns.RcodeSuccess, true, maxNegativeTTL},
+		"more-than-we-keep":  {"example. 90000 IN SOA ns.example. root.example. 1 2 3 4 90000", dns.RcodeSuccess, true, wire.MaxNegativeTTL},
 		"no-soa":             {"", dns.RcodeNameError, false, 0},
 		"no-soa-and-no-data": {"", dns.RcodeSuccess, false, 0},
 		"minimum-0":          {"example. 300 IN SOA ns.example. root.example. 1 2 3 4 0", dns.RcodeNameError, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := testHandler(t, Config{}, &fakeExchanger{serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+			h := testHandler(t, Config{}, &dnstest.Upstream{Serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
 				r := new(dns.Msg).SetRcode(m, row.rcode)
 				if row.soa != "" {
-					r.Ns = []dns.RR{mustRR(row.soa)}
+					r.Ns = []dns.RR{dnstest.RR(row.soa)}
 				}
 				return r, nil
 			}})
-			r, _ := ask(t, h, newQuery("no.example.", dns.TypeA), TCP)
+			r, _ := ask(t, h, dnstest.Query("no.example.", dns.TypeA), TCP)
 			if row.soa != "" && r.Ns[0].Header().Ttl != row.ttl {
 				t.Errorf("got TTL %d; want %d", r.Ns[0].Header().Ttl, row.ttl)
 			}
-			r, how := ask(t, h, newQuery("no.example.", dns.TypeA), TCP)
+			r, how := ask(t, h, dnstest.Query("no.example.", dns.TypeA), TCP)
 			if (how == answered) != row.cached || r.Rcode != row.rcode {
 				t.Errorf("got outcome %d, RCODE %d; want cached %t, RCODE %d", how, r.Rcode, row.cached, row.rcode)
 			}
@@ -218,14 +127,14 @@ func TestNegativeTTL(t *testing.T) {
 
 func TestFailureIsCachedBriefly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		up := &fakeExchanger{serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+		up := &dnstest.Upstream{Serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
 			r := new(dns.Msg).SetRcode(m, dns.RcodeServerFailure)
 			opt := r.SetEdns0(1232, false).IsEdns0()
 			opt.Option = []dns.EDNS0{&dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeDNSBogus, ExtraText: "secret"}}
 			return r, nil
 		}}
 		h := testHandler(t, Config{}, up)
-		m := newQuery("bogus.example.", dns.TypeA)
+		m := dnstest.Query("bogus.example.", dns.TypeA)
 		m.SetEdns0(1232, false)
 		for range 3 {
 			r, _ := ask(t, h, m, UDP)
@@ -233,12 +142,12 @@ func TestFailureIsCachedBriefly(t *testing.T) {
 				t.Errorf("got\n%v\nwant SERVFAIL with the upstream's error", r)
 			}
 		}
-		if got := up.asked.Load(); got != 1 {
+		if got := up.Asked.Load(); got != 1 {
 			t.Errorf("got %d queries upstream; want 1", got)
 		}
-		time.Sleep(failureTTL * time.Second)
+		time.Sleep(wire.FailureTTL * time.Second)
 		if _, how := ask(t, h, m, UDP); how != pending {
-			t.Errorf("after %d s: got outcome %d; want pending", failureTTL, how)
+			t.Errorf("after %d s: got outcome %d; want pending", wire.FailureTTL, how)
 		}
 	})
 }
@@ -257,22 +166,22 @@ func edeIn(m *dns.Msg) int {
 
 func TestUnanswered(t *testing.T) {
 	for name, row := range map[string]struct {
-		upstreams []exchanger
+		upstreams []upstream.Exchanger
 		want      uint16
 	}{
 		"no-upstream": {nil, dns.ExtendedErrorCodeNoReachableAuthority},
-		"silent": {[]exchanger{&fakeExchanger{serve: func(ctx context.Context, _ *dns.Msg) (*dns.Msg, error) {
+		"silent": {[]upstream.Exchanger{&dnstest.Upstream{Serve: func(ctx context.Context, _ *dns.Msg) (*dns.Msg, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}}}, dns.ExtendedErrorCodeNoReachableAuthority},
-		"malformed": {[]exchanger{&fakeExchanger{serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
-			return new(dns.Msg).SetReply(newQuery("other.example.", dns.TypeA)), nil
+		"malformed": {[]upstream.Exchanger{&dnstest.Upstream{Serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+			return new(dns.Msg).SetReply(dnstest.Query("other.example.", dns.TypeA)), nil
 		}}}, dns.ExtendedErrorCodeInvalidData},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := testHandler(t, Config{}, row.upstreams...)
-				r, _ := ask(t, h, newQuery("www.example.", dns.TypeA).SetEdns0(1232, false), UDP)
+				r, _ := ask(t, h, dnstest.Query("www.example.", dns.TypeA).SetEdns0(1232, false), UDP)
 				if r.Rcode != dns.RcodeServerFailure || edeIn(r) != int(row.want) {
 					t.Errorf("got\n%v\nwant SERVFAIL with error %d", r, row.want)
 				}
@@ -282,10 +191,10 @@ func TestUnanswered(t *testing.T) {
 }
 
 func TestClientsAreCheckedBeforeTheCache(t *testing.T) {
-	h := testHandler(t, Config{}, records("www.example. 300 IN A 198.51.100.1"))
-	m := newQuery("www.example.", dns.TypeA).SetEdns0(1232, false)
+	h := testHandler(t, Config{}, dnstest.Records("www.example. 300 IN A 198.51.100.1"))
+	m := dnstest.Query("www.example.", dns.TypeA).SetEdns0(1232, false)
 	ask(t, h, m, UDP)
-	q := &query{msg: mustPack(t, m), client: netip.MustParseAddrPort("203.0.113.1:53"), local: testLocal}
+	q := &query{msg: dnstest.Pack(t, m), client: netip.MustParseAddrPort("203.0.113.1:53"), local: testLocal}
 	out, how := h.answerNow(q, nil)
 	var r dns.Msg
 	if err := r.Unpack(out); err != nil || how != answered || r.Rcode != dns.RcodeRefused || len(r.Answer) != 0 ||
@@ -295,8 +204,8 @@ func TestClientsAreCheckedBeforeTheCache(t *testing.T) {
 }
 
 func TestTheCacheIsNotForLookingAround(t *testing.T) {
-	h := testHandler(t, Config{}, records("www.example. 300 IN A 198.51.100.1"))
-	m := newQuery("www.example.", dns.TypeA)
+	h := testHandler(t, Config{}, dnstest.Records("www.example. 300 IN A 198.51.100.1"))
+	m := dnstest.Query("www.example.", dns.TypeA)
 	ask(t, h, m, UDP)
 	m.RecursionDesired = false
 	if r, _ := ask(t, h, m, UDP); r.Rcode != dns.RcodeRefused || len(r.Answer) != 0 {
@@ -321,9 +230,9 @@ func (l localNames) Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, 
 }
 
 func TestLocalAnswers(t *testing.T) {
-	up := records("here.example. 300 IN TXT upstream")
+	up := dnstest.Records("here.example. 300 IN TXT upstream")
 	h := testHandler(t, Config{Settings: Settings{Local: []Local{localNames("here.example.")}}}, up)
-	m := newQuery("HERE.example.", dns.TypeTXT)
+	m := dnstest.Query("HERE.example.", dns.TypeTXT)
 	m.RecursionDesired = false
 	r, how := ask(t, h, m, UDP)
 	if how != answered || !r.Authoritative || len(r.Answer) != 1 || r.IsEdns0() != nil {
@@ -332,14 +241,14 @@ func TestLocalAnswers(t *testing.T) {
 	if got, want := r.Answer[0].(*dns.TXT).Txt, []string{"192.0.2.7", "192.0.2.53"}; !slices.Equal(got, want) {
 		t.Errorf("got %q; want %q", got, want)
 	}
-	if got := up.asked.Load(); got != 0 {
+	if got := up.Asked.Load(); got != 0 {
 		t.Errorf("got %d queries upstream; want none", got)
 	}
 }
 
 func TestNewLocalSourceHidesTheCache(t *testing.T) {
-	h := testHandler(t, Config{}, records("here.example. 300 IN TXT upstream", "www.example. 300 IN A 198.51.100.1"))
-	for _, m := range []*dns.Msg{newQuery("here.example.", dns.TypeTXT), newQuery("www.example.", dns.TypeA)} {
+	h := testHandler(t, Config{}, dnstest.Records("here.example. 300 IN TXT upstream", "www.example. 300 IN A 198.51.100.1"))
+	for _, m := range []*dns.Msg{dnstest.Query("here.example.", dns.TypeTXT), dnstest.Query("www.example.", dns.TypeA)} {
 		ask(t, h, m, UDP)
 		if _, how := ask(t, h, m, UDP); how != answered {
 			t.Fatalf("got outcome %d; want a cached answer", how)
@@ -351,18 +260,18 @@ func TestNewLocalSourceHidesTheCache(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if r, _ := ask(t, h, newQuery("here.example.", dns.TypeTXT), UDP); !r.Authoritative {
+	if r, _ := ask(t, h, dnstest.Query("here.example.", dns.TypeTXT), UDP); !r.Authoritative {
 		t.Errorf("got\n%v\nwant the local answer", r)
 	}
 	for _, want := range []outcome{pending, answered} { // the first time local sources are asked, no upstream is left
-		if r, how := ask(t, h, newQuery("www.example.", dns.TypeA), UDP); how != want || len(r.Answer) != 1 {
+		if r, how := ask(t, h, dnstest.Query("www.example.", dns.TypeA), UDP); how != want || len(r.Answer) != 1 {
 			t.Errorf("got outcome %d,\n%v\nwant %d and the cached answer", how, r, want)
 		}
 	}
 }
 
 func TestUpdateKeepsOldSettingsOnError(t *testing.T) {
-	h := testHandler(t, Config{}, records("www.example. 300 IN A 198.51.100.1"))
+	h := testHandler(t, Config{}, dnstest.Records("www.example. 300 IN A 198.51.100.1"))
 	addr := netip.MustParseAddrPort("192.0.2.1:53")
 	for name, set := range map[string]Settings{
 		"invalid-prefix":      {Clients: []netip.Prefix{{}}},
@@ -375,53 +284,35 @@ func TestUpdateKeepsOldSettingsOnError(t *testing.T) {
 			t.Errorf("%s: got no error", name)
 		}
 	}
-	if r, _ := ask(t, h, newQuery("www.example.", dns.TypeA), UDP); len(r.Answer) != 1 {
+	if r, _ := ask(t, h, dnstest.Query("www.example.", dns.TypeA), UDP); len(r.Answer) != 1 {
 		t.Errorf("got\n%v\nwant an answer", r)
 	}
 }
 
-func TestUpdateReusesUpstreams(t *testing.T) {
-	h := testHandler(t, Config{})
-	a, b := netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("192.0.2.2:53")
-	if err := h.update(Settings{Upstreams: []Upstream{{Addr: a}, {Addr: b}}}); err != nil {
-		t.Fatal(err)
-	}
-	old := h.settings.Load().upstreams
-	if err := h.update(Settings{Upstreams: []Upstream{{Addr: b}}}); err != nil {
-		t.Fatal(err)
-	}
-	if got := h.settings.Load().upstreams; len(got) != 1 || got[0] != old[1] {
-		t.Errorf("got %v; want the upstream that there was", got)
-	}
-	if old[0].ctx.Err() == nil || old[1].ctx.Err() != nil {
-		t.Error("want the first upstream retired, and only that")
-	}
-}
-
 func TestAnyIsMinimal(t *testing.T) {
-	up := records("www.example. 300 IN A 198.51.100.1")
+	up := dnstest.Records("www.example. 300 IN A 198.51.100.1")
 	h := testHandler(t, Config{}, up)
-	r, _ := ask(t, h, newQuery("www.example.", dns.TypeANY), UDP)
-	if len(r.Answer) != 1 || r.Answer[0].String() != "www.example.\t3600\tIN\tHINFO\t\"RFC8482\" \"\"" || up.asked.Load() != 0 {
+	r, _ := ask(t, h, dnstest.Query("www.example.", dns.TypeANY), UDP)
+	if len(r.Answer) != 1 || r.Answer[0].String() != "www.example.\t3600\tIN\tHINFO\t\"RFC8482\" \"\"" || up.Asked.Load() != 0 {
 		t.Errorf("got\n%v\nwant only HINFO, without an upstream", r)
 	}
 }
 
 func TestAuthenticatedData(t *testing.T) {
-	up := &fakeExchanger{serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+	up := &dnstest.Upstream{Serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
 		if !m.AuthenticatedData {
 			return nil, errors.New("AD was not asked for")
 		}
 		r := new(dns.Msg).SetReply(m)
 		r.AuthenticatedData = true
-		r.Answer = []dns.RR{mustRR("www.example. 300 IN A 198.51.100.1")}
+		r.Answer = []dns.RR{dnstest.RR("www.example. 300 IN A 198.51.100.1")}
 		return r, nil
 	}}
 	h := testHandler(t, Config{}, up)
 	for name, row := range map[string]struct{ ad, do, want bool }{
 		"neither": {false, false, false}, "ad": {true, false, true}, "do": {false, true, true},
 	} {
-		m := newQuery("www.example.", dns.TypeA).SetEdns0(1232, row.do)
+		m := dnstest.Query("www.example.", dns.TypeA).SetEdns0(1232, row.do)
 		m.AuthenticatedData = row.ad
 		if r, _ := ask(t, h, m, UDP); r.AuthenticatedData != row.want {
 			t.Errorf("%s: got AD %t; want %t", name, r.AuthenticatedData, row.want)
@@ -431,16 +322,16 @@ func TestAuthenticatedData(t *testing.T) {
 
 func TestIdenticalQuestionsAreAskedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		inner, release := records("www.example. 300 IN A 198.51.100.1"), make(chan struct{})
-		up := &fakeExchanger{serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+		inner, release := dnstest.Records("www.example. 300 IN A 198.51.100.1"), make(chan struct{})
+		up := &dnstest.Upstream{Serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 			<-release
-			return inner.serve(ctx, m)
+			return inner.Serve(ctx, m)
 		}}
 		h := testHandler(t, Config{}, up)
 		done := make(chan *dns.Msg)
 		for range 20 {
 			go func() {
-				r, _ := ask(t, h, newQuery("www.example.", dns.TypeA), UDP)
+				r, _ := ask(t, h, dnstest.Query("www.example.", dns.TypeA), UDP)
 				done <- r
 			}()
 		}
@@ -451,7 +342,7 @@ func TestIdenticalQuestionsAreAskedOnce(t *testing.T) {
 				t.Errorf("got\n%v\nwant an answer", r)
 			}
 		}
-		if got := up.asked.Load(); got != 1 {
+		if got := up.Asked.Load(); got != 1 {
 			t.Errorf("got %d queries upstream; want 1", got)
 		}
 	})
@@ -460,13 +351,13 @@ func TestIdenticalQuestionsAreAskedOnce(t *testing.T) {
 func TestWorkEndsWithTheLastWaiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan error, 1)
-		h := testHandler(t, Config{}, &fakeExchanger{serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+		h := testHandler(t, Config{}, &dnstest.Upstream{Serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 			<-ctx.Done()
 			ended <- ctx.Err()
 			return nil, ctx.Err()
 		}})
 		q := func() *query {
-			return &query{msg: mustPack(t, newQuery("www.example.", dns.TypeA)), client: testClient, local: testLocal}
+			return &query{msg: dnstest.Pack(t, dnstest.Query("www.example.", dns.TypeA)), client: testClient, local: testLocal}
 		}
 		first, leave := context.WithCancel(t.Context())
 		second, leaveToo := context.WithCancel(t.Context())
@@ -487,4 +378,26 @@ func TestWorkEndsWithTheLastWaiter(t *testing.T) {
 			t.Errorf("got %d cached replies; want none", entries)
 		}
 	})
+}
+
+func TestUpdateReusesUpstreams(t *testing.T) {
+	h := testHandler(t, Config{})
+	clients := []netip.Prefix{netip.PrefixFrom(testClient.Addr(), 32)}
+	x := [2]*dnstest.Upstream{dnstest.Records(), dnstest.Records("www.example. 300 IN A 198.51.100.1")}
+	a := Upstream{Addr: netip.MustParseAddrPort("192.0.2.1:53"), Exchanger: x[0]}
+	b := Upstream{Addr: netip.MustParseAddrPort("192.0.2.2:53"), Exchanger: x[1]}
+	if err := h.update(Settings{Clients: clients, Upstreams: []Upstream{b, a}}); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, h, dnstest.Query("www.example.", dns.TypeA), UDP)
+	if err := h.update(Settings{Clients: clients, Upstreams: []Upstream{b}}); err != nil {
+		t.Fatal(err)
+	}
+	var s Stats
+	if h.stats(&s); len(s.Upstreams) != 1 || s.Upstreams[0].Queries != 1 {
+		t.Errorf("got %v; want the upstream that there was, with its query", s.Upstreams)
+	}
+	if !x[0].Retired.Load() || x[1].Retired.Load() {
+		t.Error("want the upstream that is left out retired, and only that")
+	}
 }

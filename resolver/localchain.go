@@ -2,48 +2,49 @@ package resolver
 
 import (
 	"context"
-	"encoding/binary"
-	"fmt"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+	"github.com/cfrd-project/cfrd/resolver/steer"
 )
 
 // complete returns the reply p of a local source, or if that ends with a CNAME, p and what the target has: stub
 // resolvers expect the whole chain. See RFC 1034, Section 5.2.2. It is steered like any answer of an upstream, by all
 // names of the chain.
-func (h *resolverHandler) complete(ctx context.Context, set *settings, r *request, q *query, p *reply) (*reply, error) {
+func (h *resolverHandler) complete(ctx context.Context, set *settings, r *wire.Query, q *query, p *wire.Response) (*wire.Response, error) {
 	now := h.cache.now()
-	wire, done, err := h.follow(ctx, set, r.key.flags, q, p.wire(now))
+	octets, done, err := h.follow(ctx, set, r.Key.Flags, q, p.Octets(now))
 	if err != nil || !done {
 		return p, err
 	}
-	v := untouched
+	v := steer.Untouched
 	if set.view(q.client.Addr(), r) != viewRaw {
-		if wire, v, err = h.applySteering(ctx, set, r.key.flags, q, wire); err != nil {
+		if octets, v, err = h.applySteering(ctx, set, r.Key.Flags, q, octets); err != nil {
 			return nil, err
 		}
 	}
-	if p, err = newReply(wire, &r.key, now); err != nil {
+	if p, err = wire.NewResponse(octets, &r.Key, now); err != nil {
 		return nil, err
 	}
-	p.steered = v == steered
+	p.Rewritten = v == steer.Steered
 	return p, nil
 }
 
 // follow appends to wire, the reply of a local source, what the target of the CNAME has that it ends with, if it ends
 // with one. What that target is in turn is the upstream's to know, so that nothing goes in circles.
 func (h *resolverHandler) follow(
-	ctx context.Context, set *settings, flags uint8, q *query, wire []byte,
+	ctx context.Context, set *settings, flags uint8, q *query, octets []byte,
 ) (out []byte, done bool, err error) {
-	m, err := parseReply(wire)
+	m, err := wire.ParseMessage(octets)
 	if err != nil {
 		return nil, false, err
 	}
-	target := m.dangling()
+	target := dangling(m)
 	if target == "" {
-		return wire, false, nil
+		return octets, false, nil
 	}
-	k, err := newKey(target, m.qtype(), flags)
+	k, err := wire.NewKey(target, m.Type(), flags)
 	if err != nil {
 		return nil, false, err
 	}
@@ -51,13 +52,13 @@ func (h *resolverHandler) follow(
 	if err != nil {
 		return nil, false, err
 	}
-	out, err = m.continued(next.wire(h.cache.now()))
+	out, err = continued(m, next.Octets(h.cache.now()))
 	return out, true, err
 }
 
 // source returns the unsteered answer to k from the local sources, the cache or the upstreams, and whether it is
 // local.
-func (h *resolverHandler) source(ctx context.Context, set *settings, k *key, q *query) (p *reply, local bool, err error) {
+func (h *resolverHandler) source(ctx context.Context, set *settings, k *wire.Key, q *query) (p *wire.Response, local bool, err error) {
 	if p, ok := h.local(set, k, q); ok {
 		return p, true, nil
 	}
@@ -65,49 +66,35 @@ func (h *resolverHandler) source(ctx context.Context, set *settings, k *key, q *
 	return p, false, err
 }
 
-// newKey returns the key of a question with name as text.
-func newKey(name string, qtype uint16, flags uint8) (*key, error) {
-	var buf [maxName + 4]byte
-	n, err := dns.PackDomainName(name, buf[:maxName], 0, nil, false)
-	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w", name, err)
-	}
-	binary.BigEndian.PutUint16(buf[n:], qtype)
-	binary.BigEndian.PutUint16(buf[n+2:], dns.ClassINET)
-	k := new(key)
-	k.set(buf[:n+4], flags)
-	return k, nil
-}
-
 // dangling reports whether p, the reply of a local source, ends with a CNAME whose target it does not have.
-func (p *reply) dangling() bool {
-	m, err := parseReply(p.msg)
-	return err == nil && m.dangling() != ""
+func endsWithCNAME(p *wire.Response) bool {
+	m, err := p.Parse()
+	return err == nil && dangling(m) != ""
 }
 
 // dangling returns the target of the CNAME that m ends with, in lower case, or "": it has what was asked for, or says
 // that there is none.
-func (m *message) dangling() string {
-	answer := m.sections[inAnswer]
-	if len(answer) == 0 || m.rcode() != dns.RcodeSuccess || len(m.sections[inAuthority]) > 0 {
+func dangling(m *wire.Message) string {
+	answer := m.Sections[wire.AnswerSection]
+	if len(answer) == 0 || m.Rcode() != dns.RcodeSuccess || len(m.Sections[wire.AuthoritySection]) > 0 {
 		return ""
 	}
-	if last := &answer[len(answer)-1]; last.typ == dns.TypeCNAME && m.qtype() != dns.TypeCNAME && m.qtype() != dns.TypeANY {
-		return last.target()
+	if last := &answer[len(answer)-1]; last.Type == dns.TypeCNAME && m.Type() != dns.TypeCNAME && m.Type() != dns.TypeANY {
+		return last.Target()
 	}
 	return ""
 }
 
 // continued returns m with the records and the RCODE of rest, the reply to its last name.
-func (m *message) continued(rest []byte) ([]byte, error) {
-	next, err := parseReply(rest)
+func continued(m *wire.Message, rest []byte) ([]byte, error) {
+	next, err := wire.ParseMessage(rest)
 	if err != nil {
 		return nil, err
 	}
-	for section, rrs := range next.sections {
-		m.sections[section] = append(m.sections[section], rrs...)
+	for section, rrs := range next.Sections {
+		m.Sections[section] = append(m.Sections[section], rrs...)
 	}
-	m.header[2] &^= flagAA
-	m.header[3] = m.header[3]&^(0xf|flagAD) | next.header[3]&0xf
-	return m.pack()
+	m.Header[2] &^= wire.FlagAA
+	m.Header[3] = m.Header[3]&^(0xf|wire.FlagAD) | next.Header[3]&0xf
+	return m.Pack()
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // Transport is the protocol over which a query arrived.
@@ -27,8 +29,8 @@ var transportNames = [...]string{UDP: "udp", TCP: "tcp", DoT: "dot", DoH: "doh",
 // String returns the name used in metric labels.
 func (t Transport) String() string { return transportNames[t] }
 
-// encrypted reports whether replies over t are padded. See RFC 8467.
-func (t Transport) encrypted() bool { return t >= DoT }
+// channels says what each transport asks of the responses over it.
+var channels = [NumTransports]wire.Channel{UDP: wire.Datagram, TCP: wire.Session, DoT: wire.Session | wire.Padded, DoH: wire.Padded, DoH3: wire.Padded, DoQ: wire.Padded}
 
 // query is one message on its way from a listener to a handler. The listener owns it and everything it points to,
 // and may reuse both as soon as the handler has returned.

@@ -5,13 +5,15 @@ package resolver
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"net/http"
 	"net/netip"
 	"time"
 
 	"github.com/miekg/dns"
 	"github.com/rs/zerolog"
+
+	"github.com/cfrd-project/cfrd/resolver/steer"
+	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
 // Config is what New needs. Listen, TLS, Limits and CacheBytes are fixed for the life of a Server; Settings can be
@@ -75,21 +77,13 @@ type Public struct {
 }
 
 // Upstream is a resolver that answers what we do not know.
-type Upstream struct {
-	// Protocol is UpstreamUDP (with TCP fallback) or UpstreamTLS.
-	Protocol UpstreamProtocol
-	Addr     netip.AddrPort
-	// Name is the authentication domain name for TLS; empty means that the certificate must carry Addr. See RFC 8310.
-	Name string
-	// RootCAs verify the upstream; nil means the system's.
-	RootCAs *x509.CertPool
-}
+type Upstream = upstream.Config
 
 // Steering says which destinations are reached through the relay, and how answers are changed to that end.
 type Steering struct {
 	Policy Policy
 	Relay  Relay
-	// Clients may use the relay; others get answers unchanged. Empty means all of Settings.Clients.
+	// Clients are the prefixes that may use the relay; others get answers unchanged. Empty means nobody.
 	Clients []netip.Prefix
 	// MaxTTL caps the TTL of a rewritten record. 0 means DefaultSteerTTL.
 	MaxTTL time.Duration
@@ -99,64 +93,40 @@ type Steering struct {
 	OnFailure FailMode
 }
 
-// Policy decides which addresses are steered. It must be safe for concurrent use.
-type Policy interface {
-	// Steer reports whether addr, found for the last of names, is to be steered, and whether a rule said so, either
-	// way. names begins with QNAME and goes on along the CNAME chain or to the TargetName; each is in lower case with
-	// a final dot. hasECH asks whether an HTTPS record of QNAME carries ech; it may wait for an upstream, and is
-	// called only if the decision needs it.
-	Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool)
-	// Scope reports what a decision for names can depend on if their HTTPS record carries ech or not: byName on the
-	// names or on ech, byAddr on the address alone. If both are false, Steer says no for every address.
-	Scope(names []string, ech bool) (byName, byAddr bool)
-}
-
-// Relay gives out relay addresses. It must be safe for concurrent use.
-type Relay interface {
-	// RelayAddr returns the address of the relay, in IPv6 if v6 and else in IPv4, that stands for dst for at least
-	// ttl. ok is false, without an error, if this family cannot express dst at all. An error means that the relay
-	// cannot take dst now: no address is left, say.
-	RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (addr netip.Addr, ok bool, err error)
-	// Contains reports whether addr is no destination of the relay, such as a relay address itself: it is never
-	// steered.
-	Contains(addr netip.Addr) bool
-	// Healthy reports whether the relay takes flows. RelayAddr is not asked while it does not.
-	Healthy() bool
-}
-
+// What a Steering is made of is declared where it is used.
 type (
+	// Policy decides which addresses are steered.
+	Policy = steer.Policy
+	// Relay gives out relay addresses.
+	Relay = steer.Relay
 	// HintMode is what becomes of the address hints of steered addresses.
-	HintMode uint8
+	HintMode = steer.HintMode
 	// FailMode is what is answered when the relay cannot take a destination.
-	FailMode uint8
-	// UpstreamProtocol is how an upstream is asked.
-	UpstreamProtocol uint8
+	FailMode = steer.FailMode
 )
 
-// Values of HintMode.
+// Values of HintMode and FailMode.
 const (
-	HintsRewrite HintMode = iota // they become relay addresses
-	HintsStrip                   // they are removed
+	HintsRewrite = steer.HintsRewrite
+	HintsStrip   = steer.HintsStrip
+	FailPass     = steer.FailPass
+	FailServfail = steer.FailServfail
 )
 
-// Values of FailMode.
-const (
-	FailPass     FailMode = iota // the answer is passed on unchanged
-	FailServfail                 // SERVFAIL with an Extended DNS Error. See RFC 8914.
-)
+// UpstreamProtocol is how an upstream is asked.
+type UpstreamProtocol = upstream.Protocol
 
 // Values of UpstreamProtocol.
 const (
-	UpstreamUDP UpstreamProtocol = iota // Do53 over UDP, with TCP for truncated answers
-	UpstreamTLS                         // DoT
+	UpstreamUDP = upstream.UDP
+	UpstreamTLS = upstream.TLS
 )
 
 // Defaults of Config and Steering.
 const (
 	DefaultDoHPath    = "/dns-query"
 	DefaultCacheBytes = 64 << 20
-	// DefaultSteerTTL keeps the time short in which a client still uses a relay address that was withdrawn.
-	DefaultSteerTTL = time.Minute
+	DefaultSteerTTL   = steer.DefaultTTL
 )
 
 // Stats are counters of a Server. The arrays are indexed by Transport or by RCODE (the last one is "any other").
@@ -177,9 +147,4 @@ type Stats struct {
 }
 
 // UpstreamStats are the counters of one upstream.
-type UpstreamStats struct {
-	Name     string // as configured: "udp://192.0.2.1:53"
-	Queries  uint64
-	Failures uint64
-	Healthy  bool
-}
+type UpstreamStats = upstream.Stats

@@ -45,7 +45,7 @@ type service interface {
 	close()
 }
 
-// New validates cfg, binds every listener, and returns a server that Run serves.
+// New validates cfg, binds every listener, and returns a server that Run serves, or Close gives up.
 //
 // An address that is in use is an error, also where SO_REUSEPORT would allow it: a wildcard listener of this process
 // that is to share a port must be bound, with SO_REUSEPORT, after New.
@@ -68,7 +68,7 @@ func newServer(cfg Config, b backend) (*Server, error) {
 	s := &Server{frontend: newFrontend(b, cfg.Limits.withDefaults(), cfg.Log), backend: b}
 	for _, bind := range []func(*Config) error{s.bindDo53, s.bindDoT, s.bindDoH, s.bindDoQ} {
 		if err := bind(&cfg); err != nil {
-			s.close()
+			s.Close()
 			return nil, err
 		}
 	}
@@ -203,8 +203,8 @@ func (s *Server) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-// close gives up the addresses of a server that is not served.
-func (s *Server) close() {
+// Close gives up the addresses that New has bound. A Server that is not going to Run must be closed; Run does so itself.
+func (s *Server) Close() {
 	for _, svc := range s.services {
 		svc.close()
 	}

@@ -29,12 +29,13 @@ type Policy struct {
 	rules      []rule
 	bySuffix   map[string][]int // suffix with final dot -> indices of rules, ascending
 	suffixless []int            // indices of the rules without suffixes, ascending
-	allowed    prefixSet        // special-purpose blocks that may be steered all the same
+	special    func(netip.Addr) bool
+	allowed    *prefixSet // special-purpose blocks that may be steered all the same
 }
 
 // rule is a Rule without its suffixes, which are in Policy.bySuffix.
 type rule struct {
-	prefixes    prefixSet
+	prefixes    *prefixSet
 	hasSuffixes bool
 	hasPrefixes bool
 	ech         bool
@@ -42,10 +43,10 @@ type rule struct {
 }
 
 // NewPolicy validates rules and compiles them. The first rule that matches decides; what none matches is not
-// steered. Special-purpose addresses are never steered, whatever the rules say, unless allowSpecial contains them.
-// Errors begin with the place: "rules[2].suffixes[0]: …".
-func NewPolicy(rules []Rule, allowSpecial []netip.Prefix) (*Policy, error) {
-	p := &Policy{bySuffix: make(map[string][]int), allowed: newPrefixSet(nil)}
+// steered. Addresses that special reports are never steered, whatever the rules say, unless allowSpecial contains
+// them: the relay does not connect to special-purpose addresses, and which those are is for it to say. Errors begin with the place: "rules[2].suffixes[0]: …".
+func NewPolicy(rules []Rule, special func(netip.Addr) bool, allowSpecial []netip.Prefix) (*Policy, error) {
+	p := &Policy{bySuffix: make(map[string][]int), special: special}
 	for i, r := range rules {
 		if err := p.add(i, r); err != nil {
 			return nil, fmt.Errorf("rules[%d]%w", i, err)
@@ -54,17 +55,24 @@ func NewPolicy(rules []Rule, allowSpecial []netip.Prefix) (*Policy, error) {
 	if err := checkPrefixes(allowSpecial); err != nil {
 		return nil, fmt.Errorf("allow_special%w", err)
 	}
-	p.allowed = newPrefixSet(allowSpecial)
+	var err error
+	if p.allowed, err = newPrefixSet(allowSpecial); err != nil {
+		return nil, fmt.Errorf("allow_special: %w", err)
+	}
 	return p, nil
 }
 
 // add compiles the rule with index i.
 func (p *Policy) add(i int, r Rule) error {
 	if len(r.Suffixes) == 0 && len(r.Prefixes) == 0 && !r.ECH {
-		return errors.New(`: matches nothing; give it suffixes (["."] for every name), prefixes or ech`)
+		return fmt.Errorf(": %w", errMatchesNothing)
 	}
 	if err := checkPrefixes(r.Prefixes); err != nil {
 		return fmt.Errorf(".prefixes%w", err)
+	}
+	set, err := newPrefixSet(r.Prefixes)
+	if err != nil {
+		return fmt.Errorf(".prefixes: %w", err)
 	}
 	for j, s := range r.Suffixes {
 		suffix, err := canonicalSuffix(s)
@@ -79,7 +87,7 @@ func (p *Policy) add(i int, r Rule) error {
 		p.suffixless = append(p.suffixless, i)
 	}
 	p.rules = append(p.rules, rule{
-		prefixes:    newPrefixSet(r.Prefixes),
+		prefixes:    set,
 		hasSuffixes: len(r.Suffixes) > 0,
 		hasPrefixes: len(r.Prefixes) > 0,
 		ech:         r.ECH,
@@ -92,7 +100,7 @@ func (p *Policy) add(i int, r Rule) error {
 // lead to addr, in lower case with a final dot, as resolver.Policy describes. hasECH is called at most once, and
 // only if a rule depends on it.
 func (p *Policy) Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool) {
-	if SpecialPurpose(addr) && !p.allowed.contains(addr) {
+	if p.special(addr) && !p.allowed.contains(addr) {
 		return false, true
 	}
 	var buf [maxHits][]int
@@ -254,8 +262,6 @@ func checkPrefixes(prefixes []netip.Prefix) error {
 			return fmt.Errorf("[%d]: not a prefix", i)
 		case p != p.Masked():
 			return fmt.Errorf("[%d]: %s has host bits set; write %s", i, p, p.Masked())
-		case p.Addr().Is4In6():
-			return fmt.Errorf("[%d]: %s is IPv4-mapped; write it as IPv4", i, p)
 		}
 	}
 	return nil

@@ -1,440 +1,123 @@
 package main
 
 import (
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
-	"math/big"
-	mathrand "math/rand/v2"
-	"net/netip"
+	"crypto/tls"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/mholt/acmez/v3/acme"
-	"github.com/rs/zerolog"
+	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
-// fakeAuthority gives certificates as it is told to.
-type fakeAuthority struct {
-	mu     sync.Mutex
-	life   time.Duration
-	fail   error                                // of orders, or nil
-	alter  func(*x509.Certificate)              // or nil
-	advise func(leaf *x509.Certificate) advised // or nil: it has no windows
-
-	orders []fakeOrder
-	asked  int // for windows
+// withACME makes the lab get its certificate from an authority that is not there.
+func (l *lab) withACME(more string) {
+	l.config["tls"] = `{acme: {directory: "https://` + l.addr.String() + `:9/dir", storage: acme, agree: true` + more + `}}`
+	l.config["listen"] = strings.ReplaceAll(l.config["listen"], ":8443", ":443")
+	l.config["listen"] = strings.ReplaceAll(l.config["listen"], ":8053", ":53")
 }
 
-// advised is the answer to a question for a window.
-type advised struct{ start, end, again time.Time }
-
-type fakeOrder struct {
-	at  time.Time
-	id  identity
-	old *x509.Certificate
-}
-
-func (f *fakeAuthority) order(_ context.Context, id identity, old *x509.Certificate) ([]byte, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.orders = append(f.orders, fakeOrder{time.Now(), id, old})
-	if f.fail != nil {
-		return nil, f.fail
+// TestNodeWithoutACertificate starts with an empty store and an authority that is down.
+func TestNodeWithoutACertificate(t *testing.T) {
+	if c, err := net.Listen("tcp", loopback().String()+":443"); err != nil {
+		skip(t, "port 443 cannot be bound here: %v", err)
+	} else {
+		c.Close()
 	}
-	key, keyPEM, err := newPrivateKey()
+	l := newLab(t)
+	l.serveUpstream(t)
+	l.withACME(", challenges: [tls-alpn-01, dns-01, http-01]")
+	n, log := l.start(t)
+	m, _, err := new(dns.Client).ExchangeContext(t.Context(), queryFor("www.isp.example.", dns.TypeA), l.addr.String()+":53")
+	if err != nil || len(m.Answer) != 1 {
+		t.Errorf("Do53: got error %v, %v; want an answer", err, m)
+	}
+	if _, err := tls.Dial("tcp", l.addr.String()+":8853", &tls.Config{InsecureSkipVerify: true}); err == nil {
+		t.Error("DoT: got a handshake; want none")
+	}
+	eventually(t, "the failed order", func() bool { return log.contains("no new certificate; what is served stays") })
+	eventually(t, "readiness", func() bool { return len(n.notReady()) == 0 })
+	status, body := l.get(t, "/readyz")
+	if status != http.StatusOK || !strings.Contains(body, "warning: there is no certificate yet") || !strings.Contains(body, "renewal failed") {
+		t.Errorf("/readyz: got %d %q; want 200 with two warnings", status, body)
+	}
+	if s := n.certs.Stats(); s.Refused == 0 || !s.Next.After(time.Now()) || !s.Expiry.IsZero() {
+		t.Errorf("got %+v; want a failure, and a time for the next attempt", s)
+	}
+	l.wantPublic(t, dialFrom("udp", loopback()))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.addr.String()+"/.well-known/acme-challenge/none", nil)
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(mathrand.Int64()),
-		DNSNames:     []string{id.name},
-		NotBefore:    time.Now(),
-		NotAfter:     time.Now().Add(f.life),
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("port 80: got %v, error %v; want 404", resp, err)
 	}
-	for _, a := range id.addrs {
-		template.IPAddresses = append(template.IPAddresses, a.AsSlice())
+	if err == nil {
+		resp.Body.Close()
 	}
-	if f.alter != nil {
-		f.alter(template)
-	}
-	issuer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), issuer)
-	if err != nil {
-		return nil, err
-	}
-	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyPEM...), nil
 }
 
-func (f *fakeAuthority) window(_ context.Context, leaf *x509.Certificate) (info acme.RenewalInfo, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asked++
-	if f.advise == nil {
-		return info, acme.ErrUnsupported
-	}
-	a := f.advise(leaf)
-	info.SuggestedWindow.Start, info.SuggestedWindow.End = a.start, a.end
-	info.SelectedTime = a.start.Add(mathrand.N(a.end.Sub(a.start)))
-	if !a.again.IsZero() {
-		info.RetryAfter = &a.again
-	}
-	return info, nil
-}
-
-// change returns the orders so far, and changes what comes next.
-func (f *fakeAuthority) change(change func(*fakeAuthority)) []fakeOrder {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if change != nil {
-		change(f)
-	}
-	return slices.Clone(f.orders)
-}
-
-// renewal is a renewer in a bubble with an authority.
-type renewal struct {
-	*renewer
-	authority *fakeAuthority
-	log       *logBuffer
-}
-
-func testIdentity() identity {
-	return identity{name: "dns.isp.example", addrs: []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("2001:db8::53")}}
-}
-
-// renew runs a renewer until the bubble ends.
-func renew(t *testing.T, dir string, f *fakeAuthority) *renewal {
+// wantPublic asks for the challenge's zone.
+func (l *lab) wantPublic(t *testing.T, d *net.Dialer) {
 	t.Helper()
-	log := &logBuffer{}
-	store := newACMEStore(acmeConfig{Storage: dir})
-	r := &renewal{newRenewer(newCertificates(nil), store, f, testIdentity(), zerolog.New(log)), f, log}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); r.run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
-	synctest.Wait()
-	return r
-}
-
-// after lets time pass.
-func after(d time.Duration) {
-	time.Sleep(d)
-	synctest.Wait()
-}
-
-const day = 24 * time.Hour
-
-func TestRenewerOrdersTheFirst(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		r := renew(t, dir, &fakeAuthority{life: 90 * day})
-		leaf := r.certs.leaf()
-		if leaf == nil || !testIdentity().isOf(leaf) {
-			t.Fatalf("got certificate %v, log %q; want one for name and addresses", leaf, r.log.lines())
-		}
-		if s := r.certs.stats(); s.applied != 1 || s.failing || !s.next.Equal(leaf.NotBefore.Add(60*day)) {
-			t.Errorf("got %+v; want one applied and the next in 60 days", s)
-		}
-		kept, err := r.store.load("dns.isp.example")
-		if err != nil || !kept.Leaf.Equal(leaf) {
-			t.Errorf("store: got error %v; want the certificate", err)
-		}
-	})
-}
-
-// TestRenewerRenewsAheadOfTime lets a year pass.
-func TestRenewerRenewsAheadOfTime(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAuthority{life: 6 * day}
-		r := renew(t, dir, f)
-		first := r.certs.leaf()
-		after(4*day - time.Minute)
-		if r.certs.leaf() != first {
-			t.Error("before two thirds of its life: got another certificate; want the first")
-		}
-		after(2 * time.Minute)
-		if r.certs.leaf() == first {
-			t.Error("after two thirds of its life: got the first certificate; want the next")
-		}
-		orders := f.change(nil)
-		if len(orders) != 2 || orders[1].old == nil || !orders[1].old.Equal(first) {
-			t.Errorf("got %d orders; want 2, of which the second replaces the first certificate", len(orders))
-		}
-		after(365 * day)
-		if got, want := len(f.change(nil)), 1+369/4; got != want {
-			t.Errorf("after a year: got %d orders; want %d", got, want)
-		}
-	})
-}
-
-// TestRenewerTakesAdvice follows windows of the authority, also one that moves.
-func TestRenewerTakesAdvice(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		window := func(from, to time.Duration) func(*x509.Certificate) advised {
-			return func(leaf *x509.Certificate) advised {
-				return advised{leaf.NotBefore.Add(from), leaf.NotBefore.Add(to), time.Now().Add(time.Hour)}
-			}
-		}
-		f := &fakeAuthority{life: 90 * day, advise: window(30*day, 31*day)}
-		r := renew(t, dir, f)
-		first := r.certs.leaf()
-		next := r.certs.stats().next
-		if from := next.Sub(first.NotBefore); from < 30*day || from > 31*day {
-			t.Errorf("got the next after %v; want it within 30 to 31 days", from)
-		}
-		after(29 * day)
-		if again := r.certs.stats().next; !again.Equal(next) {
-			t.Errorf("got the time drawn again, %v after %v; want it to stay", again, next)
-		}
-		after(2*day + time.Minute)
-		second := r.certs.leaf()
-		if second == first {
-			t.Fatal("after the window: got the first certificate; want the second")
-		}
-
-		// The certificates are revoked, and all are to be replaced now.
-		f.change(func(f *fakeAuthority) { f.advise = window(-2*time.Hour, -time.Hour) })
-		third := second
-		for minutes := 0; third == second && minutes <= 60; minutes++ { // advice is asked for every hour
-			after(time.Minute)
-			third = r.certs.leaf()
-		}
-		if third == second {
-			t.Error("after the window moved into the past: got the second certificate; want the third")
-		}
-		after(58 * time.Minute)
-		if got := len(f.change(nil)); got != 3 {
-			t.Errorf("with a window that is always over: got %d orders; want 3, the next an hour later", got)
-		}
-		f.change(func(f *fakeAuthority) { f.advise = window(200*day, 201*day) })
-		after(2 * time.Hour)
-		if got, latest := r.certs.stats().next, r.certs.leaf().NotAfter; !got.Before(latest) {
-			t.Errorf("with a window beyond its end: got the next at %v; want it before %v", got, latest)
-		}
-	})
-}
-
-// TestRenewerBacksOff has an authority fail until the certificate is over, and come back.
-func TestRenewerBacksOff(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAuthority{life: 6 * day}
-		r := renew(t, dir, f)
-		first := r.certs.leaf()
-		f.change(func(f *fakeAuthority) { f.fail = errors.New("is\nnot well") })
-		after(4*day + time.Second)
-		if got := r.certs.complaint(); got != "the certificate was not replaced: renewal failed: is not well" {
-			t.Errorf("got complaint %q; want the reason in one line", got)
-		}
-		if lines := r.certs.warnings(time.Now()); len(lines) != 1 {
-			t.Errorf("got warnings %q; want one", lines)
-		}
-		after(3 * day)
-		if r.certs.leaf() != first || r.certs.invalid(time.Now()) == "" {
-			t.Error("got another certificate, or a valid one; want the first, which has expired")
-		}
-		orders := f.change(nil)
-		for i, o := range orders[2:] {
-			pause, want := o.at.Sub(orders[i+1].at), min(firstRetry<<min(i, 10), lastRetry)
-			if pause < want || pause > want+want/10+time.Second {
-				t.Errorf("pause %d: got %v; want %v and up to a tenth", i, pause, want)
-			}
-			if o.old != nil {
-				t.Errorf("retry %d: got an order that replaces another; want a plain one", i)
-			}
-		}
-		f.change(func(f *fakeAuthority) { f.fail = nil })
-		r.update(testIdentity()) // as SIGHUP does, which does not wait for the next attempt
-		synctest.Wait()
-		if r.certs.leaf() == first || r.certs.complaint() != "" || r.certs.invalid(time.Now()) != "" {
-			t.Errorf("after the authority came back: got complaint %q; want a new certificate", r.certs.complaint())
-		}
-	})
-}
-
-// TestRenewerWithAWrongClock has certificates that are nearly over when they come.
-func TestRenewerWithAWrongClock(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAuthority{life: time.Hour, alter: func(c *x509.Certificate) { c.NotBefore = c.NotBefore.Add(-5 * day) }}
-		renew(t, dir, f)
-		after(12 * time.Hour)
-		if got := len(f.change(nil)); got > 13 {
-			t.Errorf("got %d orders in 12 hours; want no more than one an hour", got)
-		}
-	})
-}
-
-func TestRetryPauseWhenLimited(t *testing.T) {
-	err := error(acme.Problem{Type: acme.ProblemTypeRateLimited, Status: 429})
-	if got := retryPause(1, err); got < lastRetry {
-		t.Errorf("got %v after the first failure; want at least %v", got, lastRetry)
-	}
-	if got := retryPause(1000, errors.New("other")); got < lastRetry || got > 2*lastRetry {
-		t.Errorf("got %v after many failures; want about %v", got, lastRetry)
+	c := &dns.Client{Dialer: d}
+	m, _, err := c.ExchangeContext(t.Context(), queryFor("_acme-challenge.dns.isp.example.", dns.TypeSOA), l.addr.String()+":53")
+	if err != nil || len(m.Answer) != 1 || !m.Authoritative {
+		t.Errorf("zone of the challenge: got error %v, %v; want its SOA", err, m)
 	}
 }
 
-// TestRenewerFollowsTheConfiguration takes an address away at run time.
-func TestRenewerFollowsTheConfiguration(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAuthority{life: 90 * day}
-		r := renew(t, dir, f)
-		want := testIdentity()
-		want.addrs = want.addrs[:1]
-		r.update(want)
-		synctest.Wait()
-		if leaf := r.certs.leaf(); !want.isOf(leaf) {
-			t.Errorf("got a certificate for %v; want one for %v", leaf.IPAddresses, want.addrs)
-		}
-		r.update(want)
-		synctest.Wait()
-		if got := len(f.change(nil)); got != 2 {
-			t.Errorf("after a reload that changes nothing: got %d orders; want 2", got)
-		}
-	})
+// TestNodeWithStoredCertificate starts with what an earlier run has kept, and reloads.
+func TestNodeWithStoredCertificate(t *testing.T) {
+	l := newLab(t)
+	l.withACME("")
+	l.write(t)
+	cfg, err := config.Read(l.path(), config.ModeAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle := mustRead(t, filepath.Join(l.dir, "cert.pem")) + mustRead(t, filepath.Join(l.dir, "key.pem"))
+	dir := filepath.Join(cfg.TLS.ACME.Storage, "certificates", l.addr.String()+"-9-dir", "dns.isp.example")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(dir, "dns.isp.example.pem"), bundle)
+	v, err := loadValues(cfg, config.ModeAll, time.Now())
+	if err != nil || v.certificate == nil {
+		t.Fatalf("got error %v, certificate %v; want the one in the store", err, v)
+	}
+	v, err = loadValues(cfg, config.ModeAll, time.Now().Add(2*time.Hour))
+	if err != nil || v.certificate != nil || !slices.ContainsFunc(v.Warnings, func(s string) bool { return strings.Contains(s, "expired on") }) {
+		t.Errorf("when it has expired: got error %v, certificate %v, warnings %q; want a warning only", err, v.certificate, v.Warnings)
+	}
 }
 
-// TestRenewerRefuses has an authority give what was not asked for.
-func TestRenewerRefuses(t *testing.T) {
-	tests := map[string]struct {
-		alter func(*x509.Certificate)
-		want  string
-	}{
-		"address-missing": {
-			func(c *x509.Certificate) { c.IPAddresses = c.IPAddresses[:1] },
-			"what the authority gave is for dns.isp.example, 192.0.2.53, not for dns.isp.example, 192.0.2.53, 2001:db8::53",
-		},
-		"address-too-many": {
-			func(c *x509.Certificate) { c.IPAddresses = append(c.IPAddresses, []byte{192, 0, 2, 54}) },
-			"192.0.2.54, not for",
-		},
-		"other-address": {
-			func(c *x509.Certificate) { c.IPAddresses[0] = []byte{192, 0, 2, 54} },
-			"192.0.2.54",
-		},
-		"other-name": {
-			func(c *x509.Certificate) { c.DNSNames = []string{"www.isp.example"} },
-			"is not for dns.isp.example",
-		},
-		"expired": {
-			func(c *x509.Certificate) {
-				c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
-			},
-			"expired on",
-		},
-		"not-yet-valid": {
-			func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) },
-			"is not valid before",
-		},
+// TestLoadACMEErrors has configurations that name files which are not as they should be.
+func TestLoadACMEErrors(t *testing.T) {
+	tests := map[string]struct{ more, file, want string }{
+		"store-is-a-file": {"", "acme", "tls.acme.storage: "},
+		"no-ca":           {", ca: none.pem", "", "tls.acme.ca: open "},
+		"ca-is-no-pem":    {", ca: isp.zone", "", "tls.acme.ca: "},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			synctest.Test(t, func(t *testing.T) {
-				r := renew(t, dir, &fakeAuthority{life: 90 * day, alter: test.alter})
-				if r.certs.leaf() != nil {
-					t.Error("got it served; want it refused")
-				}
-				if got := r.certs.complaint(); !strings.Contains(got, test.want) {
-					t.Errorf("got complaint %q; want %q in it", got, test.want)
-				}
-				if _, err := r.store.load("dns.isp.example"); !isNotExist(err) {
-					t.Errorf("store: got error %v; want nothing in it", err)
-				}
-			})
+			l := newLab(t)
+			l.withACME(test.more)
+			if test.file != "" {
+				writeFile(t, filepath.Join(l.dir, test.file), "")
+			}
+			l.write(t)
+			_, err := checkConfig(l.path(), config.ModeAll)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got error %v; want one with %q", err, test.want)
+			}
 		})
-	}
-}
-
-// TestRenewerSharesTheStore has two processes with one store, of which one orders.
-func TestRenewerSharesTheStore(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAuthority{life: 6 * day}
-		a, b := renew(t, dir, f), renew(t, dir, f)
-		after(time.Minute) // the one that waits for the lock looks once a second
-		if got := len(f.change(nil)); got != 1 || !a.certs.leaf().Equal(b.certs.leaf()) {
-			t.Errorf("got %d orders; want 1, for both", got)
-		}
-		after(4*day + time.Hour)
-		if got := len(f.change(nil)); got != 2 || !a.certs.leaf().Equal(b.certs.leaf()) {
-			t.Errorf("after a renewal: got %d orders; want 2, for both", got)
-		}
-	})
-}
-
-// TestRenewerWithoutAStore goes on with what it cannot keep, and says so.
-func TestRenewerWithoutAStore(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeAuthority{life: 6 * day}
-		// Where the certificate is to go there is a file.
-		store := newACMEStore(acmeConfig{Storage: dir})
-		path := filepath.Join(dir, filepath.FromSlash(store.bundleKey("dns.isp.example")))
-		if err := os.MkdirAll(filepath.Dir(filepath.Dir(path)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		writeFile(t, filepath.Dir(path), "in the way")
-		r := renew(t, dir, f)
-		if r.certs.leaf() == nil || !strings.HasPrefix(r.certs.complaint(), "the new certificate cannot be kept for a restart: ") {
-			t.Errorf("got complaint %q; want the certificate served, and a complaint", r.certs.complaint())
-		}
-		if s := r.certs.stats(); s.applied != 1 || s.refused != 0 {
-			t.Errorf("got %d applied, %d refused; want 1, 0", s.applied, s.refused)
-		}
-	})
-}
-
-func TestStoreKeepsTheAccount(t *testing.T) {
-	dir := t.TempDir()
-	store := newACMEStore(acmeConfig{Storage: dir})
-	first, err := store.accountKey(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := store.accountKey(t.Context())
-	if err != nil || !first.Public().(*ecdsa.PublicKey).Equal(again.Public()) {
-		t.Errorf("got error %v, or another key; want the same", err)
-	}
-	other, err := newACMEStore(acmeConfig{Storage: dir, Directory: "https://ca.example/dir"}).accountKey(t.Context())
-	if err != nil || first.Public().(*ecdsa.PublicKey).Equal(other.Public()) {
-		t.Errorf("another authority: got error %v, or the same key; want another", err)
-	}
-	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if info, ierr := d.Info(); ierr == nil && path != dir && info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s: got mode %v; want it for the owner only", path, info.Mode())
-		}
-		return err
-	})
-	if err != nil {
-		t.Error(err)
-	}
-}
-
-func TestStoreWithABrokenCertificate(t *testing.T) {
-	store := newACMEStore(acmeConfig{Storage: t.TempDir()})
-	if err := store.save(t.Context(), "dns.isp.example", []byte("half a")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := store.load("dns.isp.example"); err == nil || isNotExist(err) {
-		t.Errorf("got error %v; want one about what is in the file", err)
 	}
 }

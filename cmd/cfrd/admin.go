@@ -68,6 +68,9 @@ func (a *adminServer) run(ctx context.Context) error {
 	return nil
 }
 
+// close gives up the address of a server that is not going to run.
+func (a *adminServer) close() { a.ln.Close() }
+
 // handler returns the pages of the admin address.
 func (n *node) handler() http.Handler {
 	mux := http.NewServeMux()
@@ -80,7 +83,7 @@ func (n *node) handler() http.Handler {
 			plain(w, http.StatusServiceUnavailable, reasons...)
 			return
 		}
-		plain(w, http.StatusOK, append([]string{"ready"}, n.certs.warnings(time.Now())...)...)
+		plain(w, http.StatusOK, append([]string{"ready"}, n.certs.Warnings(time.Now())...)...)
 	})
 	if n.values.Admin.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -115,7 +118,7 @@ func (n *node) notReady() (reasons []string) {
 	if n.relay != nil && !n.relay.Healthy() {
 		reasons = append(reasons, "the relay takes no new flows")
 	}
-	if why := n.certs.invalid(time.Now()); why != "" {
+	if why := n.certs.Invalid(time.Now()); why != "" {
 		reasons = append(reasons, why)
 	}
 	return reasons

@@ -34,11 +34,11 @@ func TestReadinessWithExpiredCertificate(t *testing.T) {
 	n, _ := l.start(t)
 	eventually(t, "readiness", func() bool { return len(n.notReady()) == 0 })
 
-	expired := *n.certs.current.Load()
+	expired := *n.certs.Current()
 	leaf := *expired.Leaf
 	leaf.NotAfter = leaf.NotBefore
 	expired.Leaf = &leaf
-	n.certs.current.Store(&expired)
+	n.certs.Replace(&expired)
 	status, body := l.get(t, "/readyz")
 	if want := "the certificate is not valid now\n"; status != http.StatusServiceUnavailable || body != want {
 		t.Errorf("/readyz: got %d %q; want 503 %q", status, body, want)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr/announce"
@@ -90,11 +91,11 @@ func TestCertified(t *testing.T) {
 		leaf *x509.Certificate
 		want int // services
 	}{
-		"good":       {certificateTemplate{names: []string{"dns.isp.example"}}.write(t, t.TempDir()), 1},
-		"other-name": {certificateTemplate{names: []string{"www.isp.example"}}.write(t, t.TempDir()), 0},
-		"expired": {certificateTemplate{
-			names: []string{"dns.isp.example"}, notAfter: now.Add(-time.Minute),
-		}.write(t, t.TempDir()), 0},
+		"good":       {certstest.Template{Names: []string{"dns.isp.example"}}.Write(t, t.TempDir()), 1},
+		"other-name": {certstest.Template{Names: []string{"www.isp.example"}}.Write(t, t.TempDir()), 0},
+		"expired": {certstest.Template{
+			Names: []string{"dns.isp.example"}, NotAfter: now.Add(-time.Minute),
+		}.Write(t, t.TempDir()), 0},
 		"none": {nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
 )
@@ -96,15 +97,15 @@ func (s *demoStage) newNode(dir string) error {
 	if err := s.writeConfig(path); err != nil {
 		return err
 	}
-	cfg, err := readConfig(path, modeAll)
+	cfg, err := config.Read(path, config.ModeAll)
 	if err != nil {
 		return err
 	}
-	v, err := loadValues(cfg, modeAll, time.Now())
+	v, err := loadValues(cfg, config.ModeAll, time.Now())
 	if err != nil {
 		return err
 	}
-	s.node, err = newNode(v, modeAll, zerolog.Nop())
+	s.node, err = newNode(v, config.ModeAll, zerolog.Nop())
 	return err
 }
 

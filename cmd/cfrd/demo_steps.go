@@ -11,6 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -32,14 +33,14 @@ func (j *journey) ask(ctx context.Context, t resolver.Transport, name string, qt
 		resolver.UDP: p.do53, resolver.TCP: p.do53, resolver.DoT: p.dot,
 		resolver.DoH: p.doh, resolver.DoH3: p.doh, resolver.DoQ: p.doq,
 	}[t]
-	c := dnsClient{
-		addr:   netip.AddrPortFrom(demoResolverAddr, port),
-		from:   demoCustomerAddr,
-		sni:    demoResolverName,
-		verify: verifyNames(j.stage.ca.pool(), demoResolverName),
+	c := check.Client{
+		Addr:   netip.AddrPortFrom(demoResolverAddr, port),
+		From:   demoCustomerAddr,
+		SNI:    demoResolverName,
+		Verify: check.VerifyNames(j.stage.ca.pool(), demoResolverName),
 	}
 	m := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
-	r, err := c.exchange(ctx, t, m)
+	r, err := c.Exchange(ctx, t, m)
 	if err == nil && r.Rcode != dns.RcodeSuccess {
 		err = fmt.Errorf("%s %s: %s", name, dns.TypeToString[qtype], dns.RcodeToString[r.Rcode])
 	}

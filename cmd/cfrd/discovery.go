@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/ddr"
 )
 
@@ -33,8 +34,8 @@ func (v *values) undiscovered(discovery *ddr.Zone, leaf *x509.Certificate) (line
 	if leaf == nil {
 		return nil
 	}
-	addrs := v.do53Addresses()
-	known := uncovered(leaf, addrs)
+	addrs := v.Do53Addresses()
+	known := certs.Uncovered(leaf, addrs)
 	for _, a := range addrs {
 		if _, err := discovery.Resolvers(a); err != nil && !slices.Contains(known, a) {
 			lines = append(lines, fmt.Sprintf("clients that ask %s without encryption do not learn of the encrypted "+
@@ -47,6 +48,6 @@ func (v *values) undiscovered(discovery *ddr.Zone, leaf *x509.Certificate) (line
 // logUndiscovered logs that for what runs under v.
 func (n *node) logUndiscovered(v *values) {
 	if discovery := n.discovery.Load(); discovery != nil {
-		logWarnings(n.log, v.undiscovered(discovery, n.certs.leaf()))
+		logWarnings(n.log, v.undiscovered(discovery, n.certs.Leaf()))
 	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
 )
@@ -35,7 +37,7 @@ func TestOwned(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v := &values{config: &config{Name: row.resolver}, zones: z}
+			v := &values{Config: &config.Config{Name: row.resolver}, zones: z}
 			if name, https := v.owned(); name != row.name || https != row.https {
 				t.Errorf("got %t, %t; want %t, %t", name, https, row.name, row.https)
 			}
@@ -53,7 +55,7 @@ func TestOwnedAnswers(t *testing.T) {
 		defer cancel()
 		q := new(dns.Msg).SetQuestion(name, qtype)
 		q.RecursionDesired = false // See RFC 9606, Section 3.
-		reply, err := dnsClient{addr: netip.AddrPortFrom(l.addr, 8053)}.exchange(ctx, resolver.UDP, q)
+		reply, err := check.Client{Addr: netip.AddrPortFrom(l.addr, 8053)}.Exchange(ctx, resolver.UDP, q)
 		if err != nil {
 			t.Fatal(err)
 		}

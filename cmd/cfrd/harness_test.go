@@ -3,15 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
@@ -22,61 +16,10 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
-
-// certificateTemplate describes a certificate for tests.
-type certificateTemplate struct {
-	names     []string
-	addrs     []netip.Addr
-	notBefore time.Time // zero: an hour ago
-	notAfter  time.Time // zero: in an hour
-}
-
-// write makes a key and a self-signed certificate, cert.pem and key.pem in dir, and returns the latter's leaf.
-func (c certificateTemplate) write(t *testing.T, dir string) *x509.Certificate {
-	t.Helper()
-	if c.notBefore.IsZero() {
-		c.notBefore = time.Now().Add(-time.Hour)
-	}
-	if c.notAfter.IsZero() {
-		c.notAfter = time.Now().Add(time.Hour)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(mathrand.Int64()),
-		Subject:      pkix.Name{CommonName: "test"},
-		DNSNames:     c.names,
-		NotBefore:    c.notBefore,
-		NotAfter:     c.notAfter,
-		IsCA:         true, BasicConstraintsValid: true,
-	}
-	for _, a := range c.addrs {
-		template.IPAddresses = append(template.IPAddresses, a.AsSlice())
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writePEM(t, filepath.Join(dir, "cert.pem"), "CERTIFICATE", der)
-	writePEM(t, filepath.Join(dir, "key.pem"), "PRIVATE KEY", keyDER)
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return leaf
-}
-
-func writePEM(t *testing.T, path, kind string, der []byte) {
-	t.Helper()
-	writeFile(t, path, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
-}
 
 func writeFile(t *testing.T, path, text string) {
 	t.Helper()
@@ -102,7 +45,7 @@ type lab struct {
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	l := &lab{dir: t.TempDir(), addr: loopback(), roots: x509.NewCertPool()}
-	l.roots.AddCert(certificateTemplate{names: []string{"dns.isp.example"}, addrs: []netip.Addr{l.addr}}.write(t, l.dir))
+	l.roots.AddCert(certstest.Template{Names: []string{"dns.isp.example"}, Addrs: []netip.Addr{l.addr}}.Write(t, l.dir))
 	writeFile(t, filepath.Join(l.dir, "isp.zone"), "$ORIGIN isp.example.\n$TTL 300\n"+
 		"@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n")
 	l.config = map[string]string{
@@ -134,16 +77,16 @@ func (l *lab) write(t *testing.T) {
 func (l *lab) start(t *testing.T) (*node, *logBuffer) {
 	t.Helper()
 	l.write(t)
-	cfg, err := readConfig(l.path(), modeAll)
+	cfg, err := config.Read(l.path(), config.ModeAll)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := loadValues(cfg, modeAll, time.Now())
+	v, err := loadValues(cfg, config.ModeAll, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := &logBuffer{}
-	n, err := newNode(v, modeAll, newLogger(cfg.Log, log))
+	n, err := newNode(v, config.ModeAll, newLogger(cfg.Log, log))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,4 +175,18 @@ func dialFrom(network string, addr netip.Addr) *net.Dialer {
 		return &net.Dialer{LocalAddr: &net.UDPAddr{IP: addr.AsSlice()}}
 	}
 	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: addr.AsSlice()}}
+}
+
+func prefixes(list ...string) (ps []netip.Prefix) {
+	for _, s := range list {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+func addrPorts(list ...string) (aps []netip.AddrPort) {
+	for _, s := range list {
+		aps = append(aps, netip.MustParseAddrPort(s))
+	}
+	return aps
 }

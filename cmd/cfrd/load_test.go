@@ -5,6 +5,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/resolver"
 )
 
 // TestLoadErrors has configurations that are right by themselves, and name files or values that are not.
@@ -72,7 +76,7 @@ func TestLoadErrors(t *testing.T) {
 			l := newLab(t)
 			test.change(t, l)
 			l.write(t)
-			_, err := checkConfig(l.path(), modeAll)
+			_, err := checkConfig(l.path(), config.ModeAll)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v; want one with %q", err, test.want)
 			}
@@ -88,39 +92,26 @@ func (l *lab) withSealedRelay(more string) {
 
 // TestUpstreamIsThisHost has a listener on all addresses, of which the upstream is one.
 func TestUpstreamIsThisHost(t *testing.T) {
-	cfg := &config{}
+	cfg := &config.Config{}
 	cfg.Listen.Do53 = addrPorts("0.0.0.0:53")
-	up, err := parseUpstream("udp://127.0.0.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Upstreams = append(cfg.Upstreams, up)
-	l := &loader{values: values{config: cfg}}
+	cfg.Upstreams = []resolver.Upstream{{Addr: netip.MustParseAddrPort("127.0.0.1:53")}}
+	l := &loader{values: values{Config: cfg}}
 	l.checkUpstreams()
-	if len(l.problems) != 1 || l.problems[0].key != "upstreams[0]" {
+	if len(l.problems) != 1 || l.problems[0].Key != "upstreams[0]" {
 		t.Errorf("got %v; want one problem with upstreams[0]", l.problems)
 	}
 }
 
 func TestLoadWarnings(t *testing.T) {
 	l := newLab(t)
-	certificateTemplate{names: []string{"dns.isp.example"}}.write(t, l.dir)
+	certstest.Template{Names: []string{"dns.isp.example"}}.Write(t, l.dir)
 	l.config["listen"] = `{do53: ["192.0.2.53:53"], dot: ["192.0.2.53:853"]}`
 	l.write(t)
-	warnings, err := checkConfig(l.path(), modeAll)
+	warnings, err := checkConfig(l.path(), config.ModeAll)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "does not carry 192.0.2.53") {
 		t.Errorf("got %q; want one warning about 192.0.2.53", warnings)
-	}
-}
-
-func TestDo53Addresses(t *testing.T) {
-	cfg := &config{DDR: ddrConfig{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}}
-	cfg.Listen.Do53 = addrPorts("0.0.0.0:53", "[2001:db8::53]:53")
-	got := join(cfg.do53Addresses())
-	if want := "192.0.2.53, 2001:db8::53"; got != want {
-		t.Errorf("got %s; want %s: an address for the wildcard", got, want)
 	}
 }

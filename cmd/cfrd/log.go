@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 // newLogger returns the logger that all services share. Each adds its component; none logs a client together with a
 // name or a destination.
-func newLogger(cfg logConfig, w io.Writer) zerolog.Logger {
-	if cfg.Format == formatConsole || cfg.Format == formatAuto && isTerminal(w) {
+func newLogger(cfg config.Log, w io.Writer) zerolog.Logger {
+	if cfg.Format == config.FormatConsole || cfg.Format == config.FormatAuto && isTerminal(w) {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)}
 	}
 	return zerolog.New(w).Level(cfg.Level).With().Timestamp().Logger()

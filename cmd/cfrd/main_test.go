@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 // cfrd runs one command line.
@@ -29,8 +32,8 @@ func TestCommandLine(t *testing.T) {
 		"unknown-flag":      {"serve --bogus", 2, "", "unknown flag: --bogus; see `cfrd serve --help`"},
 		"wrong-mode":        {"serve --mode both", 2, "", "must be all, resolver or relay"},
 		"no-configuration":  {"serve --config /nonexistent", 1, "", "read configuration: open /nonexistent"},
-		"bad-configuration": {"serve --config testdata/bad/name-missing.yaml", 1, "", "\nname: missing"},
-		"config-check":      {"config check testdata/bad/name-missing.yaml", 1, "name: missing", ""},
+		"bad-configuration": {"serve --config internal/config/testdata/bad/name-missing.yaml", 1, "", "\nname: missing"},
+		"config-check":      {"config check internal/config/testdata/bad/name-missing.yaml", 1, "name: missing", ""},
 		"config-init":       {"config init", 0, "name: dns.isp.example", ""},
 	}
 	for name, test := range tests {
@@ -80,5 +83,24 @@ func TestConfigCheckOfLab(t *testing.T) {
 	l.write(t)
 	if code, stdout, _ := cfrd(t, "config", "check", l.path()); code != 0 || stdout != "OK\n" {
 		t.Errorf("got exit code %d, %q; want OK", code, stdout)
+	}
+}
+
+// TestHelpListsRestartKeys wants every key that needs a restart in the help, in lines that fit.
+func TestHelpListsRestartKeys(t *testing.T) {
+	code, stdout, _ := cfrd(t, "help", "configuration")
+	if code != 0 || strings.Contains(stdout, "{{") {
+		t.Errorf("got exit code %d, %q; want a text without placeholders", code, stdout)
+	}
+	words := strings.FieldsFunc(stdout, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' })
+	for _, key := range config.RestartKeys() {
+		if !slices.Contains(words, key) {
+			t.Errorf("got %q; want %s in it", stdout, key)
+		}
+	}
+	for line := range strings.Lines(stdout) {
+		if len(line) > 121 {
+			t.Errorf("got a line of %d columns: %s", len(line)-1, line)
+		}
 	}
 }

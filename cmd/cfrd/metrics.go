@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/dnr/announce"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/resolver"
@@ -46,7 +47,7 @@ type snapshot struct {
 	dns                        resolver.Stats
 	relay                      relay.Stats
 	used4, size4, used6, size6 uint64
-	certificate                certificateStats
+	certificate                certs.Stats
 	reloads                    [2]uint64 // refused, applied
 	ready                      bool
 	announce                   []announce.Stats // in the order of the node's announcers
@@ -63,7 +64,7 @@ func (n *node) snapshot() *snapshot {
 	if n.addrs != nil {
 		s.used4, s.size4, s.used6, s.size6 = n.addrs.Usage()
 	}
-	s.certificate = n.certs.stats()
+	s.certificate = n.certs.Stats()
 	for _, a := range n.announcers {
 		s.announce = append(s.announce, a.Stats())
 	}
@@ -134,16 +135,16 @@ func certificateFamilies() []family {
 	}
 	return []family{
 		gauge("certificate_expiry_timestamp_seconds", "When the certificate being served expires.",
-			func(s *snapshot, emit emitter) { emitTime(s.certificate.expiry, emit) }),
+			func(s *snapshot, emit emitter) { emitTime(s.certificate.Expiry, emit) }),
 		gauge("certificate_renewal_timestamp_seconds", "When the certificate will be renewed, or the next attempt made.",
-			func(s *snapshot, emit emitter) { emitTime(s.certificate.next, emit) }),
+			func(s *snapshot, emit emitter) { emitTime(s.certificate.Next, emit) }),
 		counter("certificate_updates_total", "Attempts to replace the certificate, by result.",
 			func(s *snapshot, emit emitter) {
-				emit(float64(s.certificate.refused), "refused")
-				emit(float64(s.certificate.applied), "applied")
+				emit(float64(s.certificate.Refused), "refused")
+				emit(float64(s.certificate.Applied), "applied")
 			}, "result"),
 		gauge("certificate_update_failing", "Whether the newest attempt to replace the certificate failed.",
-			func(s *snapshot, emit emitter) { emit(truth(s.certificate.failing)) }),
+			func(s *snapshot, emit emitter) { emit(truth(s.certificate.Failing)) }),
 	}
 }
 

@@ -13,6 +13,9 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/acme"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
@@ -22,10 +25,10 @@ import (
 // node is every service that one process runs, bound to its addresses.
 type node struct {
 	// set once by newNode
-	mode  mode
+	mode  config.Mode
 	log   zerolog.Logger
-	certs *certificates    // or nil
-	acme  *acmeService     // or nil
+	certs *certs.Holder    // or nil
+	acme  *acme.Service    // or nil
 	addrs *addrmap.Map     // or nil
 	dns   *resolver.Server // or nil
 	// discovery is what dns answers discovery from; nil without dns. Replaced by applyResolver.
@@ -50,28 +53,28 @@ const (
 )
 
 // newNode opens the address map and binds every listener. Nothing is served before run.
-func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
+func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) {
 	n := &node{mode: m, log: log, values: v}
-	if m.resolves() && v.encrypted() {
-		n.certs = newCertificates(v.certificate)
+	if m.Resolves() && v.Encrypted() {
+		n.certs = certs.NewHolder(v.certificate)
 	}
 	defer func() {
 		if err != nil {
-			n.close()
+			n.abandon()
 		}
 	}()
-	if n.certs != nil && v.TLS.ACME.used() {
-		if n.acme, err = newACMEService(v, n.certs, component(log, "acme")); err != nil {
+	if n.certs != nil && v.TLS.ACME.Used() {
+		if n.acme, err = acme.New(v.acmeConfig(component(log, "acme")), v.identity(), n.certs); err != nil {
 			return nil, err
 		}
 	}
-	if v.relays() {
-		if n.addrs, err = addrmap.Open(v.addressMap()); err != nil {
+	if v.Relays() {
+		if n.addrs, err = addrmap.Open(v.AddressMap(v.sealKey)); err != nil {
 			return nil, err
 		}
 	}
 	// The resolver comes first: it refuses addresses that are in use, and the relay's wildcard listeners use them all.
-	if m.resolves() {
+	if m.Resolves() {
 		if err = n.newResolver(); err != nil {
 			return nil, err
 		}
@@ -80,7 +83,7 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 		}
 	}
 	if n.acme != nil {
-		if err = n.acme.bind(v.challengeListeners()); err != nil {
+		if err = n.acme.Bind(v.ChallengeListeners()); err != nil {
 			return nil, err
 		}
 	}
@@ -97,7 +100,7 @@ func newNode(v *values, m mode, log zerolog.Logger) (_ *node, err error) {
 }
 
 // relays reports whether this node relays flows.
-func (n *node) relays() bool { return n.mode.relays() && n.values.relays() }
+func (n *node) relays() bool { return n.mode.Relays() && n.values.Relays() }
 
 func (n *node) relayConfig() relay.Config {
 	return relay.Config{
@@ -123,7 +126,7 @@ func (n *node) newResolver() error {
 		Log:        component(n.log, "resolver"),
 	}
 	if n.certs != nil {
-		cfg.TLS = n.certs.config()
+		cfg.TLS = n.certs.TLSConfig()
 	}
 	var err error
 	if n.dns, err = resolver.New(cfg); err != nil {
@@ -136,17 +139,29 @@ func (n *node) newResolver() error {
 func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
 	var steerTo resolver.Relay
 	if n.addrs != nil {
-		steerTo = steering{n}
+		steerTo = steering{n, v.destinations}
 	}
 	settings := v.settings(discovery, steerTo)
-	settings.Public = n.acme.public(v)
+	settings.Public = n.acme.Public(v.Name)
 	return settings
 }
 
-// close gives back what newNode opened. It is called once nothing runs any more.
+// abandon gives back what newNode has bound and opened when a later part fails. There is no relay to close: it comes
+// last, and relay.New gives back what it took if it fails.
+func (n *node) abandon() {
+	if n.dns != nil {
+		n.dns.Close()
+	}
+	if n.admin != nil {
+		n.admin.close()
+	}
+	n.close()
+}
+
+// close gives back what newNode opened and nobody's Run does. It is called once nothing runs any more.
 func (n *node) close() error {
 	if n.acme != nil {
-		n.acme.close()
+		n.acme.Close()
 	}
 	if n.addrs == nil {
 		return nil
@@ -184,10 +199,10 @@ func (n *node) runServices(ctx context.Context) error {
 		g.Go(func() error { return named("relay", n.relay.Run(ctx)) })
 	}
 	if n.certs != nil {
-		g.Go(func() error { n.certs.rotateTickets(ctx); return nil })
+		g.Go(func() error { n.certs.RotateTickets(ctx); return nil })
 	}
 	if n.acme != nil {
-		g.Go(func() error { return named("acme", n.acme.run(ctx)) })
+		g.Go(func() error { return named("acme", n.acme.Run(ctx)) })
 	} else if n.certs != nil {
 		g.Go(func() error { n.watchCertificate(ctx); return nil })
 	}
@@ -204,8 +219,11 @@ func named(service string, err error) error {
 // steering lets the resolver see the address map as its Relay.
 //
 // It asks the node for its relay each time, because that is bound after the resolver. Without one, the relay runs on
-// another host, and is taken to be well.
-type steering struct{ *node }
+// another host, and is taken to be well and to have the destinations that the configuration says.
+type steering struct {
+	*node
+	destinations *relay.Destinations // of a relay on another host; nil if nothing is steered
+}
 
 func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, bool, error) {
 	addr, err := s.addrs.Relay(dst, v6, ttl)
@@ -216,7 +234,10 @@ func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.A
 }
 
 func (s steering) Contains(addr netip.Addr) bool {
-	return s.addrs.Contains(addr) || s.relay != nil && !s.relay.Permits(addr)
+	if s.relay != nil {
+		return !s.relay.Permits(addr)
+	}
+	return s.addrs.Contains(addr) || !s.destinations.Permits(addr)
 }
 
 // Healthy reports whether flows to relay addresses arrive.

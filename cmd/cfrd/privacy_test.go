@@ -13,6 +13,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -56,10 +57,10 @@ func (l *lab) ask(t *testing.T, tr resolver.Transport, name string) *dns.Msg {
 	ports := map[resolver.Transport]uint16{
 		resolver.UDP: 8053, resolver.TCP: 8053, resolver.DoT: 8853, resolver.DoQ: 8853, resolver.DoH: 8443, resolver.DoH3: 8443,
 	}
-	c := dnsClient{addr: netip.AddrPortFrom(l.addr, ports[tr]), verify: verifyNames(l.roots, l.addr.String())}
+	c := check.Client{Addr: netip.AddrPortFrom(l.addr, ports[tr]), Verify: check.VerifyNames(l.roots, l.addr.String())}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	reply, err := c.exchange(ctx, tr, question(name, dns.TypeA))
+	reply, err := c.Exchange(ctx, tr, check.Question(name, dns.TypeA))
 	if err != nil {
 		t.Fatalf("%s over %s: %v", name, tr, err)
 	}
@@ -140,7 +141,7 @@ func (l *lab) throughRelay(t *testing.T, relay netip.AddrPort) {
 // provoke does what is refused: questions of a stranger, garbage, and half a TLS handshake.
 func (l *lab) provoke(t *testing.T, client netip.Addr) {
 	t.Helper()
-	q, err := question("secret-refused.example.", dns.TypeA).Pack()
+	q, err := check.Question("secret-refused.example.", dns.TypeA).Pack()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -105,4 +106,36 @@ func TestServePvD(t *testing.T) {
 			t.Errorf("got status %d after it was switched off; want 404", resp.StatusCode)
 		}
 	})
+}
+
+// TestPvDNamesRelayToItsClients fetches the information from addresses that may use the relay and from others, with
+// relay.clients written and left to its default, the clients of the resolver.
+func TestPvDNamesRelayToItsClients(t *testing.T) {
+	tests := map[string]struct {
+		clients, relayClients string
+		want                  map[string]bool // by source address
+	}{
+		"default": {"[127.0.0.0/9]", "", map[string]bool{"127.0.0.1": true, "127.220.0.1": false}},
+		"written": {"[127.0.0.0/8]", "clients: [127.220.0.0/16], ", map[string]bool{"127.0.0.1": false, "127.220.0.1": true}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.withRelay()
+			l.config["clients"] = test.clients
+			l.config["relay"] = strings.Replace(l.config["relay"], "egress: ", test.relayClients+"egress: ", 1)
+			l.start(t)
+			for source, want := range test.want {
+				transport := &http.Transport{
+					TLSClientConfig:   &tls.Config{RootCAs: l.roots, ServerName: "dns.isp.example"},
+					DialContext:       dialFrom("tcp", netip.MustParseAddr(source)).DialContext,
+					DisableKeepAlives: true,
+				}
+				_, body := request(t, &http.Client{Transport: transport}, "GET", l.pvdURL())
+				if got := strings.Contains(string(body), "cfrd_relay"); got != want {
+					t.Errorf("from %s: got %s; want the relay in it: %t", source, body, want)
+				}
+			}
+		})
+	}
 }

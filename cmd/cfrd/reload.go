@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"reflect"
-	"slices"
 	"strings"
 	"time"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 )
 
@@ -39,11 +38,11 @@ func (n *node) reloadOn(ctx context.Context, signals <-chan os.Signal, path stri
 // reload reads everything again and applies it, or applies nothing: what runs is always what one version of the
 // files says, never half of it.
 func (n *node) reload(path string) error {
-	cfg, err := readConfig(path, n.mode)
+	cfg, err := config.Read(path, n.mode)
 	if err != nil {
 		return err
 	}
-	if err := needsRestart(n.current().config, cfg).err(); err != nil {
+	if err := config.NeedsRestart(n.current().Config, cfg).Err(); err != nil {
 		return err
 	}
 	v, err := loadValues(cfg, n.mode, time.Now())
@@ -51,9 +50,9 @@ func (n *node) reload(path string) error {
 		return err
 	}
 	if !bytes.Equal(v.sealKey, n.current().sealKey) {
-		return problems{{"relay.sealed.key_file", "holds another key, which needs a restart"}}
+		return config.Problems{{Key: "relay.sealed.key_file", Text: "holds another key, which needs a restart"}}
 	}
-	logWarnings(n.log, v.warnings)
+	logWarnings(n.log, v.Warnings)
 	if err := n.apply(v); err != nil {
 		return err
 	}
@@ -86,9 +85,9 @@ func (n *node) apply(v *values) error {
 	}
 	switch {
 	case n.acme != nil:
-		n.acme.update(v.identity())
+		n.acme.Update(v.identity())
 	case n.certs != nil:
-		n.certs.replace(v.certificate)
+		n.certs.Replace(v.certificate)
 	}
 	n.values = v
 	return nil
@@ -108,44 +107,4 @@ func (n *node) applyResolver(v *values) error {
 	}
 	n.discovery.Store(discovery)
 	return nil
-}
-
-// restartKeys are the keys, or sections, that are fixed for the life of the process.
-func restartKeys() []string {
-	return []string{
-		"listen", "relay.ports", "relay.sealed", "relay.table", "relay.routes", "relay.gso", "relay.limits", "limits", "cache",
-		"admin", "log", "tls.acme.directory", "tls.acme.email", "tls.acme.ca", "tls.acme.storage", "tls.acme.challenges",
-		"dnr.announce",
-	}
-}
-
-// needsRestart returns a problem for each key that differs and cannot change at run time.
-func needsRestart(old, changed *config) (ps problems) {
-	for _, key := range changedKeys("", reflect.ValueOf(old).Elem(), reflect.ValueOf(changed).Elem()) {
-		if slices.ContainsFunc(restartKeys(), func(r string) bool { return key == r || strings.HasPrefix(key, r+".") }) {
-			ps.add(key, "has changed, which needs a restart")
-		}
-	}
-	if (old.TLS.Certificate != "") != (changed.TLS.Certificate != "") || old.TLS.ACME.used() != changed.TLS.ACME.used() {
-		ps.add("tls", "was added or removed, which needs a restart")
-	}
-	return ps
-}
-
-// changedKeys returns the keys in which two sections of the same type differ.
-func changedKeys(path string, a, b reflect.Value) (keys []string) {
-	for field, value := range a.Fields() {
-		tag := field.Tag.Get("mapstructure")
-		if tag == "" {
-			continue
-		}
-		other, key := b.FieldByIndex(field.Index), joinKey(path, tag)
-		switch {
-		case isSection(field.Type):
-			keys = append(keys, changedKeys(key, value, other)...)
-		case !reflect.DeepEqual(value.Interface(), other.Interface()):
-			keys = append(keys, key)
-		}
-	}
-	return keys
 }

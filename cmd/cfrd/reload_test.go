@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 )
 
 func TestReloadKeepsOldOnError(t *testing.T) {
@@ -64,8 +66,8 @@ func TestReloadKeepsOldOnError(t *testing.T) {
 func TestReloadApplies(t *testing.T) {
 	l := newLab(t)
 	n, _ := l.start(t)
-	before := n.certs.leaf()
-	certificateTemplate{names: []string{"dns.isp.example", "dns.other.example"}}.write(t, l.dir)
+	before := n.certs.Leaf()
+	certstest.Template{Names: []string{"dns.isp.example", "dns.other.example"}}.Write(t, l.dir)
 	l.config["clients"] = "[127.0.0.0/9]"
 	l.config["name"] = "dns.other.example"
 	l.write(t)
@@ -75,7 +77,7 @@ func TestReloadApplies(t *testing.T) {
 	if got := n.current().Clients; len(got) != 1 || got[0].Bits() != 9 {
 		t.Errorf("clients: got %v; want 127.0.0.0/9", got)
 	}
-	if n.certs.leaf() == before {
+	if n.certs.Leaf() == before {
 		t.Error("got the certificate from before; want the new one")
 	}
 }

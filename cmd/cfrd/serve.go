@@ -12,10 +12,12 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
 
 func newServeCommand() *cobra.Command {
-	var m mode
+	var m config.Mode
 	var path string
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -34,8 +36,8 @@ func newServeCommand() *cobra.Command {
 }
 
 // runDaemon is the life of the daemon.
-func runDaemon(ctx context.Context, path string, m mode, stderr io.Writer) error {
-	cfg, err := readConfig(path, m)
+func runDaemon(ctx context.Context, path string, m config.Mode, stderr io.Writer) error {
+	cfg, err := config.Read(path, m)
 	if err != nil {
 		return fmt.Errorf("configuration %s:\n%w", path, err)
 	}
@@ -45,7 +47,7 @@ func runDaemon(ctx context.Context, path string, m mode, stderr io.Writer) error
 	if err != nil {
 		return fmt.Errorf("configuration %s:\n%w", path, err)
 	}
-	logWarnings(log, v.warnings)
+	logWarnings(log, v.Warnings)
 
 	n, err := newNode(v, m, log)
 	if err != nil {

@@ -14,6 +14,10 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -27,7 +31,7 @@ func TestDaemon(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	log, done := &logBuffer{}, make(chan error, 1)
-	go func() { done <- runDaemon(ctx, l.path(), modeAll, log) }()
+	go func() { done <- runDaemon(ctx, l.path(), config.ModeAll, log) }()
 
 	if got := manager.next(t); got != notifyReady {
 		t.Errorf("service manager: got %q; want %q", got, notifyReady)
@@ -100,15 +104,15 @@ relay:
   routes: false
 `, addr, 20000+int(addr.As4()[3]))
 	writeFile(t, filepath.Join(dir, "cfrd.yaml"), text)
-	cfg, err := readConfig(filepath.Join(dir, "cfrd.yaml"), modeRelay)
+	cfg, err := config.Read(filepath.Join(dir, "cfrd.yaml"), config.ModeRelay)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := loadValues(cfg, modeRelay, time.Now())
+	v, err := loadValues(cfg, config.ModeRelay, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = newNode(v, modeRelay, newLogger(cfg.Log, &logBuffer{}))
+	_, err = newNode(v, config.ModeRelay, newLogger(cfg.Log, &logBuffer{}))
 	if err == nil || !strings.Contains(err.Error(), "ip -6 route add local 2001:db8:cf::/64 dev lo") {
 		t.Errorf("without a route: got error %v; want the command that adds it", err)
 	}
@@ -118,19 +122,19 @@ relay:
 func TestAddressInUse(t *testing.T) {
 	l := newLab(t)
 	l.start(t)
-	v, err := loadValues(parseLab(t, l), modeAll, time.Now())
+	v, err := loadValues(parseLab(t, l), config.ModeAll, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = newNode(v, modeAll, newLogger(v.Log, &logBuffer{}))
+	_, err = newNode(v, config.ModeAll, newLogger(v.Log, &logBuffer{}))
 	if err == nil || !strings.Contains(err.Error(), l.addr.String()+":8053") {
 		t.Errorf("got error %v; want one that names %s:8053", err, l.addr)
 	}
 }
 
-func parseLab(t *testing.T, l *lab) *config {
+func parseLab(t *testing.T, l *lab) *config.Config {
 	t.Helper()
-	cfg, err := readConfig(l.path(), modeAll)
+	cfg, err := config.Read(l.path(), config.ModeAll)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,10 +183,10 @@ func TestDiscoveryFollowsCertificate(t *testing.T) {
 	if got := len(l.discover(t)); got == 0 {
 		t.Fatal("got no record; want those of the listeners")
 	}
-	expired := certificateTemplate{names: []string{"dns.isp.example"}, notAfter: time.Now().Add(-time.Minute)}
-	cert := *n.certs.current.Load()
-	cert.Leaf = expired.write(t, t.TempDir())
-	n.certs.current.Store(&cert)
+	expired := certstest.Template{Names: []string{"dns.isp.example"}, NotAfter: time.Now().Add(-time.Minute)}
+	cert := *n.certs.Current()
+	cert.Leaf = expired.Write(t, t.TempDir())
+	n.certs.Replace(&cert)
 	if got := l.discover(t); len(got) != 0 {
 		t.Errorf("with an expired certificate: got %v; want no record", got)
 	}
@@ -191,10 +195,10 @@ func TestDiscoveryFollowsCertificate(t *testing.T) {
 // discover returns the SVCB records at _dns.resolver.arpa by priority.
 func (l *lab) discover(t *testing.T) []string {
 	t.Helper()
-	c := dnsClient{addr: netip.AddrPortFrom(l.addr, 8053)}
+	c := check.Client{Addr: netip.AddrPortFrom(l.addr, 8053)}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	reply, err := c.exchange(ctx, resolver.TCP, question("_dns.resolver.arpa.", dns.TypeSVCB))
+	reply, err := c.Exchange(ctx, resolver.TCP, check.Question("_dns.resolver.arpa.", dns.TypeSVCB))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +232,11 @@ func TestSteeringAdapter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	s := steering{&node{addrs: m}}
+	destinations, err := relay.NewDestinations(relay.Settings{AllowSpecial: prefixes("198.51.100.0/24", "2001:db8::/32")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := steering{&node{addrs: m}, destinations}
 	dst := netip.MustParseAddr("198.51.100.1")
 
 	if addr, ok, err := s.RelayAddr(dst, true, time.Minute); !ok || err != nil || !s.Contains(addr) {
@@ -243,5 +251,57 @@ func TestSteeringAdapter(t *testing.T) {
 	}
 	if !errors.Is(err, addrmap.ErrExhausted) {
 		t.Errorf("more destinations than addresses: got error %v; want %v", err, addrmap.ErrExhausted)
+	}
+}
+
+// TestFailedStartLeaksNothing has a part fail that is bound after others, and then starts the same node: it finds every
+// address, and the lease file, as if nothing had been tried.
+func TestFailedStartLeaksNothing(t *testing.T) {
+	tests := map[string]struct {
+		obstruct func(t *testing.T, l *lab, v *values) (remove func())
+		want     string // in the error
+	}{
+		"admin-address-taken": {
+			func(t *testing.T, l *lab, _ *values) func() {
+				ln, err := net.Listen("tcp", netip.AddrPortFrom(l.addr, 9153).String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return func() { ln.Close() }
+			},
+			"bind admin ",
+		},
+		"egress-not-local": {
+			func(_ *testing.T, _ *lab, v *values) func() {
+				v.Relay.Egress, v.Relay.Routes = prefixes("192.0.2.64/28"), false
+				return func() {}
+			},
+			"192.0.2.64/28",
+		},
+		"announced-by-no-means": {
+			func(_ *testing.T, _ *lab, v *values) func() {
+				v.DNR.Announce = []config.Announce{{Interface: "lan0"}}
+				return func() {}
+			},
+			"dnr.announce[0]",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.withRelay()
+			l.write(t)
+			cfg := parseLab(t, l)
+			v, err := loadValues(cfg, config.ModeAll, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			remove := test.obstruct(t, l, v)
+			if _, err := newNode(v, config.ModeAll, newLogger(cfg.Log, &logBuffer{})); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got error %v; want one with %q", err, test.want)
+			}
+			remove()
+			l.start(t)
+		})
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
@@ -22,17 +23,19 @@ import (
 
 // values is a configuration with everything that its files hold. From it the services' own configurations are made.
 type values struct {
-	*config
+	*config.Config
 	certificate *tls.Certificate // or nil without encrypted listeners
 	sealKey     []byte           // or nil without relay.sealed
 	policy      *zones.Policy    // or nil without rules
-	zones       *zones.Zones     // nil in mode relay
+	// destinations are those of a relay elsewhere, or nil without rules. The relay of this process knows its own.
+	destinations *relay.Destinations
+	zones        *zones.Zones // nil in mode relay
 }
 
 // loadValues reads what the configuration names. It reports everything that is wrong, as problems.
-func loadValues(cfg *config, m mode, now time.Time) (*values, error) {
-	l := &loader{values: values{config: cfg}}
-	if m.resolves() {
+func loadValues(cfg *config.Config, m config.Mode, now time.Time) (*values, error) {
+	l := &loader{values: values{Config: cfg}}
+	if m.Resolves() {
 		l.loadTLS(now)
 		l.checkUpstreams()
 		l.loadUpstreamCA()
@@ -40,10 +43,7 @@ func loadValues(cfg *config, m mode, now time.Time) (*values, error) {
 		l.loadPolicy()
 	}
 	l.loadSealKey()
-	if len(l.problems) == 0 {
-		l.checkAddressMap()
-	}
-	if err := l.problems.err(); err != nil {
+	if err := l.problems.Err(); err != nil {
 		return nil, err
 	}
 	return &l.values, nil
@@ -51,50 +51,30 @@ func loadValues(cfg *config, m mode, now time.Time) (*values, error) {
 
 type loader struct {
 	values
-	problems problems
+	problems config.Problems
 }
 
 func (l *loader) loadTLS(now time.Time) {
-	if !l.encrypted() {
+	if !l.Encrypted() {
 		return
 	}
-	if l.TLS.ACME.used() {
+	if l.TLS.ACME.Used() {
 		l.loadACME(now)
 		return
 	}
-	cert, err := loadCertificate(l.TLS.Certificate, l.TLS.Key, l.Name, now)
+	cert, err := certs.Load(l.TLS.Certificate, l.TLS.Key, l.Name, now)
 	if err != nil {
 		key := "tls.certificate"
 		if missing, ok := errors.AsType[*fs.PathError](err); ok && missing.Path == l.TLS.Key {
 			key = "tls.key"
 		}
-		l.problems.add(key, "%s", err)
+		l.problems.Add(key, "%s", err)
 		return
 	}
 	l.certificate = cert
 	if warning := l.uncoveredWarning(cert.Leaf); warning != "" {
-		l.warnings = append(l.warnings, "tls.certificate: "+warning)
+		l.Warnings = append(l.Warnings, "tls.certificate: "+warning)
 	}
-}
-
-// do53Addresses returns where clients may ask before they have discovered anything.
-func (c *config) do53Addresses() (addrs []netip.Addr) {
-	for _, l := range c.Listen.Do53 {
-		if !l.Addr().IsUnspecified() {
-			addrs = append(addrs, l.Addr().WithZone(""))
-			continue
-		}
-		addrs = append(addrs, c.DDR.Addresses...)
-	}
-	return addrs
-}
-
-func join(addrs []netip.Addr) string {
-	words := make([]string, len(addrs))
-	for i, a := range addrs {
-		words[i] = a.String()
-	}
-	return strings.Join(words, ", ")
 }
 
 // checkUpstreams finds upstreams that are this host, for listeners on all of its addresses.
@@ -104,7 +84,7 @@ func (l *loader) checkUpstreams() {
 		return
 	}
 	for i, up := range l.Upstreams {
-		wild := slices.ContainsFunc(l.listenersOf(up.Protocol), func(a netip.AddrPort) bool {
+		wild := slices.ContainsFunc(l.ListenersOf(up.Protocol), func(a netip.AddrPort) bool {
 			return a.Addr().IsUnspecified() && a.Port() == up.Addr.Port()
 		})
 		ours := slices.ContainsFunc(own, func(a net.Addr) bool {
@@ -112,7 +92,7 @@ func (l *loader) checkUpstreams() {
 			return err == nil && p.Addr() == up.Addr.Addr()
 		})
 		if wild && ours {
-			l.problems.add(fmt.Sprintf("upstreams[%d]", i), "%s is this host itself: queries would go in circles", up.Addr)
+			l.problems.Add(fmt.Sprintf("upstreams[%d]", i), "%s is this host itself: queries would go in circles", up.Addr)
 		}
 	}
 }
@@ -121,50 +101,18 @@ func (l *loader) loadUpstreamCA() {
 	if l.UpstreamCA == "" {
 		return
 	}
-	pem, err := os.ReadFile(l.UpstreamCA)
+	roots, err := certs.LoadOnlyRoots(l.UpstreamCA)
 	if err != nil {
-		l.problems.add("upstream_ca", "%s", err)
-		return
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		l.problems.add("upstream_ca", "%s holds no certificate in PEM form", l.UpstreamCA)
+		l.problems.Add("upstream_ca", "%s", err)
 	}
 	for i := range l.Upstreams {
-		l.Upstreams[i].RootCAs = pool
+		l.Upstreams[i].RootCAs = roots
 	}
-}
-
-// checkAddressMap opens the address map without its file, for what only it knows to be wrong.
-func (l *loader) checkAddressMap() {
-	if !l.relays() {
-		return
-	}
-	cfg := l.addressMap()
-	if cfg.Table != nil {
-		cfg.Table.Path = ""
-	}
-	m, err := addrmap.Open(cfg)
-	if err != nil {
-		l.problems.addNamed("relay", strings.TrimPrefix(err.Error(), "addrmap: "))
-		return
-	}
-	m.Close()
-}
-
-// addNamed adds what another package says about a key below section: "sealed.epoch: too short".
-func (ps *problems) addNamed(section, text string) {
-	key, rest, ok := strings.Cut(text, ": ")
-	if !ok || strings.ContainsAny(key, " ") {
-		ps.add(section, "%s", text)
-		return
-	}
-	ps.add(section+"."+key, "%s", rest)
 }
 
 // loadZones reads the zone files. If one is wrong, each is read alone, to report all that are.
 func (l *loader) loadZones() {
-	loaded, err := zones.New(zones.Config{Files: l.Zones, Relay: l.relayRanges(), Forward: l.Forward})
+	loaded, err := zones.New(zones.Config{Files: l.Zones, Relay: l.RelayRanges(), Forward: l.Forward})
 	if err == nil {
 		l.zones = loaded
 		return
@@ -172,32 +120,31 @@ func (l *loader) loadZones() {
 	found := len(l.problems)
 	for i, file := range l.Zones {
 		if _, err := zones.New(zones.Config{Files: []string{file}}); err != nil {
-			l.problems.add(fmt.Sprintf("zones[%d]", i), "%s", err)
+			l.problems.Add(fmt.Sprintf("zones[%d]", i), "%s", err)
 		}
 	}
 	if _, err := zones.New(zones.Config{Forward: l.Forward}); err != nil {
 		key, text, _ := strings.Cut(err.Error(), ": ") // "forward[0]: ..."
-		l.problems.add(key, "%s", text)
+		l.problems.Add(key, "%s", text)
 	}
 	if len(l.problems) == found {
-		l.problems.add("zones", "%s", err)
+		l.problems.Add("zones", "%s", err)
 	}
 }
 
 func (l *loader) loadPolicy() {
-	if !l.steers() {
+	if !l.Steers() {
 		return
 	}
-	rules := make([]zones.Rule, len(l.Steer.Rules))
-	for i, r := range l.Steer.Rules {
-		rules[i] = zones.Rule{Suffixes: r.Suffixes, Prefixes: r.Prefixes, ECH: r.ECH, Pass: r.Action == actionPass}
-	}
-	policy, err := zones.NewPolicy(rules, l.Steer.AllowSpecial)
+	policy, err := zones.NewPolicy(l.PolicyRules(), relay.SpecialPurpose, l.Steer.AllowSpecial)
 	if err != nil {
-		l.problems.add("steer", "%s", err)
+		l.problems.Add("steer", "%s", err)
 		return
 	}
 	l.policy = policy
+	if l.destinations, err = relay.NewDestinations(l.relaySettings()); err != nil {
+		l.problems.Add("relay", "%s", err)
+	}
 }
 
 func (l *loader) loadSealKey() {
@@ -208,34 +155,22 @@ func (l *loader) loadSealKey() {
 	key, err := addrmap.LoadKey(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		l.problems.add("relay.sealed.key_file", "%s does not exist: make it with `cfrd config init --with-key`", path)
+		l.problems.Add("relay.sealed.key_file", "%s does not exist: make it with `cfrd config init --with-key`", path)
 		return
 	case err != nil:
-		l.problems.add("relay.sealed.key_file", "%s", err)
+		l.problems.Add("relay.sealed.key_file", "%s", err)
 		return
 	}
 	l.sealKey = key
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
-		l.warnings = append(l.warnings, fmt.Sprintf("relay.sealed.key_file: %s can be read by others (mode %04o): "+
+		l.Warnings = append(l.Warnings, fmt.Sprintf("relay.sealed.key_file: %s can be read by others (mode %04o): "+
 			"who has it can tell the destination of every relay address; use mode 0600", path, info.Mode().Perm()))
 	}
 }
 
-// addressMap returns what relay addresses are made of.
-func (v *values) addressMap() addrmap.Config {
-	var cfg addrmap.Config
-	if s := v.Relay.Sealed; s.used() {
-		cfg.Sealed = &addrmap.SealedConfig{Prefix: s.Prefix, Key: v.sealKey, Epoch: s.Epoch}
-	}
-	if t := v.Relay.Table; t.used() {
-		cfg.Table = &addrmap.TableConfig{Prefixes: t.Prefixes, Path: t.Store, Grace: t.Grace, MaxLeases: t.MaxLeases}
-	}
-	return cfg
-}
-
 func (v *values) relaySettings() relay.Settings {
 	return relay.Settings{
-		Clients:      v.relayClients(),
+		Clients:      v.Relay.Clients,
 		Egress:       v.Relay.Egress,
 		AllowSpecial: v.Relay.AllowSpecial,
 	}
@@ -273,16 +208,16 @@ func (v *values) settings(discovery *ddr.Zone, steerTo resolver.Relay) resolver.
 }
 
 // discovery returns what is advertised: the encrypted listeners that run, and the relay if one runs beside them.
-func (v *values) discovery(running resolver.Listen, certs *certificates, relays bool) ddr.Config {
+func (v *values) discovery(running resolver.Listen, holder *certs.Holder, relays bool) ddr.Config {
 	ownName, ownHTTPS := v.owned()
 	cfg := ddr.Config{
 		Name:        v.Name,
 		OwnName:     ownName,
 		OwnHTTPS:    ownHTTPS,
 		PvD:         v.DDR.PvD,
-		Addresses:   v.addresses(),
+		Addresses:   v.Addresses(),
 		Services:    services(running),
-		Certificate: certs.leaf,
+		Certificate: holder.Leaf,
 		TTL:         v.DDR.TTL,
 		Info:        &ddr.Info{ExtErr: resolver.ExtendedErrors(), URL: v.DDR.InfoURL},
 	}

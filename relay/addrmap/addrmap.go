@@ -25,6 +25,7 @@ package addrmap
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -68,8 +69,10 @@ type TableConfig struct {
 	Clock func() time.Time
 }
 
+// DefaultEpoch is how long one derived key of sealed addresses lives by default.
+const DefaultEpoch = 24 * time.Hour
+
 const (
-	defaultEpoch  = 24 * time.Hour
 	defaultGrace  = 10 * time.Minute
 	defaultLeases = 1 << 20
 )
@@ -87,8 +90,11 @@ type Map struct {
 // Open validates cfg and opens the lease file, which no other process may have open. Leases in the file of prefixes
 // that are not configured any more are not used.
 func Open(cfg Config) (*Map, error) {
-	if err := cfg.validate(); err != nil {
-		return nil, err
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("addrmap: %w", err)
+	}
+	if cfg.Sealed != nil && cfg.Sealed.Key == nil {
+		return nil, fmt.Errorf("addrmap: sealed.key: missing; want %d octets", KeySize)
 	}
 	m := &Map{prefixes: cfg.prefixes()}
 	if cfg.Sealed != nil {

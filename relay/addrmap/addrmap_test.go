@@ -3,6 +3,7 @@ package addrmap
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -177,6 +178,7 @@ func TestBadConfig(t *testing.T) {
 		{"sealed-prefix-of-ipv4", sealed("10.0.0.0/8"), []string{"sealed.prefix", "/64"}},
 		{"sealed-prefix-with-host-bits", sealed("2001:db8::1/64"), []string{"sealed.prefix", "host bits", "want 2001:db8::/64"}},
 		{"sealed-prefix-multicast", sealed("ff02::/64"), []string{"sealed.prefix", "multicast"}},
+		{"no-key", func(cfg *Config) { cfg.Sealed.Key = nil }, []string{"sealed.key", "missing"}},
 		{"short-key", func(cfg *Config) { cfg.Sealed.Key = make([]byte, 16) }, []string{"sealed.key", "16", "32"}},
 		{"short-epoch", func(cfg *Config) { cfg.Sealed.Epoch = time.Second }, []string{"sealed.epoch", "1s", "1m0s"}},
 		{"negative-epoch", func(cfg *Config) { cfg.Sealed.Epoch = -time.Hour }, []string{"sealed.epoch"}},
@@ -188,8 +190,8 @@ func TestBadConfig(t *testing.T) {
 		{"pool-of-everything", prefixes("::/0"), []string{"table.prefixes[0]", "everything"}},
 		{"pool-multicast", prefixes("224.0.0.0/24"), []string{"table.prefixes[0]", "multicast"}},
 		{"pool-mapped", prefixes("::ffff:192.0.2.0/120"), []string{"table.prefixes[0]", "IPv4 form"}},
-		{"pools-overlap", prefixes("192.0.2.0/24", "192.0.2.128/25"), []string{"192.0.2.0/24", "192.0.2.128/25", "overlap"}},
-		{"pool-overlaps-sealed", prefixes("2001:db8:cf::/80"), []string{"2001:db8:cf::/64", "2001:db8:cf::/80", "overlap"}},
+		{"pools-overlap", prefixes("192.0.2.0/24", "192.0.2.128/25"), []string{"192.0.2.0/24", "table.prefixes[1]: 192.0.2.128/25", "overlap"}},
+		{"pool-overlaps-sealed", prefixes("2001:db8:cf::/80"), []string{"2001:db8:cf::/64", "table.prefixes[0]: 2001:db8:cf::/80", "overlap"}},
 		{"negative-grace", func(cfg *Config) { cfg.Table.Grace = -1 }, []string{"table.grace"}},
 		{"endless-grace", func(cfg *Config) { cfg.Table.Grace = 1<<63 - 1 }, []string{"table.grace", "720h"}},
 		{"negative-leases", func(cfg *Config) { cfg.Table.MaxLeases = -1 }, []string{"table.max_leases"}},
@@ -204,5 +206,21 @@ func TestBadConfig(t *testing.T) {
 			}
 			wantError(t, err, tt.want...)
 		})
+	}
+}
+
+// TestValidate wants everything that is wrong at once, and no complaint about a key that is read later.
+func TestValidate(t *testing.T) {
+	cfg := allWays()
+	cfg.Sealed.Key = nil
+	if err := cfg.Validate(); err != nil {
+		t.Errorf("without a key: got error %v; want none", err)
+	}
+	cfg.Sealed.Epoch, cfg.Table.Grace = time.Second, -1
+	cfg.Table.Prefixes = append(cfg.Table.Prefixes, cfg.Table.Prefixes[0])
+	err := cfg.Validate()
+	wantError(t, err, "sealed.epoch: ", "table.grace: ", "table.prefixes[2]: ")
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 3 {
+		t.Errorf("got %q; want three errors", lines)
 	}
 }

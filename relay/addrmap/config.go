@@ -31,37 +31,66 @@ func (cfg *Config) prefixes() []netip.Prefix {
 	return prefixes
 }
 
-// validate names the setting that is wrong and says what would be right.
-func (cfg *Config) validate() error {
+// Validate returns everything that is wrong with cfg, joined, or nil. Each error begins with the setting, such as
+// "sealed.epoch: ", and says what would be right. That Sealed.Key is nil is not wrong yet, because it may be read
+// later; Open needs it.
+func (cfg *Config) Validate() error {
+	var errs []error
 	if cfg.Sealed != nil {
 		if err := cfg.Sealed.validate(); err != nil {
-			return fmt.Errorf("addrmap: sealed.%w", err)
+			errs = append(errs, fmt.Errorf("sealed.%w", err))
 		}
 	}
 	if cfg.Table != nil {
 		if err := cfg.Table.validate(); err != nil {
-			return fmt.Errorf("addrmap: table.%w", err)
+			errs = append(errs, fmt.Errorf("table.%w", err))
 		}
 	}
-	prefixes := cfg.prefixes()
-	for i, p := range prefixes {
-		for _, q := range prefixes[:i] {
-			if p.Overlaps(q) {
-				return fmt.Errorf("addrmap: relay prefixes %v and %v overlap; want each address in one only", q, p)
+	return errors.Join(append(errs, cfg.overlaps()...)...)
+}
+
+// overlaps returns an error for each relay prefix that overlaps one before it.
+func (cfg *Config) overlaps() (errs []error) {
+	var before []namedPrefix
+	for _, p := range cfg.named() {
+		for _, q := range before {
+			if p.Overlaps(q.Prefix) {
+				errs = append(errs, fmt.Errorf("%s: %v overlaps %v (%s); each relay address stands for one destination",
+					p.name, p.Prefix, q.Prefix, q.name))
+				break
 			}
 		}
+		before = append(before, p)
 	}
-	return nil
+	return errs
+}
+
+// namedPrefix is a relay prefix with the setting that it stands in.
+type namedPrefix struct {
+	netip.Prefix
+	name string
+}
+
+func (cfg *Config) named() (list []namedPrefix) {
+	if cfg.Sealed != nil {
+		list = append(list, namedPrefix{cfg.Sealed.Prefix, "sealed.prefix"})
+	}
+	if cfg.Table != nil {
+		for i, p := range cfg.Table.Prefixes {
+			list = append(list, namedPrefix{p, fmt.Sprintf("table.prefixes[%d]", i)})
+		}
+	}
+	return list
 }
 
 func (cfg *SealedConfig) validate() error {
 	switch p := cfg.Prefix; {
 	case !p.IsValid() || !p.Addr().Is6() || p.Addr().Is4In6() || p.Bits() != 64:
-		return fmt.Errorf("prefix: %v is not an IPv6 /64; want one, such as 2001:db8:cf::/64", p)
-	case len(cfg.Key) != KeySize:
+		return fmt.Errorf("prefix: %v is not an IPv6 /64; want one, such as 2001:db8:cf::/64, because half of an address is the sealed destination", p)
+	case cfg.Key != nil && len(cfg.Key) != KeySize:
 		return fmt.Errorf("key: has %d octets; want %d", len(cfg.Key), KeySize)
 	case cfg.Epoch != 0 && cfg.Epoch < minEpoch:
-		return fmt.Errorf("epoch: %v is too short; want %v or more, or 0 for %v", cfg.Epoch, minEpoch, defaultEpoch)
+		return fmt.Errorf("epoch: %v is too short; want %v or more, or 0 for %v", cfg.Epoch, minEpoch, DefaultEpoch)
 	case cfg.Epoch%time.Second != 0:
 		return fmt.Errorf("epoch: %v is not whole seconds", cfg.Epoch)
 	}

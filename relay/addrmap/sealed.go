@@ -43,7 +43,7 @@ type epochKeys struct {
 func newSealer(cfg *SealedConfig) *sealer {
 	s := &sealer{prefix: cfg.Prefix, key: append([]byte(nil), cfg.Key...), epoch: cfg.Epoch, clock: clockOr(cfg.Clock)}
 	if s.epoch == 0 {
-		s.epoch = defaultEpoch
+		s.epoch = DefaultEpoch
 	}
 	return s
 }
