@@ -49,14 +49,14 @@ type Config struct {
 	Relay *RelayService
 	// Info is what RESINFO says of the resolver, or nil if it says nothing.
 	Info *Info
-	// TTL of all answers, in whole seconds. 0 means DefaultTTL. No answer outlives the certificate it rests on.
+	// TTL of all answers, in whole seconds. 0 means 5 minutes. No answer outlives the certificate it rests on.
 	TTL time.Duration
 	// Clock returns the time; nil means time.Now.
 	Clock func() time.Time
 }
 
-// DefaultTTL is short because clients whose validation failed stay away for the TTL. See RFC 9462, Section 4.2.
-const DefaultTTL = 5 * time.Minute
+// defaultTTL is short because clients whose validation failed stay away for the TTL. See RFC 9462, Section 4.2.
+const defaultTTL = 5 * time.Minute
 
 // Protocol is an encrypted DNS transport.
 type Protocol uint8
@@ -111,7 +111,7 @@ func New(cfg Config) (*Zone, error) {
 	}
 	z.ttl = uint32(max(cfg.TTL, 0) / time.Second)
 	if z.ttl == 0 {
-		z.ttl = uint32(DefaultTTL / time.Second)
+		z.ttl = uint32(defaultTTL / time.Second)
 	}
 	z.cfg.Addresses = unique(cfg.Addresses)
 	return z, errors.Join(z.setServices(), z.setInfo(), z.setRelay())

@@ -144,7 +144,7 @@ func TestRecordsAreClean(t *testing.T) {
 		if err := r.CheckDNS(); (err == nil) == last {
 			t.Errorf("%s: got %v", rr, err)
 		}
-		if IsRelay(r, DefaultRelayKey) != last {
+		if IsRelay(r, defaultRelayKey) != last {
 			t.Errorf("%s: recognised as relay: %t; want %t", rr, !last, last)
 		}
 	}
@@ -403,7 +403,7 @@ func TestRelay(t *testing.T) {
 		"defaults": {RelayService{}, `100 dns.example. mandatory="key65280" key65280="\001\003"`, nil},
 		"all-set": {
 			RelayService{
-				Name: "CFR.example", Key: 65400, Port: 443, Value: RelayValue(RelayTCP),
+				Name: "CFR.example", Key: 65400, Port: 443, Value: relayValue(RelayTCP),
 				Addresses: []netip.Addr{private4, private4},
 			},
 			`100 cfr.example. mandatory="key65400" port="443" key65400="\001\001"`,
@@ -439,7 +439,7 @@ func TestNoRelayWithoutTransport(t *testing.T) {
 }
 
 func TestRelayValue(t *testing.T) {
-	f, err := ParseRelayValue(append(RelayValue(RelayUDP), "later"...))
+	f, err := ParseRelayValue(append(relayValue(RelayUDP), "later"...))
 	if err != nil || f != RelayUDP {
 		t.Errorf("got %d, %v; want %d", f, err, RelayUDP)
 	}

@@ -50,7 +50,7 @@ type PvDTransport struct {
 	DoHPath string   `json:"dohpath,omitempty"`
 }
 
-// PvDRelay describes the relay. Version is that of RelayValue.
+// PvDRelay describes the relay. Version is that of the value of the key.
 type PvDRelay struct {
 	Version   int      `json:"version"`
 	Protocols []string `json:"protocols"`       // of "tcp" and "udp"
@@ -103,9 +103,9 @@ func (z *Zone) pvdRelay() *PvDRelay {
 
 // Errors of ParsePvD.
 var (
-	ErrPvDSize       = errors.New("ddr: PvD information is larger than 64 KiB")
-	ErrPvDKey        = errors.New("ddr: PvD information lacks a required key, or its value is of another type")
-	ErrPvDIdentifier = errors.New("ddr: PvD identifier is not a domain name")
+	errPvDSize       = errors.New("ddr: PvD information is larger than 64 KiB")
+	errPvDKey        = errors.New("ddr: PvD information lacks a required key, or its value is of another type")
+	errPvDIdentifier = errors.New("ddr: PvD identifier is not a domain name")
 )
 
 // maxPvD bounds what a client reads, in octets.
@@ -116,7 +116,7 @@ const maxPvD = 64 << 10
 // expired, is for the caller to decide.
 func ParsePvD(b []byte) (PvD, error) {
 	if len(b) > maxPvD {
-		return PvD{}, ErrPvDSize
+		return PvD{}, errPvDSize
 	}
 	// Members one by one, because encoding/json takes keys in any case when it fills a struct.
 	var members map[string]json.RawMessage
@@ -141,10 +141,10 @@ func ParsePvD(b []byte) (PvD, error) {
 		}
 	}
 	if slices.ContainsFunc(p.Prefixes, func(p netip.Prefix) bool { return !p.IsValid() }) {
-		return PvD{}, fmt.Errorf("%w: prefixes", ErrPvDKey)
+		return PvD{}, fmt.Errorf("%w: prefixes", errPvDKey)
 	}
 	if labels, ok := dns.IsDomainName(p.Identifier); !ok || labels == 0 {
-		return PvD{}, ErrPvDIdentifier
+		return PvD{}, errPvDIdentifier
 	}
 	p.Identifier = dns.CanonicalName(p.Identifier)
 	return p, nil
@@ -154,12 +154,12 @@ func ParsePvD(b []byte) (PvD, error) {
 func member(value json.RawMessage, to any, required bool) error {
 	if missing := value == nil || strings.TrimSpace(string(value)) == "null"; missing {
 		if required {
-			return ErrPvDKey
+			return errPvDKey
 		}
 		return nil
 	}
 	if json.Unmarshal(value, to) != nil {
-		return ErrPvDKey
+		return errPvDKey
 	}
 	return nil
 }

@@ -19,8 +19,8 @@ import (
 type RelayService struct {
 	Name      string       // TargetName; empty means Config.Name
 	Addresses []netip.Addr // of Name, if that is not Config.Name
-	Key       uint16       // SvcParamKey, private use; 0 means DefaultRelayKey
-	Value     []byte       // of Key; its first octet is a version. Nil means RelayValue(RelayTCP | RelayUDP).
+	Key       uint16       // SvcParamKey, private use; 0 means 65280
+	Value     []byte       // of Key; its first octet is a version. Nil means version 1 with RelayTCP and RelayUDP.
 	Port      uint16       // 0: no port parameter
 	// Clients are the prefixes of the clients that may use the relay. Answer and PvD name it to nobody else, and to
 	// nobody at all if Clients is empty. Records does not depend on it, because a zone file is the same for everybody.
@@ -29,8 +29,8 @@ type RelayService struct {
 	Ports []uint16
 }
 
-// DefaultRelayKey is the first SvcParamKey for private use. See RFC 9460, Section 14.3.1.
-const DefaultRelayKey = svcb.KeyPrivateFirst
+// defaultRelayKey is the first SvcParamKey for private use. See RFC 9460, Section 14.3.1.
+const defaultRelayKey = svcb.KeyPrivateFirst
 
 // CheckRelayKey reports why key cannot be RelayService.Key, or nil if it can. See RFC 9460, Section 14.3.1.
 func CheckRelayKey(key int) error {
@@ -56,12 +56,12 @@ const (
 // ones are sent as zero and ignored, and so is everything behind it.
 const relayVersion = 1
 
-// RelayValue returns the value of the relay's key in version 1.
-func RelayValue(f RelayFlags) []byte { return []byte{relayVersion, byte(f)} }
+// relayValue returns the value of the relay's key in version 1.
+func relayValue(f RelayFlags) []byte { return []byte{relayVersion, byte(f)} }
 
-func defaultRelayValue() []byte { return RelayValue(RelayTCP | RelayUDP) }
+func defaultRelayValue() []byte { return relayValue(RelayTCP | RelayUDP) }
 
-// ParseRelayValue is the inverse of RelayValue. It fails on versions that it does not know.
+// ParseRelayValue is the inverse of relayValue. It fails on versions that it does not know.
 func ParseRelayValue(v []byte) (RelayFlags, error) {
 	if len(v) < 2 || v[0] != relayVersion {
 		return 0, fmt.Errorf("ddr: relay value %x is not of version %d", v, relayVersion)
@@ -90,7 +90,7 @@ func (z *Zone) setRelay() error {
 	}
 	s := *z.cfg.Relay
 	if s.Key == 0 {
-		s.Key = DefaultRelayKey
+		s.Key = defaultRelayKey
 	}
 	if err := CheckRelayKey(int(s.Key)); err != nil {
 		return err

@@ -208,8 +208,8 @@ func TestServerRules(t *testing.T) {
 			}
 		}},
 		{"our-TTL-is-short-while-certificates-change", func(t *testing.T) {
-			if DefaultTTL > 5*time.Minute {
-				t.Errorf("got %s: clients whose validation failed stay away for it", DefaultTTL)
+			if defaultTTL > 5*time.Minute {
+				t.Errorf("got %s: clients whose validation failed stay away for it", defaultTTL)
 			}
 		}},
 	})

@@ -109,7 +109,7 @@ func (p Param) check(all []Param) error {
 		return check(len(p.Value) > 0 && len(p.Value)%16 == 0, ErrIPv6Hint)
 	case KeyDoHPath:
 		return CheckDoHPath(string(p.Value))
-	case KeyOHTTP, KeyPvD:
+	case keyOHTTP, KeyPvD:
 		return check(len(p.Value) == 0, errNotEmpty)
 	case keyInvalid:
 		return errKeyInvalid

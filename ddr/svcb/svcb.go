@@ -24,7 +24,7 @@ const (
 	KeyECH           uint16 = 5
 	KeyIPv6Hint      uint16 = 6
 	KeyDoHPath       uint16 = 7
-	KeyOHTTP         uint16 = 8
+	keyOHTTP         uint16 = 8
 	KeyPvD           uint16 = 11
 
 	// The range of private use. See RFC 9460, Section 14.3.1.
