@@ -166,7 +166,7 @@ func TestAnnouncerNotThere(t *testing.T) {
 	})
 }
 
-// TestAnnouncerNews changes what is announced, and where it is announced.
+// TestAnnouncerChanges changes what is announced, and where it is announced.
 func TestAnnouncerChanges(t *testing.T) {
 	var mu sync.Mutex
 	an := announced()
@@ -272,7 +272,7 @@ func TestAnnouncerCannotWatch(t *testing.T) {
 	})
 }
 
-// TestAnnouncerNothingToSay has no IPv6 address to announce: no Router Advertisement is sent, also none at the end.
+// TestAnnouncerNothingToAnnounce has no IPv6 address to announce: no Router Advertisement is sent, also none at the end.
 func TestAnnouncerNothingToAnnounce(t *testing.T) {
 	change := func(c *Config) {
 		c.Source = func(Link) Content { return Content{Servers: []netip.Addr{server4}} }

@@ -53,11 +53,7 @@ func encodable(an Content, lifetime time.Duration) (Content, error) {
 		}
 		next.Resolvers = append(next.Resolvers, r)
 	}
-	for _, a := range an.Servers {
-		if a.Is6() && dnr.Unusable(a) == "" && !slices.Contains(next.Servers, a) {
-			next.Servers = append(next.Servers, a)
-		}
-	}
+	next.Servers = serversOf(an.Servers, false)
 	if an.PvD.ID != "" {
 		if _, err := an.PvD.option(); err != nil {
 			errs = append(errs, err)

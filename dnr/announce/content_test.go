@@ -13,7 +13,7 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/internal/link"
 )
 
-// TestSayable leaves out what Router Advertisements cannot carry, and says so, without giving up the rest.
+// TestEncodable leaves out what Router Advertisements cannot carry, returns why, and keeps the rest.
 func TestEncodable(t *testing.T) {
 	only4 := svcb.Resolver{Priority: 3, Name: "dns.isp.example.", Addresses: []netip.Addr{server4}, ALPN: []string{"doq"}}
 	for name, test := range map[string]struct {
@@ -45,7 +45,7 @@ func TestEncodable(t *testing.T) {
 	}
 }
 
-// TestContentGone replaces a name by another, and takes it up again before all hosts have heard of that.
+// TestContentWithdrawn replaces a name by another, and takes it up again before that has been sent as often as it must be.
 func TestContentWithdrawn(t *testing.T) {
 	var c raContent
 	names := func() (list []string) {

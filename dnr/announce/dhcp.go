@@ -88,3 +88,11 @@ func serversOf(addrs []netip.Addr, v4 bool) (list []netip.Addr) {
 	}
 	return list
 }
+
+// octets returns the concatenated addresses.
+func octets(addrs []netip.Addr) (data []byte) {
+	for _, a := range addrs {
+		data = append(data, a.AsSlice()...)
+	}
+	return data
+}

@@ -107,14 +107,6 @@ func informDHCPv4(m link.DHCPv4Message, id netip.Addr, an Content) (link.DHCPv4M
 	return reply, nil
 }
 
-// octets returns the concatenated addresses.
-func octets(addrs []netip.Addr) (data []byte) {
-	for _, a := range addrs {
-		data = append(data, a.AsSlice()...)
-	}
-	return data
-}
-
 // designated returns option 162 with as many resolvers as fit into room octets, the preferred ones first.
 func designated(an Content, room int) []byte {
 	var list []byte

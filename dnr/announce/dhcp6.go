@@ -82,12 +82,8 @@ func informDHCPv6(m link.DHCPv6Message, duid []byte, an Content, refresh time.Du
 		}
 	}
 	if m.Asks(link.Option6DNSServers) {
-		var data []byte
-		for _, addr := range serversOf(an.Servers, false) {
-			data = append(data, addr.AsSlice()...)
-		}
-		if len(data) > 0 {
-			reply.Add(link.Option6DNSServers, data)
+		if servers := serversOf(an.Servers, false); len(servers) > 0 {
+			reply.Add(link.Option6DNSServers, octets(servers))
 		}
 	}
 	if len(reply.Options) == empty {

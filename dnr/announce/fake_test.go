@@ -116,7 +116,7 @@ func (f *fakeSystem) system() system {
 	}
 }
 
-// fakeConn is one end of a link made of channels. The test's end hears everything that the other end sends, whichever
+// fakeConn is one end of a link made of channels. The test's end receives everything that the other end sends, whichever
 // socket that is at the moment.
 type fakeConn struct {
 	in, out chan link.Packet
