@@ -66,21 +66,26 @@ func TestImportsAmongOurs(t *testing.T) {
 	allowed := map[string][]string{
 		"cmd/cfrd": { // puts everything together
 			"cmd/cfrd/internal/acme", "cmd/cfrd/internal/certs", "cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
-			"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
+			"resolver", "ddr", "ddr/svcb", "dnr", "dnr/announce", "dnr/serverconf", "dnr/survey", "zones", "relay", "relay/addrmap",
 		},
-		"cmd/cfrd/internal/acme":            {"cmd/cfrd/internal/certs", "resolver"},                           // gives the resolver the zone of a challenge
-		"cmd/cfrd/internal/certs":           nil,                                                               // a leaf: does not know where certificates come from
-		"cmd/cfrd/internal/certs/certstest": nil,                                                               // for tests
-		"cmd/cfrd/internal/check":           {"resolver", "ddr", "dnr"},                                        // names transports, and reads what resolvers and links say
-		"cmd/cfrd/internal/config":          {"resolver", "ddr", "zones", "relay", "relay/addrmap"},            // asks for their rules, builds no service
-		"relay":                             {"relay/addrmap"},                                                 // asks it what an address stands for
-		"resolver":                          {"resolver/internal/wire", "resolver/steer", "resolver/upstream"}, // names what it needs of others as interfaces of its own
-		"resolver/upstream":                 {"resolver/internal/wire"},                                        // how other resolvers are asked
-		"resolver/steer":                    {"resolver/internal/wire"},                                        // which addresses become the relay's
-		"resolver/internal/wire":            nil,                                                               // a leaf: octets, without sockets
-		"resolver/internal/dnstest":         nil,                                                               // for tests
-		"dnr":                               {"ddr"},                                                           // announces what ddr describes
-		"ddr":                               nil,
+		"cmd/cfrd/internal/acme":            {"cmd/cfrd/internal/certs", "resolver"},                                // gives the resolver the zone of a challenge
+		"cmd/cfrd/internal/certs":           nil,                                                                    // a leaf: does not know where certificates come from
+		"cmd/cfrd/internal/certs/certstest": nil,                                                                    // for tests
+		"cmd/cfrd/internal/check":           {"resolver", "ddr", "ddr/svcb", "dnr", "dnr/survey"},                   // names transports, and reads what resolvers and links say
+		"cmd/cfrd/internal/config":          {"resolver", "ddr", "zones", "relay", "relay/addrmap", "dnr/announce"}, // asks for their rules, builds no service
+		"relay":                             {"relay/addrmap"},                                                      // asks it what an address stands for
+		"resolver":                          {"resolver/internal/wire", "resolver/steer", "resolver/upstream"},      // names what it needs of others as interfaces of its own
+		"resolver/upstream":                 {"resolver/internal/wire"},                                             // how other resolvers are asked
+		"resolver/steer":                    {"resolver/internal/wire"},                                             // which addresses become the relay's
+		"resolver/internal/wire":            nil,                                                                    // a leaf: octets, without sockets
+		"resolver/internal/dnstest":         nil,                                                                    // for tests
+		"dnr":                               {"ddr/svcb"},                                                           // options of the same parameters
+		"dnr/announce":                      {"dnr", "dnr/internal/link", "ddr/svcb"},                               // sends the options
+		"dnr/serverconf":                    {"dnr", "ddr/svcb"},                                                    // writes them for other servers
+		"dnr/survey":                        {"dnr", "dnr/internal/link", "ddr/svcb"},                               // reads what others send
+		"dnr/internal/link":                 {"dnr"},                                                                // interfaces, sockets and messages of one link
+		"ddr":                               {"ddr/svcb"},                                                           // a zone of such records
+		"ddr/svcb":                          nil,                                                                    // a leaf: records as octets
 		"zones":                             nil,
 		"relay/addrmap":                     nil, // a leaf: a map of addresses that knows no names
 		"e2e":                               nil, // runs the binary
@@ -116,14 +121,14 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "cmd/cfrd/internal/check", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
 		{"github.com/miekg/dns", []string{
-			"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "resolver/steer", "resolver/upstream", "ddr", "zones",
+			"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "resolver/steer", "resolver/upstream", "ddr", "ddr/svcb", "zones",
 			"cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check", "e2e/bench",
 		},
 			"the relay must never see a name"},
 		{"github.com/gaissmai/bart", []string{"resolver", "relay", "zones"},
 			"each has its own set of prefixes, with one meaning"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
-		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
+		{"github.com/vishvananda/netlink", []string{"relay", "dnr/internal/link"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
 		{module + "/resolver/internal/dnstest", nil, "for tests"},
 		{"testing", []string{"cmd/cfrd/internal/certs/certstest", "resolver/internal/dnstest"}, "for tests"},

@@ -23,7 +23,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -34,7 +34,7 @@ type Client struct {
 	From    netip.Addr     // source address; the zero value leaves it to the system
 	SNI     string         // server name in TLS; "" sends none, as discovery by address requires
 	Host    string         // host of DoH URLs: a name or an address without brackets; "" means that of Addr
-	Path    string         // URI template of DoH; "" means ddr.DefaultDoHPath
+	Path    string         // URI template of DoH; "" means svcb.DefaultDoHPath
 	POST    bool           // DoH by POST instead of GET
 	ALPN    string         // overrides the protocol id of DoH over TCP, "h2", with "http/1.1"
 	Verify  VerifyFunc     // judges every TLS handshake; nil refuses all
@@ -362,12 +362,12 @@ func (c Client) request(ctx context.Context, q []byte) (*http.Request, error) {
 	template, value, method := c.Path, base64.RawURLEncoding.EncodeToString(q), http.MethodGet
 	var body io.Reader
 	if template == "" {
-		template = ddr.DefaultDoHPath
+		template = svcb.DefaultDoHPath
 	}
 	if c.POST {
 		value, method, body = "", http.MethodPost, bytes.NewReader(q)
 	}
-	path, err := ddr.ExpandDoHPath(template, value)
+	path, err := svcb.ExpandDoHPath(template, value)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rs/zerolog"
 
-	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -132,10 +131,10 @@ func TestReferenceDefaults(t *testing.T) {
 	}
 	cfg := parse(t, text)
 	// The packages' defaults, as far as they have names, which the file repeats.
-	got := []any{cfg.Steer.MaxTTL, cfg.DDR.TTL, uint16(cfg.DDR.RelayKey), cfg.Relay.Sealed.Epoch, int64(cfg.Cache.Size)}
-	want := []any{resolver.DefaultSteerTTL, ddr.DefaultTTL, ddr.DefaultRelayKey, addrmap.DefaultEpoch, int64(resolver.DefaultCacheBytes)}
+	got := []any{cfg.Steer.MaxTTL, cfg.Relay.Sealed.Epoch, int64(cfg.Cache.Size)}
+	want := []any{resolver.DefaultSteerTTL, addrmap.DefaultEpoch, int64(resolver.DefaultCacheBytes)}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("defaults of steer.max_ttl, ddr.ttl, ddr.relay_key, relay.sealed.epoch and cache.size (-want +got):\n%s", diff)
+		t.Errorf("defaults of steer.max_ttl, relay.sealed.epoch and cache.size (-want +got):\n%s", diff)
 	}
 	for _, key := range configKeys() {
 		_, name := splitKey(key.path)
