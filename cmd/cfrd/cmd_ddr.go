@@ -12,6 +12,7 @@ import (
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // newDDRCommand returns `cfrd ddr`, which groups the commands for the operator's own zone.
@@ -105,7 +106,7 @@ func zoneLine(rr dns.RR, generic bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	r, err := ddr.ParseRecord(rdata)
+	r, err := svcb.Parse(rdata)
 	if err != nil {
 		return "", err
 	}
@@ -116,19 +117,19 @@ func zoneLine(rr dns.RR, generic bool) (string, error) {
 }
 
 // presentation returns the data of an SVCB or HTTPS record as every server writes it that knows RFC 9460.
-func presentation(r ddr.Record) string {
+func presentation(r svcb.Record) string {
 	fields := []string{fmt.Sprint(r.Priority), r.Target}
 	for _, p := range r.Params {
 		switch p.Key {
-		case ddr.KeyMandatory:
+		case svcb.KeyMandatory:
 			var names []string
 			for _, key := range r.Mandatory() {
 				names = append(names, svcParamKey(key))
 			}
 			fields = append(fields, "mandatory="+strings.Join(names, ","))
-		case ddr.KeyALPN:
+		case svcb.KeyALPN:
 			fields = append(fields, `alpn="`+strings.Join(r.ALPN(), ",")+`"`)
-		case ddr.KeyPort:
+		case svcb.KeyPort:
 			fields = append(fields, fmt.Sprintf("port=%d", r.Port()))
 		default:
 			fields = append(fields, svcParam(p))
@@ -139,14 +140,14 @@ func presentation(r ddr.Record) string {
 
 // svcParamKey returns the name of a key of RFC 9460 itself, and the number of a later one.
 func svcParamKey(key uint16) string {
-	if key <= ddr.KeyIPv6Hint {
-		return ddr.KeyName(key)
+	if key <= svcb.KeyIPv6Hint {
+		return svcb.KeyName(key)
 	}
 	return fmt.Sprintf("key%d", key)
 }
 
 // svcParam writes a parameter with its value in wire form. See RFC 9460, Section 2.1.
-func svcParam(p ddr.Param) string {
+func svcParam(p svcb.Param) string {
 	if len(p.Value) == 0 {
 		return svcParamKey(p.Key)
 	}

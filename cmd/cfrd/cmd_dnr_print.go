@@ -14,7 +14,9 @@ import (
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/serverconf"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -72,14 +74,14 @@ func (s *dnrSource) bind(cmd *cobra.Command) {
 	f.StringSliceVar(&s.addresses, "address", nil, "`addresses` of the name, in order of preference")
 	f.StringSliceVar(&s.transports, "transports", []string{"doh", "doq", "dot"},
 		"`list` of dot, doh, doq, in order of preference, each with :PORT if it is not the default one")
-	f.StringVar(&s.dohPath, "dohpath", ddr.DefaultDoHPath, "URI `template` of DoH")
+	f.StringVar(&s.dohPath, "dohpath", svcb.DefaultDoHPath, "URI `template` of DoH")
 	cmd.MarkFlagsMutuallyExclusive("config", "name")
 	cmd.MarkFlagsRequiredTogether("name", "address")
 }
 
 // serverNames returns the values that --for takes.
 func serverNames() (names []string) {
-	for _, s := range dnr.Servers() {
+	for _, s := range serverconf.Servers() {
 		names = append(names, s.Name)
 	}
 	return names
@@ -95,7 +97,7 @@ func printDNR(w io.Writer, o dnrPrintOptions) error {
 	if err != nil {
 		return err
 	}
-	plan, err := dnr.NewPlan(resolvers, o.lifetime)
+	plan, err := serverconf.NewPlan(resolvers, o.lifetime)
 	if err != nil {
 		return err
 	}
@@ -108,8 +110,8 @@ func printDNR(w io.Writer, o dnrPrintOptions) error {
 }
 
 // selected returns what --for and --option mean.
-func (o dnrPrintOptions) selected() (servers []dnr.Server, forms []dnr.Form, err error) {
-	for _, s := range dnr.Servers() {
+func (o dnrPrintOptions) selected() (servers []serverconf.Server, forms []dnr.Form, err error) {
+	for _, s := range serverconf.Servers() {
 		if len(o.servers) == 0 || slices.Contains(o.servers, s.Name) {
 			servers = append(servers, s)
 		}
@@ -133,7 +135,7 @@ func (o dnrPrintOptions) selected() (servers []dnr.Server, forms []dnr.Form, err
 func allForms() []dnr.Form { return []dnr.Form{dnr.DHCPv4, dnr.DHCPv6, dnr.RA} }
 
 // designations returns what is to be handed out, which is never empty.
-func (s dnrSource) designations() ([]ddr.Resolver, error) {
+func (s dnrSource) designations() ([]svcb.Resolver, error) {
 	cfg, err := s.describe()
 	if err != nil {
 		return nil, err

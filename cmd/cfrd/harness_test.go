@@ -81,20 +81,18 @@ func (l *lab) write(t *testing.T) {
 	writeFile(t, l.path(), b.String())
 }
 
-// start runs the lab's configuration until the test ends, and returns the node and what it logs.
+// start is startMode in mode all.
 func (l *lab) start(t *testing.T) (*node, *logBuffer) {
 	t.Helper()
-	l.write(t)
-	cfg, err := config.Read(l.path(), config.ModeAll)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := loadValues(cfg, config.ModeAll, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	return l.startMode(t, config.ModeAll)
+}
+
+// startMode runs the lab's configuration until the test ends, and returns the node and what it logs.
+func (l *lab) startMode(t *testing.T, m config.Mode) (*node, *logBuffer) {
+	t.Helper()
+	v := l.load(t, m)
 	log := &logBuffer{}
-	n, err := newNode(v, config.ModeAll, newLogger(cfg.Log, log))
+	n, err := newNode(v, m, newLogger(v.Log, log))
 	if err != nil {
 		t.Fatal(err)
 	}

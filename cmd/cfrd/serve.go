@@ -69,6 +69,7 @@ func (n *node) announce(ctx context.Context) {
 	n.log.Info().Msg("draining; a second signal ends at once")
 }
 
+// logWarnings logs each warning as a line.
 func logWarnings(log zerolog.Logger, warnings []string) {
 	for _, w := range warnings {
 		log.Warn().Msg(w)

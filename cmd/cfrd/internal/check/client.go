@@ -24,7 +24,7 @@ type Client struct {
 	From    netip.Addr     // source address; the zero value leaves it to the system
 	SNI     string         // server name in TLS; "" sends none, as discovery by address requires
 	Host    string         // host of DoH URLs: a name or an address without brackets; "" means that of Addr
-	Path    string         // URI template of DoH; "" means ddr.DefaultDoHPath
+	Path    string         // URI template of DoH; "" means svcb.DefaultDoHPath
 	POST    bool           // DoH by POST instead of GET
 	ALPN    string         // overrides the protocol id of DoH over TCP, "h2", with "http/1.1"
 	Verify  VerifyFunc     // judges every TLS handshake; nil refuses all

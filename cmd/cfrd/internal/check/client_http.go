@@ -14,7 +14,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -85,12 +85,12 @@ func (c Client) request(ctx context.Context, q []byte) (*http.Request, error) {
 	template, value, method := c.Path, base64.RawURLEncoding.EncodeToString(q), http.MethodGet
 	var body io.Reader
 	if template == "" {
-		template = ddr.DefaultDoHPath
+		template = svcb.DefaultDoHPath
 	}
 	if c.POST {
 		value, method, body = "", http.MethodPost, bytes.NewReader(q)
 	}
-	path, err := ddr.ExpandDoHPath(template, value)
+	path, err := svcb.ExpandDoHPath(template, value)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -82,7 +83,7 @@ func (c checker) designated(m message) []Designation {
 
 // designation judges one record, and returns it and whether a DNS client can use it.
 func (c checker) designation(rr record, extra []record) (Designation, bool) {
-	r, err := ddr.ParseRecord(rr.data)
+	r, err := svcb.Parse(rr.data)
 	if err != nil {
 		c.fail("svcb", discoveryName, "malformed, so that clients reject the whole answer: %v", err)
 		return Designation{}, false
@@ -155,16 +156,16 @@ func additionalAddrs(name string, section []record) []netip.Addr {
 }
 
 // isRelay reports whether r is the record of a relay in the form of this program, whatever private key it uses.
-func isRelay(r ddr.Record) bool {
+func isRelay(r svcb.Record) bool {
 	return slices.ContainsFunc(r.Mandatory(), func(key uint16) bool {
-		return key >= ddr.KeyPrivateFirst && r.IsRelay(key)
+		return key >= svcb.KeyPrivateFirst && ddr.IsRelay(r, key)
 	})
 }
 
 // relayRecord judges the record of a relay, which clients that do not know its key skip.
-func (c checker) relayRecord(target string, r ddr.Record) {
+func (c checker) relayRecord(target string, r svcb.Record) {
 	for _, p := range r.Params {
-		if p.Key < ddr.KeyPrivateFirst {
+		if p.Key < svcb.KeyPrivateFirst {
 			continue
 		}
 		f, err := ddr.ParseRelayValue(p.Value)
@@ -173,7 +174,7 @@ func (c checker) relayRecord(target string, r ddr.Record) {
 			return
 		}
 		c.ok("relay-record", target, "announces a relay by %s (TCP: %t, UDP: %t); clients that do not know it skip it",
-			ddr.KeyName(p.Key), f&ddr.RelayTCP != 0, f&ddr.RelayUDP != 0)
+			svcb.KeyName(p.Key), f&ddr.RelayTCP != 0, f&ddr.RelayUDP != 0)
 		return
 	}
 }

@@ -10,12 +10,13 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/survey"
 )
 
 // judge judges the messages alone, without connecting to anything.
-func (c dnrChecker) judge(s dnr.Survey) {
+func (c dnrChecker) judge(s survey.Result) {
 	for _, why := range s.Unasked {
 		c.skip("ask", c.link.Interface, "%s", why)
 	}
@@ -23,38 +24,38 @@ func (c dnrChecker) judge(s dnr.Survey) {
 		c.fail("flood", c.link.Interface, "%d more messages were not looked at: something floods the link", s.Dropped)
 	}
 	designated := false
-	for _, h := range s.Heard {
+	for _, h := range s.Messages {
 		c.message(h)
 		designated = designated || len(h.Instances) > 0
 	}
 	switch {
-	case len(s.Heard) == 0:
+	case len(s.Messages) == 0:
 		c.fail("dnr", c.link.Interface, "no router and no DHCP server answered")
 	case !designated:
 		c.fail("dnr", c.link.Interface, "no server hands out a designated resolver, so clients stay unencrypted")
 	}
-	c.agreement(s.Heard)
-	for _, h := range s.Heard {
+	c.agreement(s.Messages)
+	for _, h := range s.Messages {
 		c.reactions(h)
 	}
 }
 
 // message judges one message.
-func (c dnrChecker) message(h dnr.Heard) {
+func (c dnrChecker) message(h survey.Message) {
 	from := source(h)
 	for _, f := range h.Findings {
 		c.finding(from, f)
 	}
 	switch n := len(h.Instances) + h.Omitted; {
 	case n == 0:
-		c.skip(h.By.String(), from, "this %s hands out no designated resolver", h.Message)
+		c.skip(h.By.String(), from, "this %s hands out no designated resolver", h.Kind)
 	case h.Omitted > 0:
-		c.fail(h.By.String(), from, "this %s has %d instances, of which the first %d were looked at", h.Message, n,
+		c.fail(h.By.String(), from, "this %s has %d instances, of which the first %d were looked at", h.Kind, n,
 			len(h.Instances))
 	case h.Err() != nil:
-		c.skip(h.By.String(), from, "clients ignore this %s, and with it %d instances", h.Message, n)
+		c.skip(h.By.String(), from, "clients ignore this %s, and with it %d instances", h.Kind, n)
 	default:
-		c.ok(h.By.String(), from, "this %s has %d instances%s", h.Message, n, alsoUnencrypted(h.Resolvers))
+		c.ok(h.By.String(), from, "this %s has %d instances%s", h.Kind, n, alsoUnencrypted(h.Resolvers))
 	}
 	for i, in := range h.Instances {
 		c.instance(h, i, in)
@@ -89,7 +90,7 @@ func (c dnrChecker) finding(target string, f dnr.Finding) {
 
 // instance judges the instance in, which is the one with index i of h. A finding that several instances have is reported
 // once, with the first of them.
-func (c dnrChecker) instance(h dnr.Heard, i int, in dnr.Inspection) {
+func (c dnrChecker) instance(h survey.Message, i int, in dnr.Inspection) {
 	target := fmt.Sprintf("%s #%d", source(h), i+1)
 	fine := true
 	for _, f := range in.Findings {
@@ -132,7 +133,7 @@ func alsoIn(list []dnr.Inspection, i int, f dnr.Finding) string {
 
 // describe returns what an instance says about its resolver, for a step.
 func describe(in dnr.Inspection) string {
-	r := ddr.Record{Params: in.Params}
+	r := svcb.Record{Params: in.Params}
 	d := Designation{ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(), Addresses: in.Addresses}
 	return d.params()
 }
@@ -142,7 +143,7 @@ func describe(in dnr.Inspection) string {
 const shortestLifetime = 3 * 4 * time.Second
 
 // lifetime judges the lifetime of the option of a Router Advertisement.
-func (c dnrChecker) lifetime(target string, h dnr.Heard, lifetime time.Duration) {
+func (c dnrChecker) lifetime(target string, h survey.Message, lifetime time.Duration) {
 	const name = "lifetime"
 	switch {
 	case lifetime == 0:
@@ -177,7 +178,7 @@ func (s service) String() string {
 // servicesOf returns the transports that a client would take from an instance, with their addresses.
 func servicesOf(in dnr.Inspection) map[service][]netip.Addr {
 	list := make(map[service][]netip.Addr)
-	r := ddr.Record{Params: in.Params}
+	r := svcb.Record{Params: in.Params}
 	for _, id := range r.ALPN() {
 		list[serviceOf(in.ADN, id, r)] = in.Usable()
 	}
@@ -185,9 +186,9 @@ func servicesOf(in dnr.Inspection) map[service][]netip.Addr {
 }
 
 // serviceOf returns the service that a record of the resolver adn describes for one protocol.
-func serviceOf(adn, alpn string, r ddr.Record) service {
+func serviceOf(adn, alpn string, r svcb.Record) service {
 	s := service{adn: dns.CanonicalName(adn), alpn: alpn, port: portOf(alpn, r.Port())}
-	if ddr.IsHTTP(alpn) {
+	if svcb.IsHTTP(alpn) {
 		s.dohPath = r.DoHPath()
 	}
 	return s
@@ -195,12 +196,12 @@ func serviceOf(adn, alpn string, r ddr.Record) service {
 
 // offer is what clients would take of one message.
 type offer struct {
-	heard    dnr.Heard
+	heard    survey.Message
 	services map[service][]netip.Addr
 }
 
 // offers returns what each of the messages designates, without those that designate nothing.
-func offers(heard []dnr.Heard) (list []offer) {
+func offers(heard []survey.Message) (list []offer) {
 	for _, h := range heard {
 		o := offer{h, make(map[service][]netip.Addr)}
 		for _, in := range h.Instances {
@@ -220,7 +221,7 @@ func offers(heard []dnr.Heard) (list []offer) {
 
 // agreement compares what several servers say, because clients take the options of all of them together. See RFC 9463,
 // Section 3.2; RFC 8106, Section 5.3.1.
-func (c dnrChecker) agreement(heard []dnr.Heard) {
+func (c dnrChecker) agreement(heard []survey.Message) {
 	list := offers(heard)
 	if len(list) < 2 {
 		return
@@ -293,11 +294,11 @@ func (o offer) names() (names []string) {
 }
 
 // reactions adds how known clients react to a message.
-func (c dnrChecker) reactions(h dnr.Heard) {
+func (c dnrChecker) reactions(h survey.Message) {
 	if len(h.Instances) == 0 {
 		return
 	}
-	for _, r := range dnr.Clients(h) {
+	for _, r := range survey.Clients(h) {
 		target := source(h)
 		name := "client-" + strings.ToLower(strings.FieldsFunc(r.Client, func(c rune) bool { return c == ' ' || c == '-' })[0])
 		text := r.Client + " "
@@ -316,7 +317,7 @@ func (c dnrChecker) reactions(h dnr.Heard) {
 }
 
 // uses returns what a client uses, as words of a sentence.
-func uses(list []dnr.Use) string {
+func uses(list []survey.Use) string {
 	words := make([]string, len(list))
 	for i, u := range list {
 		words[i] = fmt.Sprintf("%s of #%d", strings.Join(u.ALPN, " "), u.Instance)

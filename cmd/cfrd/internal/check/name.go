@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -53,7 +54,7 @@ func (c checker) byName(ctx context.Context, name string) {
 // Section 2.2.
 func countUsable(records []record) (n int, err error) {
 	for _, rr := range records {
-		r, err := ddr.ParseRecord(rr.data)
+		r, err := svcb.Parse(rr.data)
 		if err != nil {
 			return 0, err
 		}
@@ -166,7 +167,7 @@ func (c checker) https(ctx context.Context, name string, records []Designation) 
 		return
 	}
 	for _, rr := range found {
-		r, err := ddr.ParseRecord(rr.data)
+		r, err := svcb.Parse(rr.data)
 		switch {
 		case err != nil:
 			c.fail("https-record", name, "malformed, so that clients reject the whole answer: %v", err)
@@ -180,7 +181,7 @@ func (c checker) https(ctx context.Context, name string, records []Designation) 
 }
 
 // httpsRecord compares one HTTPS record of name with the designations, and looks at its provisioning domain.
-func (c checker) httpsRecord(ctx context.Context, name string, r ddr.Record, records []Designation) {
+func (c checker) httpsRecord(ctx context.Context, name string, r svcb.Record, records []Designation) {
 	ids, port := httpsALPN(r), cmp.Or(r.Port(), 443)
 	target := fmt.Sprintf("%s %d", name, r.Priority)
 	same := func(d Designation) bool { return cmp.Or(d.Port, 443) == port && hasCommon(d.ALPN, ids) }
@@ -189,15 +190,15 @@ func (c checker) httpsRecord(ctx context.Context, name string, r ddr.Record, rec
 	} else {
 		c.skip("https-record", target, "alpn=%s port=%d: not what discovery says", strings.Join(ids, ","), port)
 	}
-	if _, ok := r.Value(ddr.KeyPvD); ok {
+	if _, ok := r.Value(svcb.KeyPvD); ok {
 		c.pvd(ctx, name, r)
 	}
 }
 
 // httpsALPN returns the protocols of an HTTPS record with the default one. See RFC 9460, Section 7.1.2.
-func httpsALPN(r ddr.Record) []string {
+func httpsALPN(r svcb.Record) []string {
 	ids := r.ALPN()
-	if _, excluded := r.Value(ddr.KeyNoDefaultALPN); !excluded && !slices.Contains(ids, "http/1.1") {
+	if _, excluded := r.Value(svcb.KeyNoDefaultALPN); !excluded && !slices.Contains(ids, "http/1.1") {
 		ids = append(ids, "http/1.1")
 	}
 	return ids

@@ -12,18 +12,19 @@ import (
 	"time"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
 // pvd fetches the provisioning domain that the HTTPS record r of name announces, over each version of HTTP in r.
-func (c checker) pvd(ctx context.Context, name string, r ddr.Record) {
+func (c checker) pvd(ctx context.Context, name string, r svcb.Record) {
 	target := r.Target
 	if target == "." {
 		target = name
 	}
 	for _, id := range httpsALPN(r) {
 		t, ok := transportOf(id)
-		if !ok || !ddr.IsHTTP(id) {
+		if !ok || !svcb.IsHTTP(id) {
 			continue
 		}
 		client := Client{

@@ -13,7 +13,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/quic-go/quic-go"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // steering looks at the answers for a name that is reached through the relay, and connects to the addresses. It cannot
@@ -102,7 +102,7 @@ func (c checker) hints(ctx context.Context, addrs []netip.Addr) {
 		c.skip("steered-hints", target, "no HTTPS record")
 	}
 	for _, rr := range records {
-		r, err := ddr.ParseRecord(rr.data)
+		r, err := svcb.Parse(rr.data)
 		if err != nil {
 			c.fail("steered-hints", target, "malformed: %v", err)
 			continue
@@ -115,7 +115,7 @@ func (c checker) hints(ctx context.Context, addrs []netip.Addr) {
 }
 
 // hintsOf judges the hints of one HTTPS record by the addresses of its target.
-func (c checker) hintsOf(target string, r ddr.Record, addrs []netip.Addr) {
+func (c checker) hintsOf(target string, r svcb.Record, addrs []netip.Addr) {
 	hints := hintsIn(r)
 	for _, h := range hints {
 		if !slices.Contains(addrs, h) {
@@ -123,14 +123,14 @@ func (c checker) hintsOf(target string, r ddr.Record, addrs []netip.Addr) {
 			return
 		}
 	}
-	_, ech := r.Value(ddr.KeyECH)
+	_, ech := r.Value(svcb.KeyECH)
 	c.ok("steered-hints", target, "%d hints, all among the addresses; ech present: %t", len(hints), ech)
 }
 
 // hintsIn returns the address hints of both families.
-func hintsIn(r ddr.Record) []netip.Addr {
+func hintsIn(r svcb.Record) []netip.Addr {
 	var addrs []netip.Addr
-	for key, size := range map[uint16]int{ddr.KeyIPv4Hint: 4, ddr.KeyIPv6Hint: 16} {
+	for key, size := range map[uint16]int{svcb.KeyIPv4Hint: 4, svcb.KeyIPv6Hint: 16} {
 		v, _ := r.Value(key)
 		for a := range slices.Chunk(v, size) {
 			addr, _ := netip.AddrFromSlice(a)

@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -93,7 +94,7 @@ func (c checker) transport(ctx context.Context, d Designation, alpn string, want
 		return
 	}
 	c.certificate(name+"-certificate", client.Addr, first)
-	if ddr.IsHTTP(alpn) {
+	if svcb.IsHTTP(alpn) {
 		post := client
 		post.POST = true
 		c.exchange(ctx, name+"-post", t, post, want)
@@ -151,7 +152,7 @@ func portOf(alpn string, port uint16) uint16 {
 	switch {
 	case port != 0:
 		return port
-	case ddr.IsHTTP(alpn):
+	case svcb.IsHTTP(alpn):
 		return 443
 	}
 	return 853
