@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A wildcard listener of this process, such as the relay's, finds room beside ours, and ours still gets its queries.
-func TestWildcardBeside(t *testing.T) {
+// A wildcard listener of this process, such as the relay's, can share a port of ours, and ours still gets its queries.
+func TestWildcardSharesPort(t *testing.T) {
 	s := startServer(t, nil)
 	lc := net.ListenConfig{Control: shareFirst}
 	for name, addr := range map[string]netip.AddrPort{

@@ -45,10 +45,10 @@ const largeReply = 60000
 
 func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} }
 
-func (f *fakeBackend) run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (f *fakeBackend) update(Settings) error         { return nil }
-func (f *fakeBackend) stats(*Stats)                  {}
-func (f *fakeBackend) serves(netip.Addr) bool        { return true }
+func (f *fakeBackend) close()                 {}
+func (f *fakeBackend) update(Settings) error  { return nil }
+func (f *fakeBackend) stats(*Stats)           {}
+func (f *fakeBackend) serves(netip.Addr) bool { return true }
 
 func firstLabel(msg []byte) string {
 	if len(msg) <= wire.HeaderLen || len(msg) < wire.HeaderLen+1+int(msg[wire.HeaderLen]) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +18,7 @@ import (
 )
 
 // testHandler returns a handler for clients in 192.0.2.0/24 that asks these upstreams.
-func testHandler(t testing.TB, cfg Config, upstreams ...upstream.Exchanger) *resolverHandler {
+func testHandler(t testing.TB, cfg Config, upstreams ...upstream.Exchanger) *forwarder {
 	t.Helper()
 	if cfg.CacheBytes == 0 {
 		cfg.CacheBytes = 1 << 20
@@ -29,25 +30,16 @@ func testHandler(t testing.TB, cfg Config, upstreams ...upstream.Exchanger) *res
 		u := Upstream{Addr: netip.AddrPortFrom(testLocal.Addr(), uint16(i+1)), Exchanger: x}
 		cfg.Settings.Upstreams = append(cfg.Settings.Upstreams, u)
 	}
-	h, err := newHandler(&cfg)
+	h, err := newForwarder(&cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { stopHandler(t, h) })
+	t.Cleanup(h.close)
 	return h
 }
 
-// stopHandler ends h and waits for everything that it started.
-func stopHandler(t testing.TB, h *resolverHandler) {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if err := h.run(ctx); err != nil {
-		t.Errorf("run: %v", err)
-	}
-}
-
 // ask sends m and returns the reply and how it came about.
-func ask(t testing.TB, h *resolverHandler, m *dns.Msg, tr Transport) (*dns.Msg, outcome) {
+func ask(t testing.TB, h *forwarder, m *dns.Msg, tr Transport) (*dns.Msg, outcome) {
 	t.Helper()
 	q := &query{msg: dnstest.Pack(t, m), client: testClient, local: testLocal, transport: tr}
 	out, result := h.answerNow(q, nil)
@@ -356,13 +348,17 @@ func TestWorkEndsWithTheLastWaiter(t *testing.T) {
 			ended <- ctx.Err()
 			return nil, ctx.Err()
 		}})
-		q := func() *query {
-			return &query{msg: dnstest.Pack(t, dnstest.Query("www.example.", dns.TypeA)), client: testClient, local: testLocal}
+		wait := func(ctx context.Context) {
+			q := &query{msg: dnstest.Pack(t, dnstest.Query("www.example.", dns.TypeA)), client: testClient, local: testLocal}
+			if _, how := h.answerNow(q, nil); how != pending {
+				t.Errorf("got outcome %d; want pending", how)
+			}
+			h.answer(ctx, q, nil)
 		}
 		first, leave := context.WithCancel(t.Context())
 		second, leaveToo := context.WithCancel(t.Context())
-		go h.answer(first, q(), nil)
-		go h.answer(second, q(), nil)
+		go wait(first)
+		go wait(second)
 		synctest.Wait()
 		leave()
 		synctest.Wait()
@@ -399,5 +395,64 @@ func TestUpdateReusesUpstreams(t *testing.T) {
 	}
 	if !x[0].Retired.Load() || x[1].Retired.Load() {
 		t.Error("want the upstream that is left out retired, and only that")
+	}
+}
+
+// countedLocal counts how often a local source is asked.
+type countedLocal struct {
+	Local
+	asked atomic.Int64
+}
+
+func (l *countedLocal) Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool) {
+	l.asked.Add(1)
+	return l.Local.Answer(q, client, local)
+}
+
+// A query that waits was decided before: by the settings of then, and with the answer of the local source. The message
+// that it came in may have moved meanwhile.
+func TestDecisionIsHandedOn(t *testing.T) {
+	clients := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	for name, row := range map[string]struct {
+		question string
+		want     int // records
+	}{
+		"local-chain": {"www.isp.example.", 2},
+		"upstream":    {"target.example.", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			local := &countedLocal{Local: cnames("www.isp.example. target.example.")}
+			up := dnstest.Records("target.example. 300 IN A 192.0.2.1")
+			h := testHandler(t, Config{Settings: Settings{
+				Clients:  clients,
+				Local:    []Local{local},
+				Steering: &Steering{Policy: dnstest.Rules("example"), Relay: new(dnstest.Relay), Clients: everybody},
+			}}, up)
+			m := dnstest.Query(row.question, dns.TypeA)
+			buf := dnstest.Pack(t, m)
+			q := &query{msg: buf, client: testClient, local: testLocal, transport: UDP}
+			if out, how := h.answerNow(q, nil); how != pending {
+				t.Fatalf("got outcome %d, %x; want pending", how, out)
+			}
+			if got := local.asked.Load(); got != 1 {
+				t.Errorf("got %d questions to the local source; want 1", got)
+			}
+			q.msg = slices.Clone(buf)
+			clear(buf)
+			if err := h.update(Settings{Local: []Local{localNames(row.question)}}); err != nil {
+				t.Fatal(err)
+			}
+			r := dnstest.Unpack(t, h.answer(t.Context(), q, nil))
+			if r.Id != m.Id || !slices.Equal(r.Question, m.Question) || r.Rcode != dns.RcodeSuccess || len(r.Answer) != row.want {
+				t.Fatalf("got\n%v\nwant %d records", r, row.want)
+			}
+			if a, ok := r.Answer[row.want-1].(*dns.A); !ok || a.A.String() != "198.51.100.1" {
+				t.Errorf("got %v; want the relay's address", r.Answer)
+			}
+			asked := map[string]int64{"local-chain": 2, "upstream": 1}[name] // of the chain, its target is asked for as well
+			if got := local.asked.Load(); got != asked {
+				t.Errorf("got %d questions to the local source; want %d", got, asked)
+			}
+		})
 	}
 }
