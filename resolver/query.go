@@ -80,6 +80,7 @@ type Limits struct {
 	ReadTimeout          time.Duration // from the first octet of a message or request to its last; default 5 s
 	QueryTimeout         time.Duration // for a query that waits for upstreams; default 4 s
 	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
+	HTTP2                HTTP2Server   // which implementation of HTTP/2 serves DoH; default HTTP2Own
 }
 
 // withDefaults returns l with every zero field set to its default.
@@ -94,6 +95,7 @@ func (l Limits) withDefaults() Limits {
 		ReadTimeout:          cmp.Or(l.ReadTimeout, 5*time.Second),
 		QueryTimeout:         cmp.Or(l.QueryTimeout, 4*time.Second), // stub resolvers wait for 5 s: so they see why there is no answer
 		DrainTimeout:         cmp.Or(l.DrainTimeout, 5*time.Second),
+		HTTP2:                l.HTTP2,
 	}
 }
 

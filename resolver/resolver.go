@@ -62,9 +62,10 @@ type Config struct {
 	TLS *tls.Config
 	// DoHPath is the path at which DoH is served. Empty means DefaultDoHPath.
 	DoHPath string
-	// HTTP answers requests to the DoH listeners for other paths than DoHPath, within the same limits. It must not
-	// wait for anything, not even for the body of a request, which over HTTP/2 it does not get. Over HTTP/2 a response
-	// has at most 65,535 octets. Its requests have http.LocalAddrContextKey in every version of HTTP. Nil answers 404.
+	// HTTP answers requests to the DoH listeners for other paths than DoHPath, within the same limits. It is called
+	// when the body of a request has arrived, of at most 65,535 octets, and must not wait for anything. Over HTTP/2 a
+	// response has at most 65,535 octets as well. Its requests have http.LocalAddrContextKey in every version of HTTP.
+	// Nil answers 404.
 	HTTP   http.Handler
 	Limits Limits
 	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.
