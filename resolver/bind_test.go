@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,8 +36,8 @@ func TestPortZero(t *testing.T) {
 	for name, list := range map[string][]netip.AddrPort{
 		"Do53": s.Addrs().Do53, "DoT": s.Addrs().DoT, "DoH": s.Addrs().DoH, "DoQ": s.Addrs().DoQ,
 	} {
-		if len(list) != 1 || list[0].Port() == 0 {
-			t.Errorf("%s: got %v; want one address with a port", name, list)
+		if len(list) == 0 || slices.ContainsFunc(list, func(a netip.AddrPort) bool { return a.Port() == 0 }) {
+			t.Errorf("%s: got %v; want addresses with ports", name, list)
 		}
 	}
 	// That TCP and UDP have the same one is what TestSameQuestionSameAnswer relies on.

@@ -1,12 +1,13 @@
 package resolver
 
 import (
-	"bytes"
 	"hash/maphash"
 	"time"
 	"unsafe"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // cache keeps replies within a number of octets. It is split into shards, each with a lock that is held for a
@@ -27,13 +28,13 @@ type entry struct {
 	flags   uint8 // of the key; the rest of which is in raw
 	freq    uint8 // uses since it was last looked at for eviction, up to maxFreq
 	main    bool  // in the main queue
-	raw     *reply
+	raw     *wire.Response
 	checked uint32 // the generation of settings in which no local source had an answer
 
 	// What clients that may use the relay get, decided in this generation, until then: steered, or raw if nil.
 	steeredGen   uint32
 	steeredUntil int64
-	steered      *reply
+	steered      *wire.Response
 
 	chain      *entry // next in the bucket
 	prev, next *entry // in the queue
@@ -41,9 +42,8 @@ type entry struct {
 
 const (
 	maxFreq = 3
-	// Sizes for the account of octets, beside messages themselves. A bucket and a ghost come to 12 octets for each
+	// Sizes in octets of what an entry occupies besides its messages. A bucket and a ghost come to 12 octets for each
 	// bucketBytes of the limit.
-	replyOverhead = int64(unsafe.Sizeof(reply{}))
 	entryOverhead = int64(unsafe.Sizeof(entry{}))
 	// bucketBytes is about what an entry with a small answer occupies.
 	bucketBytes = 512
@@ -78,24 +78,24 @@ func newCache(limit int64) *cache {
 func (c *cache) now() int64 { return int64(time.Since(c.epoch)) }
 
 // shard returns the hash of k and where it belongs.
-func (c *cache) shard(k *key) (uint64, *shard) {
-	hash := maphash.Bytes(c.seed, k.bytes()) ^ uint64(k.flags)<<32
+func (c *cache) shard(k *wire.Key) (uint64, *shard) {
+	hash := maphash.Bytes(c.seed, k.Bytes()) ^ uint64(k.Flags)<<32
 	return hash, &c.shards[hash&uint64(len(c.shards)-1)]
 }
 
 // lookup returns the reply to k for clients with view v, or nil if it takes more than a look: it is not there or
 // not fresh, or was not yet offered to the local sources or to steering under the settings of generation gen.
-func (c *cache) lookup(k *key, v view, gen uint32, now int64) *reply {
+func (c *cache) lookup(k *wire.Key, v view, gen uint32, now int64) *wire.Response {
 	hash, s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(hash, k)
-	if e == nil || e.checked != gen || !e.raw.fresh(now) {
+	if e == nil || e.checked != gen || !e.raw.Fresh(now) {
 		return nil
 	}
 	r := e.raw
 	if v != viewRaw {
-		if e.steeredGen != gen || e.steeredUntil <= now || v == viewDown && e.steered != nil && e.steered.steered {
+		if e.steeredGen != gen || e.steeredUntil <= now || v == viewDown && e.steered != nil && e.steered.Rewritten {
 			return nil
 		}
 		if e.steered != nil {
@@ -108,12 +108,12 @@ func (c *cache) lookup(k *key, v view, gen uint32, now int64) *reply {
 }
 
 // raw returns the fresh reply of an upstream to k, or nil, after no local source of generation gen had one.
-func (c *cache) raw(k *key, gen uint32, now int64) *reply {
+func (c *cache) raw(k *wire.Key, gen uint32, now int64) *wire.Response {
 	hash, s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(hash, k)
-	if e == nil || !e.raw.fresh(now) {
+	if e == nil || !e.raw.Fresh(now) {
 		return nil
 	}
 	e.checked = gen
@@ -122,18 +122,18 @@ func (c *cache) raw(k *key, gen uint32, now int64) *reply {
 }
 
 // insert keeps r, the reply of an upstream to k, if it may be kept and is not out of all proportion.
-func (c *cache) insert(k *key, gen uint32, r *reply) {
-	if r.ttl == 0 {
+func (c *cache) insert(k *wire.Key, gen uint32, r *wire.Response) {
+	if r.TTL == 0 {
 		return
 	}
 	hash, s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.insert(&entry{hash: hash, flags: k.flags, raw: r, checked: gen}, k)
+	s.insert(&entry{hash: hash, flags: k.Flags, raw: r, checked: gen}, k)
 }
 
 // insertSteered keeps steered, or nil for none, as what generation gen makes of raw until then.
-func (c *cache) insertSteered(k *key, gen uint32, raw, steered *reply, until int64) {
+func (c *cache) insertSteered(k *wire.Key, gen uint32, raw, steered *wire.Response, until int64) {
 	hash, s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,8 +145,8 @@ func (c *cache) insertSteered(k *key, gen uint32, raw, steered *reply, until int
 // unsteer forgets what was decided about the addresses of name, because it is not what would be decided now.
 func (c *cache) unsteer(name string) {
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSVCB} {
-		for flags := range uint8(keyDO | keyCD) { // who sets both is never steered
-			k, err := newKey(name, qtype, flags)
+		for flags := range uint8(wire.DO | wire.CD) { // who sets both is never steered
+			k, err := wire.NewKey(name, qtype, flags)
 			if err != nil {
 				return
 			}
@@ -173,17 +173,11 @@ func (c *cache) stats() (used int64, entries int, hits uint64) {
 	return used, entries, hits
 }
 
-// size returns the octets that r occupies, with what the allocator rounds up.
-func (p *reply) size() int64 {
-	n := int64(len(p.msg) + 2*len(p.ttls))
-	return n + n/8 + replyOverhead
-}
-
 // size returns the octets that e occupies.
 func (e *entry) size() int64 {
-	n := entryOverhead + e.raw.size()
+	n := entryOverhead + e.raw.Size()
 	if e.steered != nil {
-		n += e.steered.size()
+		n += e.steered.Size()
 	}
 	return n
 }
@@ -192,7 +186,6 @@ func (e *entry) size() int64 {
 func (e *entry) use() { e.freq = min(e.freq+1, maxFreq) }
 
 // is reports whether e is about k, whose hash it has.
-func (e *entry) is(k *key) bool {
-	return e.flags == k.flags && len(e.raw.msg) >= headerLen+int(k.n) &&
-		bytes.Equal(e.raw.msg[headerLen:headerLen+int(k.n)], k.bytes())
+func (e *entry) is(k *wire.Key) bool {
+	return e.flags == k.Flags && e.raw.Answers(k)
 }

@@ -1,52 +1,57 @@
 package resolver
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
-// keyOf returns the key of a question.
-func keyOf(t testing.TB, name string, qtype uint16, flags uint8) *key {
-	t.Helper()
-	var buf [maxName + 4]byte
-	n, err := dns.PackDomainName(name, buf[:], 0, nil, false)
+// filler returns a response to k with n octets of data of an unknown type.
+func filler(k *wire.Key, n int) *wire.Response {
+	name, _, err := dns.UnpackDomainName(k.Bytes(), 0)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
-	binary.BigEndian.PutUint16(buf[n:], qtype)
-	binary.BigEndian.PutUint16(buf[n+2:], dns.ClassINET)
-	var k key
-	k.set(buf[:n+4], flags)
-	return &k
-}
-
-// filler returns a reply to k with n octets of records that are none.
-func filler(k *key, n int) *reply {
-	p := failure(k, noEDE, 300, 0)
-	p.msg = append(p.msg, make([]byte, n)...)
+	m := dnstest.Query(name, k.Type())
+	m.Response = true
+	h := dns.RR_Header{Name: ".", Rrtype: 65300, Class: dns.ClassINET, Ttl: 300}
+	m.Answer = []dns.RR{&dns.RFC3597{Hdr: h, Rdata: strings.Repeat("00", n)}}
+	msg, err := m.Pack()
+	if err != nil {
+		panic(err)
+	}
+	p, err := wire.NewResponse(msg, k, 0)
+	if err != nil {
+		panic(err)
+	}
+	p.TTL = 300
 	return p
 }
 
 func TestCacheKeys(t *testing.T) {
 	c := newCache(1 << 20)
-	keys := []*key{
+	keys := []*wire.Key{
 		keyOf(t, "www.example.", dns.TypeA, 0), keyOf(t, "www.example.", dns.TypeAAAA, 0),
 		keyOf(t, "ww.wexample.", dns.TypeA, 0), keyOf(t, ".", dns.TypeA, 0),
-		keyOf(t, "www.example.", dns.TypeA, keyDO), keyOf(t, "www.example.", dns.TypeA, keyCD),
-		keyOf(t, "www.example.", dns.TypeA, keyDO|keyCD),
+		keyOf(t, "www.example.", dns.TypeA, wire.DO), keyOf(t, "www.example.", dns.TypeA, wire.CD),
+		keyOf(t, "www.example.", dns.TypeA, wire.DO|wire.CD),
+	}
+	replies := make([]*wire.Response, len(keys))
+	for i, k := range keys {
+		replies[i] = filler(k, i)
+		c.insert(k, 1, replies[i])
 	}
 	for i, k := range keys {
-		c.insert(k, 1, filler(k, i))
-	}
-	for i, k := range keys {
-		if p := c.lookup(k, viewRaw, 1, 0); p == nil || len(p.msg) != headerLen+int(k.n)+i {
+		if p := c.lookup(k, viewRaw, 1, 0); p != replies[i] {
 			t.Errorf("key %d: got %v", i, p)
 		}
 	}
@@ -62,8 +67,8 @@ func TestCacheViews(t *testing.T) {
 	c := newCache(1 << 20)
 	k := keyOf(t, "www.example.", dns.TypeA, 0)
 	raw, steered, passed := filler(k, 0), filler(k, 1), filler(k, 2)
-	steered.steered = true
-	check := func(step string, v view, gen uint32, now int64, want *reply) {
+	steered.Rewritten = true
+	check := func(step string, v view, gen uint32, now int64, want *wire.Response) {
 		t.Helper()
 		if got := c.lookup(k, v, gen, now); got != want {
 			t.Errorf("%s: got %p; want %p (raw is %p, steered %p)", step, got, want, raw, steered)
@@ -105,7 +110,7 @@ func TestCacheUnderRandomNames(t *testing.T) {
 	const limit = 4 << 20
 	before := liveHeap()
 	c := newCache(limit)
-	var hot []*key
+	var hot []*wire.Key
 	for i := range 200 {
 		k := keyOf(t, fmt.Sprintf("hot%d.example.", i), dns.TypeA, 0)
 		c.insert(k, 1, filler(k, 100))
@@ -162,7 +167,7 @@ func TestCacheIsSoundUnderConcurrency(t *testing.T) {
 					c.insert(k, 1, raw)
 				}
 				c.insertSteered(k, 1, raw, filler(k, rnd.IntN(500)), 1)
-				if p := c.lookup(k, viewSteered, 1, 0); p != nil && !asks(p.msg, k.bytes()) {
+				if p := c.lookup(k, viewSteered, 1, 0); p != nil && !p.Answers(k) {
 					t.Error("got the reply to another question")
 				}
 			}
@@ -215,11 +220,11 @@ func TestCachedReplyDoesNotAllocate(t *testing.T) {
 }
 
 // cachedQuery returns a query that the handler has cached the answer to, and room for that.
-func cachedQuery(t testing.TB, tr Transport) (*resolverHandler, *query, []byte) {
-	h := testHandler(t, Config{}, records("www.example. 300 IN A 198.51.100.1", "www.example. 300 IN A 198.51.100.2"))
-	m := newQuery("www.Example.", dns.TypeA).SetEdns0(1232, false)
+func cachedQuery(t testing.TB, tr Transport) (*forwarder, *query, []byte) {
+	h := testHandler(t, Config{}, dnstest.Records("www.example. 300 IN A 198.51.100.1", "www.example. 300 IN A 198.51.100.2"))
+	m := dnstest.Query("www.Example.", dns.TypeA).SetEdns0(1232, false)
 	ask(t, h, m, tr)
-	return h, &query{msg: mustPack(t, m), client: testClient, local: testLocal, transport: tr}, make([]byte, 0, 4096)
+	return h, &query{msg: dnstest.Pack(t, m), client: testClient, local: testLocal, transport: tr}, make([]byte, 0, 4096)
 }
 
 func BenchmarkCachedReply(b *testing.B) {
@@ -237,4 +242,14 @@ func BenchmarkCachedReply(b *testing.B) {
 			})
 		})
 	}
+}
+
+// keyOf returns the key of a question.
+func keyOf(t testing.TB, name string, qtype uint16, flags uint8) *wire.Key {
+	t.Helper()
+	k, err := wire.NewKey(name, qtype, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }

@@ -43,6 +43,8 @@ var transports = []transport{
 	{name: "doh1-post", is: DoH, dial: dialDoH(1, http.MethodPost)},
 	{name: "doh2-get", is: DoH, dial: dialDoH(2, http.MethodGet)},
 	{name: "doh2-post", is: DoH, dial: dialDoH(2, http.MethodPost)},
+	{name: "doh2-library-get", is: DoH, dial: dialDoHAt(libraryDoH, 2, http.MethodGet)},
+	{name: "doh2-library-post", is: DoH, dial: dialDoHAt(libraryDoH, 2, http.MethodPost)},
 	{name: "doh3-get", is: DoH3, dial: dialDoH(3, http.MethodGet)},
 	{name: "doh3-post", is: DoH3, dial: dialDoH(3, http.MethodPost)},
 	{name: "doq", is: DoQ, dial: dialDoQ, stream: true},
@@ -167,20 +169,6 @@ func dotConn(tb testing.TB, s *testServer) *tls.Conn {
 	return c
 }
 
-func frame(msg []byte) []byte {
-	return append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...)
-}
-
-func readFrame(r io.Reader) ([]byte, error) {
-	var prefix [2]byte
-	if _, err := io.ReadFull(r, prefix[:]); err != nil {
-		return nil, err
-	}
-	b := make([]byte, binary.BigEndian.Uint16(prefix[:]))
-	_, err := io.ReadFull(r, b)
-	return b, err
-}
-
 func overStream(tb testing.TB, c net.Conn) asker {
 	var mu sync.Mutex
 	m := newMux(
@@ -212,13 +200,22 @@ func dohClient(tb testing.TB, s *testServer, version int) *http.Client {
 	return &http.Client{Transport: rt}
 }
 
-func (s *testServer) dohURL() string { return fmt.Sprintf("https://%s/dns-query", s.Addrs().DoH[0]) }
+func (s *testServer) dohURL() string { return s.dohURLAt(0) }
+
+// dohURLAt returns the URL at the listener with index i.
+func (s *testServer) dohURLAt(i int) string {
+	return fmt.Sprintf("https://%s/dns-query", s.Addrs().DoH[i])
+}
 
 func dialDoH(version int, method string) func(testing.TB, *testServer) asker {
+	return dialDoHAt(0, version, method)
+}
+
+func dialDoHAt(i, version int, method string) func(testing.TB, *testServer) asker {
 	return func(tb testing.TB, s *testServer) asker {
 		c := dohClient(tb, s, version)
 		return func(ctx context.Context, msg []byte) ([]byte, error) {
-			resp, err := c.Do(dohRequest(ctx, method, s.dohURL(), msg))
+			resp, err := c.Do(dohRequest(ctx, method, s.dohURLAt(i), msg))
 			if err != nil {
 				return nil, err
 			}

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 const (
@@ -201,7 +203,7 @@ func (b *batch) load(i int) bool {
 	length := min(int(b.in[i].Len), datagramSize)
 	if b.in[i].Hdr.Flags&unix.MSG_TRUNC != 0 {
 		// Far too long for a query. Its header alone is malformed as well, and gets the answer for that.
-		length = headerLen
+		length = wire.HeaderLen
 	}
 	b.q.msg, b.q.ttl = b.bufs[i][:length], 0
 	return true

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // Error codes of DoQ. See RFC 9250, Section 8.4.
@@ -49,8 +51,8 @@ type doqConn struct {
 	*frontend
 	c       *quic.Conn
 	q       query
-	readers chan struct{} // holds one for each stream that is read
-	work    sync.WaitGroup
+	readers chan struct{}  // holds one for each stream that is read
+	streams sync.WaitGroup // under way
 
 	mu     sync.Mutex
 	active int         // streams under way
@@ -72,7 +74,7 @@ func newDoQConn(f *frontend, c *quic.Conn) *doqConn {
 // serve answers the queries of a connection until it ends or stop is done, and waits for those under way.
 func (d *doqConn) serve(stop context.Context) {
 	defer d.idle.Stop()
-	defer d.work.Wait()
+	defer d.streams.Wait()
 	for {
 		str, err := d.c.AcceptStream(stop)
 		if err != nil {
@@ -88,7 +90,7 @@ func (d *doqConn) serve(stop context.Context) {
 			return
 		}
 		d.begin()
-		d.work.Go(func() {
+		d.streams.Go(func() {
 			defer d.end()
 			d.serveStream(str)
 		})
@@ -150,7 +152,7 @@ func (d *doqConn) readQuery(str *quic.Stream, j *job) error {
 	j.q.msg = msg
 	// The ID is redundant here, and the timeout of a connection is the business of QUIC. See RFC 9250, Sections 4.2.1
 	// and 5.5.2.
-	if len(msg) < headerLen || binary.BigEndian.Uint16(msg) != 0 || hasKeepalive(msg) {
+	if len(msg) < wire.HeaderLen || binary.BigEndian.Uint16(msg) != 0 || wire.HasKeepAlive(msg) {
 		return errDoQProtocol
 	}
 	return nil
@@ -193,8 +195,7 @@ func (d *doqConn) answer(str *quic.Stream, j *job) error {
 		if !d.takeSlot(j.q.client.Addr()) {
 			return errOverload
 		}
-		j.reply = d.wait(str.Context(), &j.q, j.reply)
-		d.giveSlot(j.q.client.Addr())
+		j.reply = d.answerWaiting(str.Context(), &j.q, j.reply)
 	}
 	if did == dropped || !endMessage(j.reply, 0) {
 		return errDoQProtocol

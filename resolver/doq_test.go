@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // What violates RFC 9250 ends the connection with DOQ_PROTOCOL_ERROR.
@@ -26,7 +28,7 @@ func TestDoQProtocolErrors(t *testing.T) {
 		"trailing":      append(frame(query), 0),
 		"second-query":  append(frame(query), frame(query)...),
 		"empty-message": {0, 0},
-		"short-message": frame(query[:headerLen-1]),
+		"short-message": frame(query[:wire.HeaderLen-1]),
 		"a-response":    frame(response),
 		"too-long":      append(frame(make([]byte, maxMessage)), make([]byte, 1000)...),
 	} {

@@ -2,15 +2,9 @@ package resolver
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
-	"math/big"
-	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -18,6 +12,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // fakeBackend answers by the first label of QNAME:
@@ -37,24 +34,31 @@ type fakeBackend struct {
 	ttl                     atomic.Uint32
 }
 
+// These are used everywhere in this package.
+var (
+	frame           = dnstest.Frame
+	readFrame       = dnstest.ReadFrame
+	testCertificate = dnstest.Certificate
+)
+
 const largeReply = 60000
 
 func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} }
 
-func (f *fakeBackend) run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (f *fakeBackend) update(Settings) error         { return nil }
-func (f *fakeBackend) stats(*Stats)                  {}
-func (f *fakeBackend) serves(netip.Addr) bool        { return true }
+func (f *fakeBackend) close()                 {}
+func (f *fakeBackend) update(Settings) error  { return nil }
+func (f *fakeBackend) stats(*Stats)           {}
+func (f *fakeBackend) serves(netip.Addr) bool { return true }
 
 func firstLabel(msg []byte) string {
-	if len(msg) <= headerLen || len(msg) < headerLen+1+int(msg[headerLen]) {
+	if len(msg) <= wire.HeaderLen || len(msg) < wire.HeaderLen+1+int(msg[wire.HeaderLen]) {
 		return ""
 	}
-	return string(msg[headerLen+1:][:msg[headerLen]])
+	return string(msg[wire.HeaderLen+1:][:msg[wire.HeaderLen]])
 }
 
 func (f *fakeBackend) answerNow(q *query, dst []byte) ([]byte, outcome) {
-	if len(q.msg) < headerLen || q.msg[2]&0x80 != 0 {
+	if len(q.msg) < wire.HeaderLen || q.msg[2]&0x80 != 0 {
 		return dst, dropped
 	}
 	switch q.ttl = f.ttl.Load(); firstLabel(q.msg) {
@@ -134,7 +138,22 @@ var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
 func everywhere() Listen {
 	a := []netip.AddrPort{loopback}
-	return Listen{Do53: a, DoT: a, DoH: a, DoQ: a}
+	return Listen{Do53: a, DoT: a, DoH: []netip.AddrPort{loopback, loopback}, DoQ: a}
+}
+
+// libraryDoH is the index in Listen.DoH of a listener on which HTTP/2 is that of net/http, as with HTTP2Library, so that
+// one server has both.
+const libraryDoH = 1
+
+func (s *testServer) useLibrary() {
+	if len(s.addrs.DoH) <= libraryDoH {
+		return
+	}
+	for _, b := range s.services {
+		if d, ok := b.service.(*dohTCP); ok && b.addr == s.addrs.DoH[libraryDoH] {
+			d.implementation = HTTP2Library
+		}
+	}
 }
 
 // startServer runs a server on all transports, with what change makes of its configuration, until the test ends.
@@ -152,6 +171,7 @@ func startServer(tb testing.TB, change func(*Config)) *testServer {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	ts := &testServer{Server: s, fake: fake, roots: roots, stop: stop, done: make(chan error, 1)}
+	ts.useLibrary()
 	go func() { ts.done <- s.Run(ctx) }()
 	tb.Cleanup(func() {
 		stop()
@@ -171,36 +191,6 @@ func (s *testServer) wait() error {
 	case <-time.After(20 * time.Second):
 		return errors.New("Run does not return")
 	}
-}
-
-func testCertificate(tb testing.TB) (tls.Certificate, *x509.CertPool) {
-	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "dns.example"},
-		DNSNames:              []string{"dns.example"},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 2), net.IPv6loopback},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(time.Hour),
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots
 }
 
 // eventually waits until cond holds.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // tasks owns goroutines. They end when ctx does.
@@ -29,13 +31,13 @@ type flight struct {
 	waiting int // guarded by flights.mu
 
 	done  chan struct{} // closed when the following are set
-	reply *reply
+	reply *wire.Response
 	err   error
 }
 
 // do returns what work returns for name, which is called once for everybody who asks for name meanwhile. Those
 // whose ctx is done leave; the work ends when the last has left.
-func (f *flights) do(ctx context.Context, name string, work func(context.Context) (*reply, error)) (*reply, error) {
+func (f *flights) do(ctx context.Context, name string, work func(context.Context) (*wire.Response, error)) (*wire.Response, error) {
 	fl := f.join(name, work)
 	select {
 	case <-fl.done:
@@ -47,7 +49,7 @@ func (f *flights) do(ctx context.Context, name string, work func(context.Context
 }
 
 // join returns the flight of name, which it starts if there is none.
-func (f *flights) join(name string, work func(context.Context) (*reply, error)) *flight {
+func (f *flights) join(name string, work func(context.Context) (*wire.Response, error)) *flight {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl := f.m[name]; fl != nil {

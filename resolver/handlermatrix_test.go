@@ -4,15 +4,16 @@ import (
 	"context"
 	"crypto/tls"
 	"net/netip"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // startReal runs a server on all transports, with h behind it instead of a fake, until the test ends.
-func startReal(t *testing.T, h *resolverHandler) *testServer {
+func startReal(t *testing.T, h *forwarder) *testServer {
 	t.Helper()
 	cert, roots := testCertificate(t)
 	s, err := newServer(Config{Listen: everywhere(), TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}, h)
@@ -39,13 +40,12 @@ func clientsOn(prefix string) Config {
 // Every malformed message, over every transport: the RCODE that its file names, or a closed connection, and nothing
 // for the upstream.
 func TestMalformedOverAll(t *testing.T) {
-	up := records()
+	up := dnstest.Records()
 	s := startReal(t, testHandler(t, clientsOn("127.0.0.0/8"), up))
 	overAll(t, func(t *testing.T, tr transport) {
 		ask := tr.dial(t, s)
-		for _, path := range malformedCases(t) {
-			name := strings.TrimSuffix(filepath.Base(path), ".hex")
-			want, msg := readMalformed(t, path)
+		for _, c := range dnstest.Malformed(t) {
+			name, want, msg := c.Name, c.Want, c.Msg
 			switch {
 			case want == "pending", len(msg) < 2, tr.is == UDP && want == "dropped":
 				continue // TestMalformed has them; over UDP there would be nothing to wait for
@@ -60,34 +60,34 @@ func TestMalformedOverAll(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 				continue
 			}
-			if tr.is.encrypted() {
-				out = unpadded(t, out)
+			if channels[tr.is]&wire.Padded != 0 {
+				out = dnstest.Unpadded(t, out)
 			}
-			if got := rcodeOf(t, msg, out); got != want {
+			if got := dnstest.Rcode(t, msg, out); got != want {
 				t.Errorf("%s: got %s; want %s", name, got, want)
 			}
 		}
 	})
-	if got := up.asked.Load(); got != 0 {
+	if got := up.Asked.Load(); got != 0 {
 		t.Errorf("got %d queries upstream; want none", got)
 	}
 }
 
 // Who may not ask is refused also what is in the cache.
 func TestDeniedOverAll(t *testing.T) {
-	h := testHandler(t, clientsOn("127.0.0.0/8"), records("www.example. 300 IN A 198.51.100.1"))
+	h := testHandler(t, clientsOn("127.0.0.0/8"), dnstest.Records("www.example. 300 IN A 198.51.100.1"))
 	s := startReal(t, h)
-	m := newQuery("www.example.", dns.TypeA)
+	m := dnstest.Query("www.example.", dns.TypeA)
 	overAll(t, func(t *testing.T, tr transport) {
 		for prefix, want := range map[string]int{"127.0.0.0/8": dns.RcodeSuccess, "192.0.2.0/24": dns.RcodeRefused} {
 			set := *h.settings.Load()
 			set.clients, _ = newPrefixSet([]netip.Prefix{netip.MustParsePrefix(prefix)})
 			h.settings.Store(&set)
-			out, err := tr.dial(t, s)(t.Context(), mustPack(t, m))
+			out, err := tr.dial(t, s)(t.Context(), dnstest.Pack(t, m))
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := unpack(t, out)
+			r := dnstest.Unpack(t, out)
 			if r.Rcode != want || len(r.Answer) != 1 && want == dns.RcodeSuccess || len(r.Answer) != 0 && want != dns.RcodeSuccess {
 				t.Errorf("clients %s: got\n%v\nwant RCODE %d", prefix, r, want)
 			}

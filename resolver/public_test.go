@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
 // localTXT knows nothing of other types.
@@ -35,23 +37,23 @@ func TestPublicName(t *testing.T) {
 		"of-the-upstream-cache": {"up.example.", dns.TypeTXT, dns.RcodeRefused, false},
 		"root":                  {".", dns.TypeTXT, dns.RcodeRefused, false},
 	}
-	upstream := records("up.example. 300 IN TXT found", "_acme-challenge.dns.example. 300 IN MX 1 mail.example.")
+	upstream := dnstest.Records("up.example. 300 IN TXT found", "_acme-challenge.dns.example. 300 IN MX 1 mail.example.")
 	h := testHandler(t, Config{Settings: Settings{
 		Local:  []Local{localNames("www.example.")},
 		Public: &Public{"_acme-challenge.dns.example.", localTXT{"_acme-challenge.dns.example."}},
 	}}, upstream)
 	for _, name := range []string{"up.example.", "_acme-challenge.dns.example."} {
 		for _, qtype := range []uint16{dns.TypeTXT, dns.TypeMX} {
-			ask(t, h, newQuery(name, qtype), UDP) // as a client, which fills the cache
+			ask(t, h, dnstest.Query(name, qtype), UDP) // as a client, which fills the cache
 		}
 	}
-	asked := upstream.asked.Load()
+	asked := upstream.Asked.Load()
 	for name, test := range tests {
 		for _, recursion := range []bool{true, false} {
 			t.Run(name, func(t *testing.T) {
-				m := newQuery(test.name, test.qtype)
+				m := dnstest.Query(test.name, test.qtype)
 				m.RecursionDesired = recursion
-				q := &query{msg: mustPack(t, m), client: netip.MustParseAddrPort("203.0.113.1:53"), local: testLocal}
+				q := &query{msg: dnstest.Pack(t, m), client: netip.MustParseAddrPort("203.0.113.1:53"), local: testLocal}
 				out, how := h.answerNow(q, nil)
 				if how == pending {
 					out = h.answer(t.Context(), q, nil)
@@ -63,20 +65,20 @@ func TestPublicName(t *testing.T) {
 			})
 		}
 	}
-	if got := upstream.asked.Load(); got != asked {
-		t.Errorf("the upstream was asked %d times on behalf of strangers; want never", got-asked)
+	if got := upstream.Asked.Load(); got != asked {
+		t.Errorf("the upstream was asked %d times on behalf of outsiders; want never", got-asked)
 	}
-	if r, _ := ask(t, h, newQuery("_acme-challenge.dns.example.", dns.TypeTXT), UDP); len(r.Answer) == 0 {
+	if r, _ := ask(t, h, dnstest.Query("_acme-challenge.dns.example.", dns.TypeTXT), UDP); len(r.Answer) == 0 {
 		t.Errorf("a client got\n%v\nwant the answer too", r)
 	}
 }
 
-// TestRefusalDoesNotAllocate keeps a flood of strangers cheap, with a public name to compare with.
+// TestRefusalDoesNotAllocate keeps a flood of outsiders cheap, with a public name to compare with.
 func TestRefusalDoesNotAllocate(t *testing.T) {
 	h := testHandler(t, Config{Settings: Settings{
 		Public: &Public{"_acme-challenge.dns.example.", localNames("_acme-challenge.dns.example.")},
 	}})
-	q := &query{msg: mustPack(t, newQuery("www.example.", dns.TypeA)), client: netip.MustParseAddrPort("203.0.113.1:53"), local: testLocal}
+	q := &query{msg: dnstest.Pack(t, dnstest.Query("www.example.", dns.TypeA)), client: netip.MustParseAddrPort("203.0.113.1:53"), local: testLocal}
 	dst := make([]byte, 0, 4096)
 	if n := testing.AllocsPerRun(100, func() { h.answerNow(q, dst) }); n > 0 {
 		t.Errorf("got %v allocations; want none", n)
@@ -89,7 +91,7 @@ func TestPublicNameErrors(t *testing.T) {
 		"nobody-there": {"www.example.", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := newHandler(&Config{Settings: Settings{Public: p}}); err == nil {
+			if _, err := newForwarder(&Config{Settings: Settings{Public: p}}); err == nil {
 				t.Error("got no error; want one")
 			}
 		})

@@ -2,10 +2,12 @@ package resolver
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
-	"time"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+	"github.com/cfrd-project/cfrd/resolver/steer"
+	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
 // settings is a generation of Settings, ready for use. It is never changed.
@@ -14,20 +16,18 @@ type settings struct {
 	clients   *prefixSet
 	local     []Local
 	public    public
-	upstreams pool
+	upstreams *upstream.Pool
 	steering  *steering // or nil
 }
 
 // steering is a Steering, ready for use.
 type steering struct {
-	steerer
-	clients *prefixSet // whose answers are steered
-	recheck time.Duration
+	*steer.Steerer
+	clients *prefixSet // whose responses are steered
 }
 
-// newSettings validates set. Upstreams that are in old as well, which may be nil, are carried over with their
-// connections and what is known about their health.
-func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, error) {
+// newSettings validates set. What old, which may be nil, knows of upstreams and targets is carried over.
+func (f *forwarder) newSettings(set *Settings, old *settings) (*settings, error) {
 	clients, err := newPrefixSet(set.Clients)
 	if err != nil {
 		return nil, fmt.Errorf("clients: %w", err)
@@ -42,22 +42,15 @@ func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, 
 	if set.Public != nil {
 		s.local = append([]Local{set.Public.Local}, s.local...)
 	}
-	if s.steering, err = h.newSteering(set.Steering, old); err != nil {
+	if s.steering, err = f.newSteering(set.Steering, old); err != nil {
 		return nil, fmt.Errorf("steering: %w", err)
 	}
-	for _, c := range set.Upstreams {
-		if s.upstream(c) != nil {
-			return nil, fmt.Errorf("upstream %s is there twice", c.Addr)
-		}
-		u := old.upstream(c)
-		if u == nil {
-			if u, err = newUpstream(c, &h.tasks, h.log); err != nil {
-				return nil, err
-			}
-		}
-		s.upstreams = append(s.upstreams, u)
+	var before *upstream.Pool
+	if old != nil {
+		before = old.upstreams
 	}
-	return s, nil
+	s.upstreams, err = f.upstreams.Pool(set.Upstreams, before)
+	return s, err
 }
 
 // public is a Public, ready for use.
@@ -70,15 +63,15 @@ func newPublic(p *Public) (public, error) {
 	if p == nil {
 		return public{}, nil
 	}
-	k, err := newKey(p.Name, 0, 0)
+	k, err := wire.NewKey(p.Name, 0, 0)
 	if err != nil || p.Local == nil {
 		return public{}, fmt.Errorf("public name %q cannot be answered", p.Name)
 	}
-	return public{k.name(), p.Local}, nil
+	return public{k.Name(), p.Local}, nil
 }
 
 // claims reports whether a question of anybody is answered.
-func (p public) claims(k *key) bool { return p.name != nil && k.n > 4 && bytes.Equal(k.name(), p.name) }
+func (p public) claims(k *wire.Key) bool { return p.name != nil && bytes.Equal(k.Name(), p.name) }
 
 // localFor returns the sources that answer client.
 func (s *settings) localFor(client netip.Addr) []Local {
@@ -88,64 +81,33 @@ func (s *settings) localFor(client netip.Addr) []Local {
 	return []Local{s.public.local}
 }
 
-// newSteering validates s, which may be nil, and carries over from old, which may be nil too, what was learnt.
-func (h *resolverHandler) newSteering(s *Steering, old *settings) (*steering, error) {
+// newSteering validates s, which may be nil, and carries over from old, which may be nil too, which names are targets.
+func (f *forwarder) newSteering(s *Steering, old *settings) (*steering, error) {
 	if s == nil {
 		return nil, nil
 	}
-	if s.Policy == nil || s.Relay == nil {
-		return nil, errors.New("needs a policy and a relay")
-	}
-	if s.MaxTTL < 0 {
-		return nil, fmt.Errorf("negative maximum TTL %s", s.MaxTTL)
-	}
-	out := &steering{steerer: steerer{*s, new(targets), h.cache.unsteer}, recheck: s.MaxTTL}
+	var before *steer.Steerer
 	if old != nil && old.steering != nil {
-		out.targets = old.steering.targets
+		before = old.steering.Steerer
 	}
-	if out.recheck == 0 {
-		out.recheck = DefaultSteerTTL
+	c := steer.Config{Policy: s.Policy, Relay: s.Relay, MaxTTL: s.MaxTTL, Hints: s.Hints, OnFailure: s.OnFailure}
+	st, err := steer.New(c, before, f.cache.unsteer)
+	if err != nil {
+		return nil, err
 	}
-	var err error
+	out := &steering{Steerer: st}
 	out.clients, err = newPrefixSet(s.Clients)
 	return out, err
 }
 
-// upstream returns the upstream of s, which may be nil, that c describes, or nil.
-func (s *settings) upstream(c Upstream) *upstream {
-	if s == nil {
-		return nil
-	}
-	for _, u := range s.upstreams {
-		if u.config.equal(c) {
-			return u
-		}
-	}
-	return nil
-}
-
-// equal reports whether a and b are the same resolver, asked in the same way.
-func (a Upstream) equal(b Upstream) bool {
-	return a.Protocol == b.Protocol && a.Addr == b.Addr && a.Name == b.Name && a.RootCAs.Equal(b.RootCAs)
-}
-
-// retire lets go of the upstreams that next does not have.
-func (s *settings) retire(next *settings) {
-	for _, u := range s.upstreams {
-		if next.upstream(u.config) == nil {
-			u.retire()
-		}
-	}
-}
-
 // view returns what the client of r is to see. See RFC 6147, Section 5.5, for DO and CD: who sets both validates and
 // must get what was signed.
-func (s *settings) view(client netip.Addr, r *request) view {
+func (s *settings) view(client netip.Addr, r *wire.Query) view {
 	st := s.steering
-	if st == nil || r.key.flags == keyDO|keyCD || !st.clients.contains(client) {
+	if st == nil || r.Key.Flags == wire.DO|wire.CD || !st.clients.contains(client) {
 		return viewRaw
 	}
-	if st.Relay.Healthy() {
+	if st.Healthy() {
 		return viewSteered
 	}
 	return viewDown

@@ -1,6 +1,10 @@
 package resolver
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+)
 
 // shard is a part of the cache: a hash table and the two queues that decide what leaves it.
 type shard struct {
@@ -40,7 +44,7 @@ func (s *shard) init(limit int64) {
 func (s *shard) bucket(hash uint64) **entry { return &s.buckets[hash>>8&uint64(len(s.buckets)-1)] }
 
 // find returns the entry of k, or nil.
-func (s *shard) find(hash uint64, k *key) *entry {
+func (s *shard) find(hash uint64, k *wire.Key) *entry {
 	for e := *s.bucket(hash); e != nil; e = e.chain {
 		if e.hash == hash && e.is(k) {
 			return e
@@ -50,7 +54,7 @@ func (s *shard) find(hash uint64, k *key) *entry {
 }
 
 // insert adds e, in the place of what was known about k.
-func (s *shard) insert(e *entry, k *key) {
+func (s *shard) insert(e *entry, k *wire.Key) {
 	if e.size() > s.limit/4 {
 		return
 	}
@@ -71,7 +75,7 @@ func (s *shard) insert(e *entry, k *key) {
 }
 
 // setSteered replaces what e knows for clients that may use the relay.
-func (s *shard) setSteered(e *entry, gen uint32, steered *reply, until int64) {
+func (s *shard) setSteered(e *entry, gen uint32, steered *wire.Response, until int64) {
 	s.charge(e, -1)
 	e.steeredGen, e.steeredUntil, e.steered = gen, until, steered
 	s.charge(e, 1)

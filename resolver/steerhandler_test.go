@@ -1,7 +1,6 @@
 package resolver
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"strings"
@@ -10,30 +9,23 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
 
-// upstream returns w as an upstream.
-func (w world) upstream() *fakeExchanger {
-	return &fakeExchanger{serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
-		r := w.reply(m.Question[0].Name, m.Question[0].Qtype)
-		r.Id = m.Id
-		return r, nil
-	}}
-}
-
 // steeringHandler returns a handler that steers by rules what w knows.
-func steeringHandler(t *testing.T, steering Steering, w world, local ...Local) *resolverHandler {
+func steeringHandler(t *testing.T, steering Steering, w dnstest.World, local ...Local) *forwarder {
 	t.Helper()
 	steering.Clients = everybody
-	return testHandler(t, Config{Settings: Settings{Steering: &steering, Local: local}}, w.upstream())
+	return testHandler(t, Config{Settings: Settings{Steering: &steering, Local: local}}, w.Upstream())
 }
 
 // answerTo asks "NAME TYPE" and returns the RCODE and what the Answer section has, a word each: the data of an address
 // record, else the type.
-func addressesFor(t *testing.T, h *resolverHandler, question string, change func(*dns.Msg)) string {
+func addressesFor(t *testing.T, h *forwarder, question string, change func(*dns.Msg)) string {
 	t.Helper()
 	name, qtype, _ := strings.Cut(question, " ")
-	m := newQuery(name, dns.StringToType[qtype])
+	m := dnstest.Query(name, dns.StringToType[qtype])
 	if change != nil {
 		change(m)
 	}
@@ -55,8 +47,8 @@ func addressesFor(t *testing.T, h *resolverHandler, question string, change func
 // TestTargetIsSteeredAfterItsAddressWasCached: somebody asked for the target by itself before the record that points
 // to it was seen.
 func TestTargetIsSteeredAfterItsAddressWasCached(t *testing.T) {
-	w := world{"shop.example. 300 HTTPS 1 edge.example. alpn=h2", "edge.example. 300 A 192.0.2.1"}
-	h := steeringHandler(t, Steering{Policy: ruleSet("shop.example"), Relay: new(fakeRelay)}, w)
+	w := dnstest.World{"shop.example. 300 HTTPS 1 edge.example. alpn=h2", "edge.example. 300 A 192.0.2.1"}
+	h := steeringHandler(t, Steering{Policy: dnstest.Rules("shop.example"), Relay: new(dnstest.Relay)}, w)
 	for _, step := range []struct{ question, want string }{
 		{"edge.example. A", "NOERROR 192.0.2.1"},
 		{"shop.example. HTTPS", "NOERROR HTTPS"},
@@ -69,7 +61,7 @@ func TestTargetIsSteeredAfterItsAddressWasCached(t *testing.T) {
 	}
 	if err := h.update(Settings{
 		Clients:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
-		Steering: &Steering{Policy: ruleSet("shop.example"), Relay: new(fakeRelay), Clients: everybody},
+		Steering: &Steering{Policy: dnstest.Rules("shop.example"), Relay: new(dnstest.Relay), Clients: everybody},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -91,8 +83,8 @@ func (c cnames) Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool
 }
 
 func TestLocalChainIsCompleted(t *testing.T) {
-	w := world{"c.cdn.example. 300 CNAME d.cdn.example.", "d.cdn.example. 300 A 192.0.2.1"}
-	h := steeringHandler(t, Steering{Policy: ruleSet("isp.example"), Relay: new(fakeRelay)}, w,
+	w := dnstest.World{"c.cdn.example. 300 CNAME d.cdn.example.", "d.cdn.example. 300 A 192.0.2.1"}
+	h := steeringHandler(t, Steering{Policy: dnstest.Rules("isp.example"), Relay: new(dnstest.Relay)}, w,
 		cnames("www.isp.example. c.cdn.example."), cnames("www.other.example. C.cdn.example."), cnames("lost.example. nowhere.example."),
 		cnames("loop.example. loop.example."))
 	dnssec := func(m *dns.Msg) { m.SetEdns0(1232, true); m.CheckingDisabled = true }
@@ -122,7 +114,7 @@ func TestLocalChainIsCompleted(t *testing.T) {
 
 // TestRelayFailure: what clients see, and what is counted, if the relay cannot take a destination.
 func TestRelayFailure(t *testing.T) {
-	w := world{"www.example. 300 A 192.0.2.1"}
+	w := dnstest.World{"www.example. 300 A 192.0.2.1"}
 	tests := []struct {
 		name string
 		mode FailMode
@@ -134,8 +126,8 @@ func TestRelayFailure(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			relay := &exhausted{}
-			h := steeringHandler(t, Steering{Policy: ruleSet("www.example"), Relay: relay, OnFailure: tt.mode}, w)
-			m := newQuery("www.example.", dns.TypeA)
+			h := steeringHandler(t, Steering{Policy: dnstest.Rules("www.example"), Relay: relay, OnFailure: tt.mode}, w)
+			m := dnstest.Query("www.example.", dns.TypeA)
 			m.SetEdns0(1232, false)
 			r, _ := ask(t, h, m, UDP)
 			got := []string{dns.RcodeToString[r.Rcode]}
@@ -158,7 +150,7 @@ func TestRelayFailure(t *testing.T) {
 }
 
 // exhausted is a relay that is well, but has no address left.
-type exhausted struct{ fakeRelay }
+type exhausted struct{ dnstest.Relay }
 
 func (*exhausted) RelayAddr(netip.Addr, bool, time.Duration) (netip.Addr, bool, error) {
 	return netip.Addr{}, false, errors.New("no relay address left")

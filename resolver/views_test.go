@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 var cdn = []string{"www.cdn.example. 300 IN A 192.0.2.1", "www.other.example. 300 IN A 192.0.2.2"}
@@ -20,7 +23,7 @@ var everybody = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustPar
 
 // steeringTo returns settings that steer cdn.example to relay.
 func steeringTo(relay Relay) *Steering {
-	return &Steering{Policy: ruleSet("cdn.example"), Relay: relay, Clients: everybody}
+	return &Steering{Policy: dnstest.Rules("cdn.example"), Relay: relay, Clients: everybody}
 }
 
 // addressOf returns the only address in the answer of m, or "" and why there is none.
@@ -35,8 +38,8 @@ func addressOf(t *testing.T, m *dns.Msg) string {
 
 func TestSteeredAnswerIsMadeAnewFromTheCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		up := records(cdn...)
-		h := testHandler(t, Config{Settings: Settings{Steering: steeringTo(new(fakeRelay))}}, up)
+		up := dnstest.Records(cdn...)
+		h := testHandler(t, Config{Settings: Settings{Steering: steeringTo(new(dnstest.Relay))}}, up)
 		var answers uint64
 		for _, row := range []struct {
 			after time.Duration
@@ -53,13 +56,13 @@ func TestSteeredAnswerIsMadeAnewFromTheCache(t *testing.T) {
 			{40 * time.Second, pending, 60, 2},
 		} {
 			time.Sleep(row.after)
-			r, how := ask(t, h, newQuery("www.cdn.example.", dns.TypeA), UDP)
+			r, how := ask(t, h, dnstest.Query("www.cdn.example.", dns.TypeA), UDP)
 			answers++
 			if got := addressOf(t, r); got != "198.51.100.1" {
 				t.Errorf("got %s; want the relay's address", got)
 			}
-			if ttl := r.Answer[0].Header().Ttl; how != row.how || ttl != row.ttl || up.asked.Load() != row.asked {
-				t.Errorf("got outcome %d, TTL %d, %d queries; want %+v", how, ttl, up.asked.Load(), row)
+			if ttl := r.Answer[0].Header().Ttl; how != row.how || ttl != row.ttl || up.Asked.Load() != row.asked {
+				t.Errorf("got outcome %d, TTL %d, %d queries; want %+v", how, ttl, up.Asked.Load(), row)
 			}
 		}
 		var st Stats
@@ -71,9 +74,9 @@ func TestSteeredAnswerIsMadeAnewFromTheCache(t *testing.T) {
 }
 
 func TestUnsteeredAnswerOfAClientOfTheRelayIsCached(t *testing.T) {
-	h := testHandler(t, Config{Settings: Settings{Steering: steeringTo(new(fakeRelay))}}, records(cdn...))
+	h := testHandler(t, Config{Settings: Settings{Steering: steeringTo(new(dnstest.Relay))}}, dnstest.Records(cdn...))
 	for _, m := range []*dns.Msg{
-		newQuery("www.other.example.", dns.TypeA), newQuery("no.cdn.example.", dns.TypeA), newQuery("www.cdn.example.", dns.TypeTXT),
+		dnstest.Query("www.other.example.", dns.TypeA), dnstest.Query("no.cdn.example.", dns.TypeA), dnstest.Query("www.cdn.example.", dns.TypeTXT),
 	} {
 		for _, want := range []outcome{pending, answered} {
 			if _, how := ask(t, h, m, UDP); how != want {
@@ -101,19 +104,19 @@ func TestWhoIsSteered(t *testing.T) {
 		"do":                     {clients: everybody, do: true, want: "198.51.100.1"},
 		"cd":                     {clients: everybody, cd: true, want: "198.51.100.1"},
 		"do-and-cd":              {clients: everybody, do: true, cd: true, want: "192.0.2.1", ttl: 300},
-		"relay-down-pass":        {clients: everybody, down: true, want: "192.0.2.1", ttl: unsureTTL},
+		"relay-down-pass":        {clients: everybody, down: true, want: "192.0.2.1", ttl: 5},
 		"relay-down-fail":        {clients: everybody, down: true, fail: FailServfail, want: ""},
 		"relay-down-fail-others": {clients: other, down: true, fail: FailServfail, want: "192.0.2.1", ttl: 300},
 	} {
 		t.Run(name, func(t *testing.T) {
-			relay := new(fakeRelay)
+			relay := new(dnstest.Relay)
 			st := steeringTo(relay)
 			st.Clients, st.OnFailure = row.clients, row.fail
-			h := testHandler(t, Config{Settings: Settings{Steering: st}}, records(cdn...))
-			m := newQuery("www.cdn.example.", dns.TypeA).SetEdns0(1232, row.do)
+			h := testHandler(t, Config{Settings: Settings{Steering: st}}, dnstest.Records(cdn...))
+			m := dnstest.Query("www.cdn.example.", dns.TypeA).SetEdns0(1232, row.do)
 			m.CheckingDisabled = row.cd
 			ask(t, h, m, UDP) // with the relay well: what is cached must not be given out when it is not
-			relay.down = row.down
+			relay.Down = row.down
 			for range 2 {
 				r, _ := ask(t, h, m, UDP)
 				switch {
@@ -125,7 +128,7 @@ func TestWhoIsSteered(t *testing.T) {
 					t.Errorf("got\n%v\nwant SERVFAIL with an error", r)
 				}
 			}
-			other := newQuery("www.other.example.", dns.TypeA).SetEdns0(1232, row.do)
+			other := dnstest.Query("www.other.example.", dns.TypeA).SetEdns0(1232, row.do)
 			for _, want := range []outcome{pending, answered} { // no matter how the relay is
 				if r, how := ask(t, h, other, UDP); how != want || addressOf(t, r) != "192.0.2.2" {
 					t.Errorf("got outcome %d,\n%v\nwant %d, not steered", how, r, want)
@@ -136,11 +139,11 @@ func TestWhoIsSteered(t *testing.T) {
 }
 
 func TestSteeredAnswersDoNotSurviveAnUpdate(t *testing.T) {
-	relay := new(fakeRelay)
-	h := testHandler(t, Config{Settings: Settings{Steering: steeringTo(relay)}}, records(cdn...))
-	m := newQuery("www.cdn.example.", dns.TypeA)
+	relay := new(dnstest.Relay)
+	h := testHandler(t, Config{Settings: Settings{Steering: steeringTo(relay)}}, dnstest.Records(cdn...))
+	m := dnstest.Query("www.cdn.example.", dns.TypeA)
 	ask(t, h, m, UDP)
-	for rules, want := range map[ruleSet]string{"other.example": "192.0.2.1", "example": "198.51.100.1", "!example": "192.0.2.1"} {
+	for rules, want := range map[dnstest.Rules]string{"other.example": "192.0.2.1", "example": "198.51.100.1", "!example": "192.0.2.1"} {
 		set := Settings{
 			Clients:  []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
 			Steering: &Steering{Policy: rules, Relay: relay, Clients: everybody},
@@ -155,14 +158,14 @@ func TestSteeredAnswersDoNotSurviveAnUpdate(t *testing.T) {
 	}
 }
 
-// What steering asks beside is not steered, is shared with clients' own questions, and is asked of local sources first.
-func TestBeside(t *testing.T) {
-	up := records("www.cdn.example. 300 IN HTTPS 1 . alpn=h3", "here.example. 300 IN TXT upstream")
+// What steering looks up is not steered, is shared with clients' own questions, and is asked of local sources first.
+func TestLookupOfSteering(t *testing.T) {
+	up := dnstest.Records("www.cdn.example. 300 IN HTTPS 1 . alpn=h3", "here.example. 300 IN TXT upstream")
 	h := testHandler(t, Config{Settings: Settings{
 		Local:    []Local{localNames("here.example.")},
-		Steering: steeringTo(new(fakeRelay)),
+		Steering: steeringTo(new(dnstest.Relay)),
 	}}, up)
-	look := h.beside(h.settings.Load(), keyDO, &query{client: testClient, local: testLocal})
+	look := h.lookupFor(h.settings.Load(), wire.DO, &query{client: testClient, local: testLocal})
 	for _, row := range []struct {
 		name  string
 		qtype uint16
@@ -172,19 +175,21 @@ func TestBeside(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m := unpack(t, b); len(m.Answer) != 1 || up.asked.Load() != row.asked {
-			t.Errorf("%s: got %d queries,\n%v\nwant %d", row.name, up.asked.Load(), m, row.asked)
+		if m := dnstest.Unpack(t, b); len(m.Answer) != 1 || up.Asked.Load() != row.asked {
+			t.Errorf("%s: got %d queries,\n%v\nwant %d", row.name, up.Asked.Load(), m, row.asked)
 		}
 	}
 	if _, err := look(t.Context(), strings.Repeat("a", 64)+".", dns.TypeA); err == nil {
 		t.Error("got no error for a name that is none")
 	}
-	if p := h.cache.raw(keyOf(t, "www.cdn.example.", dns.TypeHTTPS, keyDO), 1, h.cache.now()); p == nil {
+	if p := h.cache.raw(keyOf(t, "www.cdn.example.", dns.TypeHTTPS, wire.DO), 1, h.cache.now()); p == nil {
 		t.Error("want the answer cached")
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errTest)
-	if _, err := look(ctx, "new.example.", dns.TypeA); !errors.Is(err, errTest) {
-		t.Errorf("got %v; want %v", err, errTest)
+	cancel(errLeft)
+	if _, err := look(ctx, "new.example.", dns.TypeA); !errors.Is(err, errLeft) {
+		t.Errorf("got %v; want %v", err, errLeft)
 	}
 }
+
+var errLeft = errors.New("client left")

@@ -82,14 +82,20 @@ func TestImportsAmongOurs(t *testing.T) {
 		"cmd/cfrd/internal/demo":      {"cmd/cfrd/internal/check", "cmd/cfrd/internal/reuseport", "resolver", "zones"},
 		"cmd/cfrd/internal/reuseport": nil,               // a leaf: one socket option
 		"relay":                       {"relay/addrmap"}, // asks it what an address stands for
-		"resolver":                    nil,               // names what it needs as interfaces of its own
-		"dnr":                         {"ddr"},           // announces what ddr describes
-		"ddr":                         nil,
-		"zones":                       nil,
-		"relay/addrmap":               nil, // a leaf: a map of addresses that knows no names
-		"e2e":                         nil, // runs the binary
-		"e2e/netns":                   nil, // for tests
-		"e2e/bench":                   nil,
+		// Names what it needs of others as interfaces of its own.
+		"resolver":                  {"resolver/internal/h2", "resolver/internal/wire", "resolver/steer", "resolver/upstream"},
+		"resolver/upstream":         {"resolver/internal/wire"}, // how other resolvers are asked
+		"resolver/steer":            {"resolver/internal/wire"}, // which addresses become the relay's
+		"resolver/internal/h2":      nil,                        // HTTP/2 for resolver alone; knows no DNS
+		"resolver/internal/wire":    nil,                        // a leaf: octets, without sockets
+		"resolver/internal/dnstest": nil,                        // for tests
+		"dnr":                       {"ddr"},                    // announces what ddr describes
+		"ddr":                       nil,
+		"zones":                     nil,
+		"relay/addrmap":             nil, // a leaf: a map of addresses that knows no names
+		"e2e":                       nil, // runs the binary
+		"e2e/netns":                 nil, // for tests
+		"e2e/bench":                 nil,
 	}
 	for _, f := range sourceFiles(t) {
 		list, known := allowed[f.folder]
@@ -121,15 +127,21 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
 		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "cmd/cfrd/internal/check", "cmd/cfrd/internal/demo", "e2e/bench"},
 			"its minor versions break; the relay must not parse QUIC"},
-		{"github.com/miekg/dns", []string{"resolver", "ddr", "zones", "cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check",
-			"cmd/cfrd/internal/demo", "e2e/bench"},
+		{"github.com/miekg/dns", []string{
+			"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "resolver/steer", "resolver/upstream", "ddr", "zones",
+			"cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check", "cmd/cfrd/internal/demo", "e2e/bench",
+		},
 			"the relay must never see a name"},
+		{"golang.org/x/net/http2", []string{"resolver/internal/h2"}, "DoH is written once, whatever the version of HTTP"},
 		{"github.com/gaissmai/bart", []string{"resolver", "relay", "zones"},
 			"each has its own set of prefixes, with one meaning"},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
-		{"testing", []string{"cmd/cfrd/internal/certs/certstest", "e2e/netns"}, "for tests"},
+		{module + "/resolver/internal/dnstest", nil, "for tests"},
+		{module + "/cmd/cfrd/internal/certs/certstest", nil, "for tests"},
+		{module + "/e2e/netns", nil, "for tests"},
+		{"testing", []string{"cmd/cfrd/internal/certs/certstest", "resolver/internal/dnstest", "e2e/netns"}, "for tests"},
 		{"github.com/rs/zerolog/log", nil, "the logger is handed down, never global"},
 		{"github.com/go-viper", nil, "comes with viper"},
 	}

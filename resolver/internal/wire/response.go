@@ -1,0 +1,194 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+	"unsafe"
+
+	"github.com/miekg/dns"
+)
+
+// Bounds of how long responses are kept, in seconds.
+const (
+	// MaxTTL caps every TTL, also in what clients get, so that a mistake in a far zone ends within a day.
+	MaxTTL = 24 * 60 * 60
+	// MaxNegativeTTL is the value that has been found to work well. See RFC 2308, Section 5.
+	MaxNegativeTTL = 3 * 60 * 60
+	// FailureTTL keeps a question that an upstream failed to answer from being asked for again by every retry. See RFC 9520, Section 3.2.
+	FailureTTL = 5
+)
+
+// ErrMalformed means that a message from an upstream cannot be passed on.
+var ErrMalformed = errors.New("malformed DNS message")
+
+// Response is the answer to one question, made ready to be sent many times. It is never changed once it is shared.
+type Response struct {
+	// msg has the ID 0, the question in lower case, no flags but AA and AD, and no OPT record. Its compression is
+	// relative to its own start and stays valid because all questions that it answers have the same length.
+	msg        []byte
+	ttls       []uint16 // offsets of the TTLs in msg, ascending
+	additional uint16   // offset of the Additional section, or len(msg) if that is empty
+
+	EDE       EDE    // NoEDE if there is none
+	Rewritten bool   // an address in it is not the upstream's; set by whoever rewrote it
+	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
+	Received  int64  // when it came, in nanoseconds on the clock of the caller
+}
+
+// NewResponse makes a response of msg, an upstream's response to k that came at the time now. The error is ErrMalformed
+// if it cannot be passed on. Every record of it is looked at. OPT and the signature of the transaction are taken off:
+// they are between the upstream and us.
+func NewResponse(msg []byte, k *Key, now int64) (*Response, error) {
+	if len(msg) < HeaderLen || len(msg) > MaxMessage || msg[2]&(FlagQR|FlagTC) != FlagQR || !asks(msg, k.Bytes()) {
+		return nil, ErrMalformed
+	}
+	w := walk{msg: msg, qtype: k.Type(), rcode: uint16(msg[3] & 0xf), minTTL: MaxTTL, soaTTL: MaxNegativeTTL, ede: NoEDE}
+	if !w.sections(HeaderLen + int(k.size)) {
+		return nil, ErrMalformed
+	}
+	if w.gap {
+		return repack(msg, k, now, w.ede)
+	}
+	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clip(w.ttls), EDE: w.ede, TTL: w.ttl(), Received: now}
+	r.normalize(k, &w)
+	return r, nil
+}
+
+// normalize brings the copy of the upstream's message into the form that is kept.
+func (p *Response) normalize(k *Key, w *walk) {
+	clear(p.msg[:2])
+	p.msg[2], p.msg[3] = FlagQR, p.msg[3]&(FlagAD|0xf)
+	binary.BigEndian.PutUint16(p.msg[10:], w.kept)
+	copy(p.msg[HeaderLen:], k.Bytes())
+	p.additional = uint16(min(w.additional, len(p.msg)))
+	for _, off := range p.ttls {
+		ttl := p.msg[off : off+4]
+		binary.BigEndian.PutUint32(ttl, SaneTTL(binary.BigEndian.Uint32(ttl)))
+	}
+	if w.negative() && w.soa != 0 { // it is the SOA that tells clients how long. See RFC 2308, Section 3.
+		binary.BigEndian.PutUint32(p.msg[w.soa:], w.soaTTL)
+	}
+}
+
+// repack is for upstreams that put records behind OPT. They may be compressed across it, so that it cannot just be
+// cut out.
+func repack(msg []byte, k *Key, now int64, e EDE) (*Response, error) {
+	var m dns.Msg
+	if err := m.Unpack(msg); err != nil {
+		return nil, ErrMalformed
+	}
+	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return HopByHop(rr.Header().Rrtype) })
+	m.Compress = true
+	msg, err := m.Pack()
+	if err != nil {
+		return nil, ErrMalformed
+	}
+	r, err := NewResponse(msg, k, now)
+	if err == nil {
+		r.EDE = e
+	}
+	return r, err
+}
+
+// Failure returns SERVFAIL as the response to k, for when there is no better one. It holds for ttl seconds.
+func Failure(k *Key, e EDE, ttl uint32, now int64) *Response {
+	msg := make([]byte, HeaderLen, HeaderLen+int(k.size))
+	msg[2], msg[3], msg[5] = FlagQR, dns.RcodeServerFailure, 1
+	msg = append(msg, k.Bytes()...)
+	return &Response{msg: msg, additional: uint16(len(msg)), EDE: e, TTL: ttl, Received: now}
+}
+
+// MinimalAny returns the response to a question for ANY type. See RFC 8482, Section 4.2.
+func MinimalAny(k *Key, now int64) *Response {
+	p := Failure(k, NoEDE, 0, now)
+	p.msg[3], p.msg[7] = dns.RcodeSuccess, 1
+	p.ttls = []uint16{uint16(len(p.msg) + 6)}
+	p.msg = append(p.msg, 0xc0, HeaderLen, 0, byte(dns.TypeHINFO), 0, dns.ClassINET, 0, 0, 0x0e, 0x10, 0, 9)
+	p.msg = append(append(append(p.msg, 7), "RFC8482"...), 0)
+	p.additional = uint16(len(p.msg))
+	return p
+}
+
+// Rcode returns the RCODE. Responses with extended ones are not kept.
+func (p *Response) Rcode() uint16 { return uint16(p.msg[3] & 0xf) }
+
+// age returns how many whole seconds ago p came.
+func (p *Response) age(now int64) uint32 { return uint32((now - p.Received) / int64(time.Second)) }
+
+// Fresh reports whether p still holds at the time now.
+func (p *Response) Fresh(now int64) bool { return now-p.Received < int64(p.TTL)*int64(time.Second) }
+
+// Remaining returns for how many seconds others may cache p. Failures are for us to cache.
+func (p *Response) Remaining(now int64) uint32 {
+	if rcode := p.Rcode(); rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
+		return 0
+	}
+	return p.TTL - min(p.TTL, p.age(now))
+}
+
+// AppendTo appends the message that q gets for p at the time now. What does not fit is left out in whole sections: the
+// Additional section, which clients can do without, or else all three, with TC set. See RFC 2181, Section 9.
+func (p *Response) AppendTo(dst []byte, q *Query, now int64) []byte {
+	start, end, lost := len(dst), len(p.msg), HeaderLen
+	room := q.limit() - q.optSize(p.EDE)
+	if end > room {
+		end, lost = int(p.additional), 10
+	}
+	if end > room {
+		end, lost = HeaderLen+len(q.question), 6
+	}
+	dst = append(dst, p.msg[:end]...)
+	msg := dst[start:]
+	clear(msg[lost:HeaderLen])
+	binary.BigEndian.PutUint16(msg, q.id)
+	q.copyFlags(msg)
+	if lost == 6 {
+		msg[2] |= FlagTC
+	}
+	copy(msg[HeaderLen:], q.question)
+	if age := p.age(now); age > 0 {
+		subtractTTLs(msg, p.ttls, age)
+	}
+	return q.appendOPT(dst, start, p.Rcode(), p.EDE)
+}
+
+// Octets returns p as a message of its own, with its TTLs as they are at the time now.
+func (p *Response) Octets(now int64) []byte {
+	msg := bytes.Clone(p.msg)
+	subtractTTLs(msg, p.ttls, p.age(now))
+	return msg
+}
+
+// subtractTTLs ages those of the TTLs at ttls that are within msg.
+func subtractTTLs(msg []byte, ttls []uint16, age uint32) {
+	for _, off := range ttls {
+		if int(off) >= len(msg) {
+			return
+		}
+		ttl := binary.BigEndian.Uint32(msg[off:])
+		binary.BigEndian.PutUint32(msg[off:], ttl-min(ttl, age))
+	}
+}
+
+// Size returns the octets of memory that p occupies, with what the allocator rounds up.
+func (p *Response) Size() int64 {
+	n := int64(len(p.msg) + 2*len(p.ttls))
+	return n + n/8 + overhead
+}
+
+// overhead is what a response occupies besides its message.
+const overhead = int64(unsafe.Sizeof(Response{}))
+
+// Answers reports whether p is a response to the question of k.
+func (p *Response) Answers(k *Key) bool {
+	return len(p.msg) >= HeaderLen+int(k.size) && bytes.Equal(p.msg[HeaderLen:HeaderLen+int(k.size)], k.Bytes())
+}
+
+// SetAuthoritative sets AA. It must be called before p is shared.
+func (p *Response) SetAuthoritative() { p.msg[2] |= FlagAA }
+
+// Parse returns p taken apart, with the TTLs that it came with.
+func (p *Response) Parse() (*Message, error) { return ParseMessage(p.msg) }

@@ -1,0 +1,74 @@
+// Package steer decides which addresses in a response become those of the relay: octets and a lookup go in, octets come
+// out. Steerer.Apply rewrites A and AAAA records and the address hints of HTTPS and SVCB records together, so that no
+// steered address is left in any of them, and remembers the names that service records of steered names point to,
+// because clients ask for those next.
+//
+// It asks no upstream itself, keeps no responses, and knows neither clients nor transports: who may use the relay is
+// decided before. Which addresses are steered says a Policy, and which address stands for one says a Relay; both are the
+// caller's. It is called by the forwarder of the package resolver, from the goroutine of a flight or of a query that
+// waits, never from a listener's: the lookup may wait for upstreams.
+package steer
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config says which destinations are reached through the relay, and how responses are changed to that end.
+type Config struct {
+	Policy Policy
+	Relay  Relay
+	// MaxTTL caps the TTL of a rewritten record. 0 means DefaultTTL.
+	MaxTTL time.Duration
+	// Hints says what becomes of ipv4hint and ipv6hint of steered addresses: HintsRewrite or HintsStrip.
+	Hints HintMode
+	// OnFailure says what the response is if the relay cannot take a destination: FailPass or FailServfail.
+	OnFailure FailMode
+}
+
+// DefaultTTL keeps the time short in which a client still uses a relay address that was withdrawn.
+const DefaultTTL = time.Minute
+
+type (
+	// HintMode is what becomes of the address hints of steered addresses.
+	HintMode uint8
+	// FailMode is what is answered when the relay cannot take a destination.
+	FailMode uint8
+)
+
+// Values of HintMode.
+const (
+	HintsRewrite HintMode = iota // they become relay addresses
+	HintsStrip                   // they are removed
+)
+
+// Values of FailMode.
+const (
+	FailPass     FailMode = iota // the response is passed on with its addresses as they are
+	FailServfail                 // SERVFAIL with an Extended DNS Error. See RFC 8914.
+)
+
+// Policy decides which addresses are steered. It must be safe for concurrent use.
+type Policy interface {
+	// Steer reports whether addr, found for the last of names, is to be steered, and whether a rule said so, either
+	// way. names begins with QNAME and goes on along the CNAME chain or to the TargetName; each is in lower case with
+	// a final dot. hasECH asks whether an HTTPS record of QNAME carries ech; it may wait for an upstream, and is
+	// called only if the decision needs it.
+	Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool)
+	// Scope reports what a decision for names can depend on if their HTTPS record carries ech or not: byName on the
+	// names or on ech, byAddr on the address alone. If both are false, Steer says no for every address.
+	Scope(names []string, ech bool) (byName, byAddr bool)
+}
+
+// Relay gives out relay addresses. It must be safe for concurrent use.
+type Relay interface {
+	// RelayAddr returns the address of the relay, in IPv6 if v6 and else in IPv4, that stands for dst for at least
+	// ttl. ok is false, without an error, if this family cannot express dst at all. An error means that the relay
+	// cannot take dst now: no address is left, say.
+	RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (addr netip.Addr, ok bool, err error)
+	// Contains reports whether addr is no destination of the relay, such as a relay address itself: it is never
+	// steered.
+	Contains(addr netip.Addr) bool
+	// Healthy reports whether the relay takes flows. RelayAddr is not asked while it does not.
+	Healthy() bool
+}

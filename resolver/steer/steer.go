@@ -1,0 +1,340 @@
+package steer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+)
+
+// Lookup resolves a question that is not the client's own, and returns the unsteered response in wire form. name is fully
+// qualified, in lower case. It may wait for upstreams until ctx is done.
+type Lookup func(ctx context.Context, name string, qtype uint16) ([]byte, error)
+
+// Steerer applies a Config to responses. It may be used from any goroutine.
+type Steerer struct {
+	config  Config
+	targets *targets          // handed on to the Steerer that replaces this one
+	forget  func(name string) // see New
+}
+
+// New returns a steerer with configuration c, which remembers what old knew of targets; old may be nil. forget is
+// called with a name for which an address may have been found before it was known that the name is to be steered:
+// whatever was kept of that is wrong. It is called from within Apply.
+func New(c Config, old *Steerer, forget func(name string)) (*Steerer, error) {
+	if c.Policy == nil || c.Relay == nil {
+		return nil, errors.New("needs a policy and a relay")
+	}
+	if c.MaxTTL < 0 {
+		return nil, fmt.Errorf("negative maximum TTL %s", c.MaxTTL)
+	}
+	c.MaxTTL = cmp.Or(c.MaxTTL, DefaultTTL)
+	s := &Steerer{config: c, targets: new(targets), forget: forget}
+	if old != nil {
+		s.targets = old.targets
+	}
+	return s, nil
+}
+
+// MaxTTL returns how long a decision of s holds at most: the cap for what is rewritten.
+func (s *Steerer) MaxTTL() time.Duration { return s.config.MaxTTL }
+
+// Healthy reports whether the relay takes flows.
+func (s *Steerer) Healthy() bool { return s.config.Relay.Healthy() }
+
+// Verdict says what Apply made of a response.
+type Verdict uint8
+
+// Values of Verdict.
+const (
+	Untouched Verdict = iota // nothing: it returned the response itself
+	Steered                  // it has relay addresses, or lacks addresses that no relay address stands for
+	Shortened                // only TTLs are lower, so that it is asked for again, or additional addresses are left out
+	Passed                   // as Shortened, because the relay could not take a destination
+)
+
+// ErrRelayFailed means that the relay cannot take a destination, and that clients must not get its own address instead.
+var ErrRelayFailed = errors.New("relay cannot take a destination")
+
+const (
+	// unsureTTL caps the TTLs, in seconds, of answers that would be others if an upstream or the relay had
+	// not failed.
+	unsureTTL = 5
+	// maxPath bounds the names that lead to an address. Resolvers give up on chains of about that length.
+	maxPath = 16
+	// maxAliases bounds the records in AliasMode that are followed to find out about ech.
+	maxAliases = 4
+)
+
+// Apply returns what a client that may use the relay gets instead of response, a complete message, which is never
+// changed. Every A and AAAA record and every hint is looked at, whatever was asked for and in
+// whichever section it is:
+//
+//   - an address that Policy steers becomes the relay's; if the relay has none in its family, it is removed. It is
+//     removed from an HTTPS or SVCB record as well if Hints says so.
+//   - if no AAAA record is left, or there was none, one is made of each steered A record that the relay expresses in
+//     IPv6. If nothing is left at all, the answer becomes NODATA, with an SOA record of ours. See RFC 2308, Section 2.2.
+//   - names that HTTPS and SVCB records of steered names point to are steered as well when they are asked for,
+//     unless a rule speaks of them.
+//   - signatures of what was changed are removed, and AD is cleared. See RFC 6147, Section 5.5.
+//
+// If it cannot be found out whether a name has ech, it counts as having none, for unsureTTL. An error is
+// wire.ErrMalformed or ErrRelayFailed.
+func (s *Steerer) Apply(ctx context.Context, response []byte, lookup Lookup) (out []byte, v Verdict, err error) {
+	m, err := wire.ParseMessage(response)
+	if err != nil {
+		return nil, Untouched, err
+	}
+	if !steerable(m) {
+		return response, Untouched, nil
+	}
+	r := s.newRewrite(ctx, m, lookup)
+	switch v, err = r.run(); {
+	case errors.Is(err, ErrRelayFailed) && s.config.OnFailure == FailPass:
+		out, err = shorten(response)
+		return out, Passed, err
+	case err != nil:
+		return nil, Untouched, err
+	case v == Untouched:
+		return response, Untouched, nil
+	}
+	out, err = m.Pack()
+	return out, v, err
+}
+
+// steerable reports whether m can have an address to steer.
+func steerable(m *wire.Message) bool {
+	if m.Rcode() != dns.RcodeSuccess || m.Class() != dns.ClassINET {
+		return false
+	}
+	return m.Type() == dns.TypeAAAA || slices.ContainsFunc(slices.Concat(m.Sections[:]...), func(r wire.Record) bool {
+		return r.Class == dns.ClassINET && (r.Type == dns.TypeA || r.Type == dns.TypeAAAA || r.IsSVCB())
+	})
+}
+
+// shorten returns response with TTLs of at most unsureTTL.
+func shorten(response []byte) ([]byte, error) {
+	m, err := wire.ParseMessage(response)
+	if err != nil {
+		return nil, err
+	}
+	capTTLs(m, unsureTTL, func(wire.RRset) bool { return true })
+	return m.Pack()
+}
+
+// capTTLs lowers the TTLs of RRsets, and of their signatures with them. See RFC 4034, Section 3.
+func capTTLs(m *wire.Message, seconds uint32, which func(wire.RRset) bool) {
+	for _, rrs := range m.Sections {
+		for i := range rrs {
+			if r := &rrs[i]; r.Type != dns.TypeOPT && which(r.RRset()) {
+				r.TTL = min(wire.SaneTTL(r.TTL), seconds)
+			}
+		}
+	}
+}
+
+// rewrite is one call of apply.
+type rewrite struct {
+	*Steerer
+	ctx     context.Context
+	lookup  Lookup
+	m       *wire.Message
+	qname   string
+	paths   map[string][]string // from QNAME to the names that it leads to
+	origins []origin            // what led to QNAME, if it was a target
+
+	echKnown, ech bool
+	unsure        bool                // a lookup failed
+	trimmed       bool                // addresses that nobody asked for were left out
+	changed       map[wire.RRset]bool // RRsets in which an address or hint was replaced or removed
+	capped        map[wire.RRset]bool // RRsets whose TTL must not be higher than MaxTTL
+	seen          map[relayed]bool
+}
+
+// relayed is an address record that is kept.
+type relayed struct {
+	name string
+	addr netip.Addr
+}
+
+func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, lookup Lookup) *rewrite {
+	qname := wire.NameText(m.Question[:len(m.Question)-4])
+	return &rewrite{
+		Steerer: s, ctx: ctx, lookup: lookup, m: m, qname: qname,
+		paths:   paths(m, qname),
+		origins: s.targets.lookup(qname, time.Now()),
+		changed: make(map[wire.RRset]bool), capped: make(map[wire.RRset]bool), seen: make(map[relayed]bool),
+	}
+}
+
+// cap returns the smaller of ttl and the cap, in seconds.
+func (s *Steerer) cap(ttl uint32) uint32 {
+	return min(wire.SaneTTL(ttl), uint32(s.MaxTTL()/time.Second))
+}
+
+// run changes r.m and reports what it did.
+func (r *rewrite) run() (Verdict, error) {
+	had := r.answers()
+	for section := range r.m.Sections {
+		if err := r.section(section); err != nil {
+			return Untouched, err
+		}
+	}
+	r.remember()
+	if !r.answers() {
+		if err := r.fill(had); err != nil {
+			return Untouched, err
+		}
+	}
+	r.dropSignatures()
+	capTTLs(r.m, r.cap(wire.MaxTTL), func(k wire.RRset) bool { return r.changed[k] || r.capped[k] })
+	if r.unsure {
+		capTTLs(r.m, unsureTTL, func(wire.RRset) bool { return true })
+	}
+	switch {
+	case len(r.changed) > 0:
+		r.m.Header[3] &^= wire.FlagAD
+		return Steered, nil
+	case len(r.capped) > 0 || r.unsure || r.trimmed:
+		return Shortened, nil
+	}
+	return Untouched, nil
+}
+
+// answers reports whether the Answer section has what was asked for.
+func (r *rewrite) answers() bool {
+	qtype := r.m.Type()
+	return slices.ContainsFunc(r.m.Sections[wire.AnswerSection], func(a wire.Record) bool { return a.Type == qtype || qtype == dns.TypeANY })
+}
+
+// section rewrites the records of one section.
+func (r *rewrite) section(section int) error {
+	rrs := r.m.Sections[section]
+	kept := rrs[:0]
+	for i := range rrs {
+		keep, err := r.record(section, &rrs[i])
+		if err != nil {
+			return err
+		}
+		if keep {
+			kept = append(kept, rrs[i])
+		}
+	}
+	r.m.Sections[section] = kept
+	return nil
+}
+
+// record rewrites one record and reports whether it stays.
+func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
+	switch {
+	case rec.Class != dns.ClassINET:
+	case rec.Type == dns.TypeA, rec.Type == dns.TypeAAAA:
+		return r.address(section, rec)
+	case rec.IsService():
+		return r.service(section, rec)
+	}
+	return true, nil
+}
+
+// address rewrites an A or AAAA record.
+func (r *rewrite) address(section int, rec *wire.Record) (keep bool, err error) {
+	old, _ := netip.AddrFromSlice(rec.Data)
+	names := r.path(section, rec.Name)
+	if r.undecided(names, old.Unmap()) {
+		r.trimmed = true
+		return false, nil
+	}
+	addr, keep, err := r.replace(names, old, rec.TTL)
+	if err != nil {
+		return false, err
+	}
+	if keep && addr == old {
+		return true, nil
+	}
+	r.changed[rec.RRset()] = true
+	if !keep || r.seen[relayed{rec.Name, addr}] {
+		return false, nil
+	}
+	r.seen[relayed{rec.Name, addr}] = true
+	rec.Data = addr.AsSlice()
+	return true, nil
+}
+
+// service rewrites the hints of a record of the SVCB kind. One whose parameters cannot be read is removed: clients
+// must not use it, and those that do must not find an address that we did not.
+func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) {
+	names := r.path(section, rec.Name)
+	if target := rec.Target(); target != rec.Name {
+		names = extend(names, target)
+	}
+	rest, changed, err := rewriteHints(rec.Rest, func(addr netip.Addr) (netip.Addr, bool, error) {
+		if r.config.Hints == HintsStrip && r.steers(names, addr.Unmap()) {
+			return netip.Addr{}, false, nil
+		}
+		return r.replace(names, addr, rec.TTL)
+	})
+	switch {
+	case errors.Is(err, wire.ErrMalformed):
+		r.changed[rec.RRset()] = true
+		return false, nil
+	case err != nil:
+		return false, err
+	case changed:
+		r.changed[rec.RRset()] = true
+		rec.Rest = rest
+	}
+	return true, nil
+}
+
+// replace returns what stands for addr, found for the last of names: itself if it is not steered, or false if the
+// relay has no address in its family for it.
+func (r *rewrite) replace(names []string, addr netip.Addr, ttl uint32) (netip.Addr, bool, error) {
+	dst := addr.Unmap() // ::ffff:192.0.2.1 leads clients to 192.0.2.1
+	if !r.steers(names, dst) {
+		return addr, true, nil
+	}
+	return r.relayAddr(dst, addr.Is6(), ttl)
+}
+
+// relayAddr asks the relay for an address that holds as long as the answer.
+func (r *rewrite) relayAddr(dst netip.Addr, v6 bool, ttl uint32) (netip.Addr, bool, error) {
+	if !r.config.Relay.Healthy() {
+		return netip.Addr{}, false, ErrRelayFailed
+	}
+	addr, ok, err := r.config.Relay.RelayAddr(dst, v6, time.Duration(r.cap(ttl))*time.Second)
+	if err != nil {
+		return netip.Addr{}, false, fmt.Errorf("%w: %w", ErrRelayFailed, err)
+	}
+	return addr, ok && addr.Is6() == v6, nil
+}
+
+// steers reports whether addr, found for the last of names, is steered: by a rule, or if none speaks of it, because
+// a service record of a steered name led to the first of names.
+func (r *rewrite) steers(names []string, addr netip.Addr) bool {
+	if r.config.Relay.Contains(addr) {
+		return false
+	}
+	ours := names[0] == r.qname
+	steer, matched := r.config.Policy.Steer(names, addr, func() bool { return ours && r.hasECH() })
+	if matched || !ours {
+		return steer
+	}
+	return slices.ContainsFunc(r.origins, func(o origin) bool {
+		steer, _ := r.config.Policy.Steer(slices.Concat(o.names, names), addr, func() bool { return o.ech })
+		return steer
+	})
+}
+
+// dropSignatures removes the signatures of what is not what was signed.
+func (r *rewrite) dropSignatures() {
+	for section, rrs := range r.m.Sections {
+		r.m.Sections[section] = slices.DeleteFunc(rrs, func(a wire.Record) bool { return a.Type == dns.TypeRRSIG && r.changed[a.RRset()] })
+	}
+}

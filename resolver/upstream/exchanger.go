@@ -1,0 +1,36 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Exchanger asks one upstream over one protocol. Its methods may be called from any goroutine.
+type Exchanger interface {
+	// Exchange sends query, whose ID it replaces, and returns the response, which has the ID of what was
+	// sent and the same question. The last record of query is an OPT without options; query itself is not changed.
+	Exchange(ctx context.Context, query []byte) ([]byte, error)
+	// Retire lets go of what is held for further queries, once nobody waits for it.
+	Retire()
+}
+
+// Errors of the exchange with upstreams.
+var (
+	errNoUpstream = errors.New("upstream: no upstream is configured")
+	errSpoofed    = errors.New("upstream: only datagrams that answer another query")
+	errUnanswered = errors.New("upstream: no upstream answered in time")
+)
+
+// newExchanger returns the exchanger that c describes.
+func newExchanger(c Config, g *Group) (Exchanger, error) {
+	switch {
+	case c.Exchanger != nil:
+		return c.Exchanger, nil
+	case c.Protocol == UDP:
+		return newUDP(c.Addr, g), nil
+	case c.Protocol == TLS:
+		return newTLS(c, g), nil
+	}
+	return nil, fmt.Errorf("upstream %s has the unknown protocol %d", c.Addr, c.Protocol)
+}
