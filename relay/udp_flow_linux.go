@@ -59,9 +59,8 @@ const (
 const headerBytes = 28
 
 // RFC 4787, REQ-5, wants a mapping to last two minutes or more, but allows less where the destination's port is a
-// well-known one. Flows that were never answered are what a flood leaves behind, so those make use of it.
+// well-known one, see leastIdle. Flows that were never answered are what a flood leaves behind, so those make use of it.
 const (
-	leastIdle      = 2 * time.Minute
 	unansweredIdle = 30 * time.Second
 	wellKnownPorts = 1024
 )
@@ -85,7 +84,7 @@ type flow struct {
 	upstream
 }
 
-// flowTable holds the UDP flows of one port. It knows neither sockets nor clocks: what is done about a flow is the
+// flowTable holds UDP flows to ports with the same idle times. It knows neither sockets nor clocks: what is done about a flow is the
 // caller's affair, and the time is an argument, counted from any fixed moment. It is safe for concurrent use.
 type flowTable struct {
 	// Set once by newFlowTable.
@@ -105,7 +104,7 @@ type flowShard struct {
 	_      [64]byte             // keeps the locks apart in the caches
 }
 
-// newFlowTable returns a table of flows to a port, which last for idle after the client's last datagram.
+// newFlowTable returns a table of flows to ports such as port, which last for idle after the client's last datagram.
 func newFlowTable(port uint16, idle time.Duration) *flowTable {
 	t := &flowTable{seed: rand.Uint64()}
 	t.idle = [stageCount]time.Duration{leastIdle, leastIdle, idle}
