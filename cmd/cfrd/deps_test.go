@@ -154,6 +154,8 @@ func TestImportsOfOthers(t *testing.T) {
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr/internal/link"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
 		{module + "/resolver/internal/dnstest", nil, "for tests"},
+		{module + "/cmd/cfrd/internal/certs/certstest", nil, "for tests"},
+		{module + "/e2e/netns", nil, "for tests"},
 		{"testing", []string{"cmd/cfrd/internal/certs/certstest", "resolver/internal/dnstest", "e2e/netns"}, "for tests"},
 		{"github.com/rs/zerolog/log", nil, "the logger is handed down, never global"},
 		{"github.com/go-viper", nil, "comes with viper"},
