@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // runUDP runs a relay of one port for the time of the test.
@@ -70,7 +72,7 @@ func listenReusing(t testing.TB, addr netip.AddrPort) *net.UDPConn {
 }
 
 func TestUDPPortInUse(t *testing.T) {
-	port := freePort(t)
+	port := netns.Port(t)
 	listenReusing(t, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
 	r, err := newRelay(Config{Ports: []uint16{port}, Settings: testSettings()}, newFakeMap())
 	if err == nil {
@@ -289,20 +291,5 @@ func TestUDPRefusals(t *testing.T) {
 	}
 	if got := r.Stats().Refused[UDP]; os.Geteuid() == 0 && got != 3 {
 		t.Errorf("got %d refused; want 3", got)
-	}
-}
-
-// TestUDPPorts has the same client at two ports: each has a flow of its own, and what comes back leaves from the port
-// that was asked.
-func TestUDPPorts(t *testing.T) {
-	other := freePort(t)
-	r := runUDP(t, Config{Ports: []uint16{freePort(t), other}})
-	for _, port := range r.cfg.Ports {
-		at := netip.AddrPortFrom(relayAddr(r, 1).Addr(), port)
-		dst := soon(t, listenReusing(t, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)))
-		confirm(t, dialFrom(t, 5, at), dst)
-	}
-	if got := r.Stats().Active[UDP]; got != 2 {
-		t.Errorf("got %d flows; want one at each port", got)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/cfrd-project/cfrd/ddr"
 )
 
-// pvdCaching lets clients keep what they got for much less than it is valid, so that nobody gets it late from a cache
+// pvdCaching lets caches keep a document for much less time than it is valid, so that no client gets it late from one
 // on the way; of which there should be none, because it depends on the client whether a relay is mentioned.
 const pvdCaching = "private, max-age=3600"
 
