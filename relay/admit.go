@@ -61,8 +61,8 @@ func (r *Relay) admit(p Proto, client netip.Addr, local netip.AddrPort) (Grant, 
 	return g, nil
 }
 
-// destination returns what a relay address stands for, and keeps it so until unmap is called. It tells clients only
-// whether the address stands for anything.
+// destination returns what a relay address stands for, and keeps it so until unmap is called. Only clients
+// find out whether it stands for anything.
 func (r *Relay) destination(client, local netip.Addr) (dst netip.Addr, unmap func(), err error) {
 	if !r.settings.Load().clients.contains(client) {
 		return netip.Addr{}, nil, errNotClient
