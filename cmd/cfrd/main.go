@@ -1,31 +1,6 @@
 // Command cfrd is an access provider's encrypted DNS front end with a co-located opaque relay: a resolver that is
 // discovered (RFC 9462), speaks every encrypted transport (RFC 7858, RFC 8484, RFC 9250), and steers the addresses
 // of selected destinations through the relay of draft-scalone-cfr-source-privacy-01.
-//
-// The package puts the others together, and is the only one that knows all of them: it has the commands (cmd_*.go and
-// serve.go), the node of services that serve runs (node.go), the reload (reload.go), what the services are given
-// (values.go, settings.go), the admin server and its metrics (admin.go, metrics.go). It neither reads DNS messages nor
-// carries flows itself.
-//
-// # The way of a key
-//
-// A key of the configuration goes one way from the file to where it acts. For steer.max_ttl, the highest TTL of an
-// answer with relay addresses, the way is:
-//
-//  1. runDaemon (serve.go) is given the path of the file. A reload begins in node.reload (reload.go) instead, and goes
-//     the same way.
-//  2. config.Read and Parse (internal/config/read.go) decode the file into config.Config, where the key is the field
-//     Steer.MaxTTL (config.go), and the variable CFRD_STEER_MAX_TTL overrides it (keys.go).
-//  3. decodeValue and parseDuration (internal/config/decode.go) make a time.Duration of the text, or say what would be
-//     right. A key that is not written stays 0.
-//  4. validator.checkSteer (internal/config/validate.go) holds it against the epoch of sealed addresses.
-//     config.NeedsRestart (reload.go there) finds in the field's tag that a reload may change it.
-//  5. loadValues (values.go) keeps the configuration beside what its files hold.
-//  6. node.applyResolver and resolverSettings (settings.go) hand it to the resolver as resolver.Steering.MaxTTL.
-//  7. resolver.Server.Update makes a generation of settings of it (newSteering in resolver/settings.go). Responses that
-//     were cached under the generation before are not used any more.
-//  8. steer.New (resolver/steer/steer.go) takes 0 for steer.DefaultTTL, and Steerer.cap caps the TTL of each record that
-//     is rewritten, before the response leaves.
 package main
 
 import (
