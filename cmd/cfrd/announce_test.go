@@ -126,8 +126,8 @@ func TestDNRAnnounceUsage(t *testing.T) {
 		stderr string
 	}{
 		"no-interface":     {named, 2, "--interface: missing"},
-		"no-such-name":     {slices.Concat(named, []string{"--interface", "a/b"}), 2, "--interface: must be the name"},
-		"too-often":        {slices.Concat(named, []string{"--interface", "lan0", "--max-interval", "1s"}), 2, "--max-interval: must be"},
+		"no-such-name":     {slices.Concat(named, []string{"--interface", "a/b"}), 2, `--interface: "a/b" is not the name`},
+		"too-often":        {slices.Concat(named, []string{"--interface", "lan0", "--max-interval", "1s"}), 2, "--max-interval: 1s is out of range"},
 		"no-configuration": {[]string{"dnr", "announce", "--interface", "lan0", "--config", "/nonexistent"}, 1, "read configuration"},
 		"bad-address":      {[]string{"dnr", "announce", "--interface", "lan0", "--name", "a.example", "--address", "x"}, 2, "--address"},
 	} {
