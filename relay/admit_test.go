@@ -3,12 +3,14 @@ package relay
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 func newTestRelay(t testing.TB, cfg Config) *Relay {
 	t.Helper()
 	if cfg.Ports == nil {
-		cfg.Ports = []uint16{freePort(t)}
+		cfg.Ports = []uint16{netns.Port(t)}
 	}
 	if cfg.Settings.Egress == nil {
 		cfg.Settings = testSettings()

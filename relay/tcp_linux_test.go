@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // deadline bounds every wait of a test on a socket.
@@ -37,7 +39,7 @@ func newTestbed(t testing.TB, limits Limits) *testbed {
 // startTestbed is newTestbed with a change to the relay before it runs.
 func startTestbed(t testing.TB, limits Limits, change func(*Relay)) *testbed {
 	t.Helper()
-	cfg := Config{Ports: []uint16{freePort(t)}, Limits: limits, Settings: testSettings()}
+	cfg := Config{Ports: []uint16{netns.Port(t)}, Limits: limits, Settings: testSettings()}
 	b := &testbed{Relay: newTestRelay(t, cfg), ran: make(chan error, 1)}
 	b.origin = listenShared(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), cfg.Ports[0]))
 	change(b.Relay)

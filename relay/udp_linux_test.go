@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // runUDP runs a relay of one port for the time of the test.
@@ -70,7 +72,7 @@ func listenReusing(t testing.TB, addr netip.AddrPort) *net.UDPConn {
 }
 
 func TestUDPPortInUse(t *testing.T) {
-	port := freePort(t)
+	port := netns.Port(t)
 	listenReusing(t, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
 	r, err := newRelay(Config{Ports: []uint16{port}, Settings: testSettings()}, newFakeMap())
 	if err == nil {

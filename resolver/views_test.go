@@ -158,14 +158,14 @@ func TestSteeredAnswersDoNotSurviveAnUpdate(t *testing.T) {
 	}
 }
 
-// What steering asks beside is not steered, is shared with clients' own questions, and is asked of local sources first.
-func TestBeside(t *testing.T) {
+// What steering looks up is not steered, is shared with clients' own questions, and is asked of local sources first.
+func TestLookupOfSteering(t *testing.T) {
 	up := dnstest.Records("www.cdn.example. 300 IN HTTPS 1 . alpn=h3", "here.example. 300 IN TXT upstream")
 	h := testHandler(t, Config{Settings: Settings{
 		Local:    []Local{localNames("here.example.")},
 		Steering: steeringTo(new(dnstest.Relay)),
 	}}, up)
-	look := h.beside(h.settings.Load(), wire.DO, &query{client: testClient, local: testLocal})
+	look := h.lookupFor(h.settings.Load(), wire.DO, &query{client: testClient, local: testLocal})
 	for _, row := range []struct {
 		name  string
 		qtype uint16

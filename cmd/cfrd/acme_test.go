@@ -25,11 +25,6 @@ func (l *lab) withACME(more string) {
 
 // TestNodeWithoutACertificate starts with an empty store and an authority that is down.
 func TestNodeWithoutACertificate(t *testing.T) {
-	if c, err := net.Listen("tcp", loopback().String()+":443"); err != nil {
-		skip(t, "port 443 cannot be bound here: %v", err)
-	} else {
-		c.Close()
-	}
 	l := newLab(t)
 	l.serveUpstream(t)
 	l.withACME(", challenges: [tls-alpn-01, dns-01, http-01]")
@@ -50,7 +45,7 @@ func TestNodeWithoutACertificate(t *testing.T) {
 	if s := n.certs.Stats(); s.Refused == 0 || !s.Next.After(time.Now()) || !s.Expiry.IsZero() {
 		t.Errorf("got %+v; want a failure, and a time for the next attempt", s)
 	}
-	l.wantPublic(t, dialFrom("udp", loopback()))
+	l.wantPublic(t, dialFrom("udp", loopback(t)))
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.addr.String()+"/.well-known/acme-challenge/none", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
+// newDDRCommand returns `cfrd ddr`, which groups the commands for the operator's own zone.
 func newDDRCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ddr",
@@ -25,6 +26,7 @@ func newDDRCommand() *cobra.Command {
 	return cmd
 }
 
+// newDDRPrintCommand returns `cfrd ddr print`, which prints the records for that zone.
 func newDDRPrintCommand() *cobra.Command {
 	var path string
 	var generic bool
@@ -51,7 +53,7 @@ func newDDRPrintCommand() *cobra.Command {
 	return cmd
 }
 
-// printZone writes the lines. It needs no certificate: a zone file outlives that.
+// printZone writes the lines. It needs no certificate, because a zone file outlives it.
 func printZone(w io.Writer, cfg *config.Config, generic bool) error {
 	v := &values{Config: cfg}
 	if !v.Encrypted() {
@@ -81,8 +83,8 @@ func printZone(w io.Writer, cfg *config.Config, generic bool) error {
 	return tw.Flush()
 }
 
-// zoneLine returns rr as a line of a zone file, with tabs between the columns. Numbers stand for the keys and types
-// that came after SVCB itself, because servers learn the names of those much later. See RFC 9460, Section 2.1, and
+// zoneLine returns rr as a line of a zone file, with tabs between the columns. Keys and types that
+// were registered after SVCB itself are written as numbers, because servers know their names only years later. See RFC 9460, Section 2.1, and
 // RFC 3597, Section 5.
 func zoneLine(rr dns.RR, generic bool) (string, error) {
 	rfc3597 := new(dns.RFC3597)

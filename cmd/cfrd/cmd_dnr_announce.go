@@ -23,6 +23,7 @@ type dnrAnnounceOptions struct {
 	do53 bool
 }
 
+// newDNRAnnounceCommand returns `cfrd dnr announce`, which announces a resolver until it gets a signal.
 func newDNRAnnounceCommand() *cobra.Command {
 	o := dnrAnnounceOptions{}
 	cmd := &cobra.Command{

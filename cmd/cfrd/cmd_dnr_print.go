@@ -22,22 +22,24 @@ import (
 
 // dnrSource says which resolver is to be handed out: that of a configuration, or one that flags describe.
 type dnrSource struct {
-	config     string
-	mode       config.Mode
-	name       string
-	addresses  []string
-	transports []string
-	dohPath    string
+	config     string      // file, unless name is given
+	mode       config.Mode // in which serve runs with it
+	name       string      // authentication domain name, or ""
+	addresses  []string    // of name
+	transports []string    // of name: dot, doh or doq, each with or without a port
+	dohPath    string      // URI template of doh
 }
 
 // dnrPrintOptions are the flags of `cfrd dnr print`.
 type dnrPrintOptions struct {
 	dnrSource
-	servers  []string
-	options  []string
-	lifetime time.Duration
+	servers  []string      // to print for; none means all
+	options  []string      // to print; none means all
+	lifetime time.Duration // of the option in Router Advertisements
 }
 
+// newDNRPrintCommand returns `cfrd dnr print`, which prints the configuration of DHCP and Router Advertisement
+// servers.
 func newDNRPrintCommand() *cobra.Command {
 	o := dnrPrintOptions{}
 	cmd := &cobra.Command{
@@ -77,6 +79,7 @@ func (s *dnrSource) bind(cmd *cobra.Command) {
 	cmd.MarkFlagsRequiredTogether("name", "address")
 }
 
+// serverNames returns the values that --for takes.
 func serverNames() (names []string) {
 	for _, s := range serverconf.Servers() {
 		names = append(names, s.Name)
@@ -84,6 +87,7 @@ func serverNames() (names []string) {
 	return names
 }
 
+// printDNR writes what each selected server needs to w.
 func printDNR(w io.Writer, o dnrPrintOptions) error {
 	servers, forms, err := o.selected()
 	if err != nil {
@@ -127,6 +131,7 @@ func (o dnrPrintOptions) selected() (servers []serverconf.Server, forms []dnr.Fo
 	return servers, forms, nil
 }
 
+// allForms returns the values that --option takes.
 func allForms() []dnr.Form { return []dnr.Form{dnr.DHCPv4, dnr.DHCPv6, dnr.RA} }
 
 // designations returns what is to be handed out, which is never empty.
@@ -161,6 +166,7 @@ func (s dnrSource) describe() (ddr.Config, error) {
 	return ddr.Config{Name: cfg.Name, Addresses: cfg.Addresses(), Services: services(listen)}, nil
 }
 
+// describeFlags returns the resolver that --name, --address, --transports and --dohpath describe.
 func (s dnrSource) describeFlags() (ddr.Config, error) {
 	cfg := ddr.Config{Name: s.name}
 	for _, text := range s.addresses {

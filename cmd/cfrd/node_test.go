@@ -31,7 +31,7 @@ func (l *lab) load(t *testing.T, m config.Mode) *values {
 // TestMaxTTLFromFileToAnswer follows the key whose way the comment of package config describes, at the start and over reloads.
 func TestMaxTTLFromFileToAnswer(t *testing.T) {
 	l := newLab(t)
-	l.withRelay()
+	l.withRelay(t)
 	l.serveUpstream(t)
 	steer := l.config["steer"]
 	set := func(maxTTL string) {
@@ -77,7 +77,7 @@ func TestApplyAllOrNothing(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			l.withRelay()
+			l.withRelay(t)
 			n, _ := l.start(t)
 			before, discovery := n.current(), n.discovery.Load()
 			l.config["relay"] = strings.Replace(l.config["relay"], "allow_special: [", "allow_special: [192.0.2.0/24, ", 1)

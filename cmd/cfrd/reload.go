@@ -19,18 +19,20 @@ func (n *node) reloadOn(ctx context.Context, signals <-chan os.Signal, path stri
 			return
 		case <-signals:
 		}
-		notify(notifyReloading())
+		notifyReloading()
+		status := "serving"
 		if err := n.reload(path); err != nil {
 			for line := range strings.SplitSeq(err.Error(), "\n") {
 				n.log.Error().Str("config", path).Msg(line)
 			}
 			n.refused.Add(1)
 			n.log.Error().Str("config", path).Msg("reload refused; everything stays as it was")
+			status = "serving; the last reload was refused, see the log"
 		} else {
 			n.applied.Add(1)
 			n.log.Info().Str("config", path).Msg("reloaded")
 		}
-		notify(notifyReady)
+		notifyReady(status)
 	}
 }
 

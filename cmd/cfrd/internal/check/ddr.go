@@ -26,24 +26,11 @@ func (c checker) ask(ctx context.Context, name string, qtype uint16) (message, e
 	return m, err
 }
 
+// askOver sends a question to the resolver over t, which is UDP or TCP.
 func (c checker) askOver(ctx context.Context, t resolver.Transport, name string, qtype uint16) (message, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	q, err := Question(name, qtype).Pack()
-	if err != nil {
-		return message{}, err
-	}
-	reply, err := Client{Addr: c.Addr, Control: c.control}.roundTrip(ctx, t, q)
-	if err != nil {
-		return message{}, err
-	}
-	return parseMessage(reply)
-}
-
-// Question returns a query for name and qtype with a random ID. The size that it offers for UDP messages is one that no
-// path fragments. See https://www.dnsflagday.net/2020/ .
-func Question(name string, qtype uint16) *dns.Msg {
-	return new(dns.Msg).SetQuestion(name, qtype).SetEdns0(1232, false)
+	return Client{Addr: c.Addr, Control: c.control}.ask(ctx, t, Question(name, qtype))
 }
 
 // do53 asks for designated resolvers over UDP and TCP, and returns a usable reply.
@@ -124,7 +111,7 @@ func (c checker) designation(rr record, extra []record) (Designation, bool) {
 	return d, true
 }
 
-// addresses looks at what the Additional section holds for the target of d.
+// addresses judges the addresses that the Additional section holds for the target of d.
 func (c checker) addresses(d Designation, target string, extra []record) {
 	all := addressRecordsOf(d.Target, extra)
 	switch {
@@ -135,6 +122,7 @@ func (c checker) addresses(d Designation, target string, extra []record) {
 	}
 }
 
+// params returns what d says about its target, for a step.
 func (d Designation) params() string {
 	s := "alpn=" + strings.Join(d.ALPN, ",")
 	if d.Port != 0 {
@@ -149,6 +137,7 @@ func (d Designation) params() string {
 	return s
 }
 
+// addressRecordsOf returns the addresses that name has in section, with duplicates.
 func addressRecordsOf(name string, section []record) []netip.Addr {
 	var addrs []netip.Addr
 	for _, rr := range section {
@@ -159,19 +148,21 @@ func addressRecordsOf(name string, section []record) []netip.Addr {
 	return addrs
 }
 
+// additionalAddrs returns the addresses that name has in section, sorted, each once.
 func additionalAddrs(name string, section []record) []netip.Addr {
 	addrs := addressRecordsOf(name, section)
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return slices.Compact(addrs)
 }
 
-// isRelay recognises our own form of a relay record whatever private key it uses.
+// isRelay reports whether r is the record of a relay in the form of this program, whatever private key it uses.
 func isRelay(r svcb.Record) bool {
 	return slices.ContainsFunc(r.Mandatory(), func(key uint16) bool {
 		return key >= svcb.KeyPrivateFirst && ddr.IsRelay(r, key)
 	})
 }
 
+// relayRecord judges the record of a relay, which clients that do not know its key skip.
 func (c checker) relayRecord(target string, r svcb.Record) {
 	for _, p := range r.Params {
 		if p.Key < svcb.KeyPrivateFirst {
@@ -188,7 +179,7 @@ func (c checker) relayRecord(target string, r svcb.Record) {
 	}
 }
 
-// hygiene asks what a resolver with a locally served resolver.arpa answers with NODATA. See RFC 9462, Section 6.4.
+// hygiene asks a question to which a resolver that serves resolver.arpa locally answers NODATA. See RFC 9462, Section 6.4.
 // Addresses are not asked for, because clients must not. See RFC 9462, Section 4.
 func (c checker) hygiene(ctx context.Context) {
 	const name, target = "resolver-arpa", "resolver.arpa. TXT"

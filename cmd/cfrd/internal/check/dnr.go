@@ -89,6 +89,7 @@ type dnrInstance struct {
 	Findings  []dnr.Finding `json:"findings,omitempty"`
 }
 
+// document returns what `cfrd dnr check --json` prints about the survey s.
 func (c dnrChecker) document(s survey.Result) dnrDocument {
 	d := dnrDocument{
 		Interface: c.link.Interface, OK: c.OK, FirstFailure: c.FirstFailure, Steps: c.Steps, Servers: []dnrServer{},
@@ -109,6 +110,7 @@ func (c dnrChecker) document(s survey.Result) dnrDocument {
 	return d
 }
 
+// instanceOf returns an instance of an option of the given form as the document has it.
 func instanceOf(form dnr.Form, in dnr.Inspection) dnrInstance {
 	r := svcb.Record{Params: in.Params}
 	i := dnrInstance{

@@ -15,7 +15,7 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/survey"
 )
 
-// judge says what is to be said of the messages alone.
+// judge judges the messages alone, without connecting to anything.
 func (c dnrChecker) judge(s survey.Result) {
 	for _, why := range s.Unasked {
 		c.skip("ask", c.link.Interface, "%s", why)
@@ -55,21 +55,22 @@ func (c dnrChecker) message(h survey.Message) {
 	case h.Err() != nil:
 		c.skip(h.By.String(), from, "clients ignore this %s, and with it %d instances", h.Kind, n)
 	default:
-		c.ok(h.By.String(), from, "this %s has %d instances%s", h.Kind, n, beside(h.Resolvers))
+		c.ok(h.By.String(), from, "this %s has %d instances%s", h.Kind, n, alsoUnencrypted(h.Resolvers))
 	}
 	for i, in := range h.Instances {
 		c.instance(h, i, in)
 	}
 }
 
-// beside tells of the resolvers that are handed out for use without encryption.
-func beside(servers []netip.Addr) string {
+// alsoUnencrypted returns which resolvers are handed out for use without encryption, as the end of a sentence, or "".
+func alsoUnencrypted(servers []netip.Addr) string {
 	if len(servers) == 0 {
 		return ""
 	}
 	return ", beside unencrypted DNS at " + joined(servers)
 }
 
+// joined returns addrs as words of a sentence.
 func joined(addrs []netip.Addr) string {
 	words := make([]string, len(addrs))
 	for i, a := range addrs {
@@ -78,7 +79,7 @@ func joined(addrs []netip.Addr) string {
 	return strings.Join(words, " ")
 }
 
-// finding makes a step of a finding. What some clients refuse is a failure, too.
+// finding adds a finding as a step. It fails also where only some clients refuse the option.
 func (c dnrChecker) finding(target string, f dnr.Finding) {
 	if f.Severity == dnr.Note {
 		c.skip(f.Code, target, "%s", f.Text)
@@ -87,13 +88,14 @@ func (c dnrChecker) finding(target string, f dnr.Finding) {
 	c.fail(f.Code, target, "%s", f.Text)
 }
 
-// instance judges one instance. What is wrong with several of them in the same way is said of the first one.
+// instance judges the instance in, which is the one with index i of h. A finding that several instances have is reported
+// once, with the first of them.
 func (c dnrChecker) instance(h survey.Message, i int, in dnr.Inspection) {
 	target := fmt.Sprintf("%s #%d", source(h), i+1)
 	fine := true
 	for _, f := range in.Findings {
 		fine = fine && f.Severity == dnr.Note
-		// That it is withdrawn is said of its lifetime.
+		// A withdrawn instance is reported by its lifetime.
 		if f.Code == dnr.CodeWithdrawn || slices.ContainsFunc(h.Instances[:i], has(f)) {
 			continue
 		}
@@ -129,6 +131,7 @@ func alsoIn(list []dnr.Inspection, i int, f dnr.Finding) string {
 	return "; so it is with " + strings.Join(numbers, " ")
 }
 
+// describe returns what an instance says about its resolver, for a step.
 func describe(in dnr.Inspection) string {
 	r := svcb.Record{Params: in.Params}
 	d := Designation{ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(), Addresses: in.Addresses}
@@ -139,7 +142,7 @@ func describe(in dnr.Inspection) string {
 // 9463, Section 6.1; RFC 4861, Section 6.2.1.
 const shortestLifetime = 3 * 4 * time.Second
 
-// lifetime judges that of a Router Advertisement's option.
+// lifetime judges the lifetime of the option of a Router Advertisement.
 func (c dnrChecker) lifetime(target string, h survey.Message, lifetime time.Duration) {
 	const name = "lifetime"
 	switch {
@@ -156,13 +159,14 @@ func (c dnrChecker) lifetime(target string, h survey.Message, lifetime time.Dura
 	}
 }
 
-// service is one transport of one resolver, as far as all servers of a link must say the same of it.
+// service is one transport of one resolver, in what all servers of a link must agree on.
 type service struct {
 	adn, alpn string
 	port      uint16
 	dohPath   string
 }
 
+// String returns s as part of a sentence.
 func (s service) String() string {
 	text := fmt.Sprintf("%s at port %d of %s", s.alpn, s.port, s.adn)
 	if s.dohPath != "" {
@@ -181,6 +185,7 @@ func servicesOf(in dnr.Inspection) map[service][]netip.Addr {
 	return list
 }
 
+// serviceOf returns the service that a record of the resolver adn describes for one protocol.
 func serviceOf(adn, alpn string, r svcb.Record) service {
 	s := service{adn: dns.CanonicalName(adn), alpn: alpn, port: portOf(alpn, r.Port())}
 	if svcb.IsHTTP(alpn) {
@@ -189,23 +194,13 @@ func serviceOf(adn, alpn string, r svcb.Record) service {
 	return s
 }
 
-// portOf returns the port of a protocol if there is no other. See RFC 9461, Section 4.2; RFC 9463, Section 3.1.5.
-func portOf(alpn string, port uint16) uint16 {
-	switch {
-	case port != 0:
-		return port
-	case svcb.IsHTTP(alpn):
-		return 443
-	}
-	return 853
-}
-
-// offer is what one message hands out that clients would take.
+// offer is what clients would take of one message.
 type offer struct {
 	heard    survey.Message
 	services map[service][]netip.Addr
 }
 
+// offers returns what each of the messages designates, without those that designate nothing.
 func offers(heard []survey.Message) (list []offer) {
 	for _, h := range heard {
 		o := offer{h, make(map[service][]netip.Addr)}
@@ -246,8 +241,8 @@ func (c dnrChecker) agreement(heard []survey.Message) {
 	}
 }
 
-// differs says what o and other contradict each other in, or "". That one of them leaves out a transport is no
-// contradiction: not every server can carry all.
+// differs returns how o contradicts other, or "". A transport that only one of them has is no contradiction, because not
+// every server can carry all.
 func (o offer) differs(other offer) string {
 	names, others := o.names(), other.names()
 	if !slices.ContainsFunc(names, func(n string) bool { return slices.Contains(others, n) }) {
@@ -270,10 +265,13 @@ func (o offer) differs(other offer) string {
 	return ""
 }
 
+// sameFamily reports whether both messages carry addresses of the same family: DHCPv4 has IPv4 only, the others IPv6
+// only.
 func (o offer) sameFamily(other offer) bool {
 	return (o.heard.By == dnr.DHCPv4) == (other.heard.By == dnr.DHCPv4)
 }
 
+// sameAddrs reports whether a and b hold the same addresses, in any order.
 func sameAddrs(a, b []netip.Addr) bool {
 	contains := func(list []netip.Addr) func(netip.Addr) bool {
 		return func(x netip.Addr) bool { return !slices.Contains(list, x) }
@@ -295,7 +293,7 @@ func (o offer) names() (names []string) {
 	return slices.Compact(names)
 }
 
-// reactions says what known clients make of a message.
+// reactions adds how known clients react to a message.
 func (c dnrChecker) reactions(h survey.Message) {
 	if len(h.Instances) == 0 {
 		return
@@ -318,6 +316,7 @@ func (c dnrChecker) reactions(h survey.Message) {
 	}
 }
 
+// uses returns what a client uses, as words of a sentence.
 func uses(list []survey.Use) string {
 	words := make([]string, len(list))
 	for i, u := range list {
@@ -326,6 +325,7 @@ func uses(list []survey.Use) string {
 	return strings.Join(words, ", ")
 }
 
+// but returns why a client does not use the rest, as the end of a sentence, or "".
 func but(reasons []string) string {
 	if len(reasons) == 0 {
 		return ""

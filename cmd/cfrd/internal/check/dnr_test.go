@@ -15,6 +15,7 @@ import (
 	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
 	"github.com/cfrd-project/cfrd/dnr/survey"
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // newDNRChecker returns a checker on a link of which this host has loopback addresses, so that tests can be servers.
@@ -160,7 +161,7 @@ func TestDNRJudge(t *testing.T) {
 	}
 }
 
-// TestDNREndpoint connects to a resolver as a client must that was told of it by the network.
+// TestDNREndpoint connects to a resolver as a client must to which the network has handed it out.
 func TestDNREndpoint(t *testing.T) {
 	hour := time.Now().Add(time.Hour)
 	for name, row := range map[string]struct {
@@ -188,7 +189,7 @@ func TestDNREndpoint(t *testing.T) {
 		"refused": {func(f *fakeResolver) {
 			f.overrideEncrypted = rcode(fakeName+".", dns.RcodeRefused)
 		}, nil, []string{""}, false},
-		"nobody-there":      {nil, func(e *endpoint) { e.port = closedPort(t) }, []string{""}, false},
+		"nobody-there":      {nil, func(e *endpoint) { e.port = netns.Port(t) }, []string{""}, false},
 		"other-family":      {nil, func(e *endpoint) { e.addr = netip.MustParseAddr("2001:db8::53") }, nil, true},
 		"unknown-transport": {nil, func(e *endpoint) { e.alpn = "gopher" }, nil, true},
 	} {

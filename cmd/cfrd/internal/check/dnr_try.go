@@ -14,20 +14,20 @@ import (
 	"github.com/cfrd-project/cfrd/dnr/survey"
 )
 
-// Bounds of the connections that hostile servers can make us open.
+// maxEndpoints and maxDo53 bound the connections that hostile servers can cause.
 const (
 	maxEndpoints = 32
 	maxDo53      = 4
 )
 
-// endpoint is where a client would connect to.
+// endpoint is a service at one of its addresses.
 type endpoint struct {
 	service
 	addr netip.Addr // without zone
 }
 
-// endpoints returns what is handed out, each once, as far as it can be tried. What clients must refuse is tried as well:
-// it shows whether more is wrong than the option.
+// endpoints returns what is handed out and can be tried, each endpoint once. What clients must refuse is tried as well,
+// because that shows whether the option is all that is wrong.
 func endpoints(heard []survey.Message) (list []endpoint) {
 	for _, h := range heard {
 		for _, in := range h.Instances {
@@ -84,6 +84,7 @@ func (c dnrChecker) endpoint(ctx context.Context, e endpoint) {
 	}
 }
 
+// typeOf returns the type of the record that holds addr.
 func typeOf(addr netip.Addr) uint16 {
 	if addr.Is4() {
 		return dns.TypeA
@@ -148,8 +149,8 @@ func (c dnrChecker) discovery(ctx context.Context, s survey.Result, list []endpo
 	}
 }
 
-// do53Servers returns the resolvers that are handed out for use without encryption, or else the addresses of the
-// designated ones, which may be such as well.
+// do53Servers returns the resolvers that are handed out for use without encryption, and true. If there are none it
+// returns the addresses of the designated resolvers, which may answer without encryption as well.
 func do53Servers(heard []survey.Message, list []endpoint) (servers []netip.Addr, announced bool) {
 	add := func(addr netip.Addr) {
 		one := addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast() && !addr.IsLoopback()
@@ -177,7 +178,7 @@ func (c dnrChecker) at(addr netip.Addr) checker {
 	return ck
 }
 
-// compare judges a discovery answer by what is handed out.
+// compare judges the discovery answer m by what is handed out.
 func (c dnrChecker) compare(target string, m message, list []endpoint) {
 	said := designatedServices(m)
 	if len(said) == 0 {
@@ -204,8 +205,8 @@ func (c dnrChecker) compare(target string, m message, list []endpoint) {
 	}
 }
 
-// among looks for s in what is handed out. If it is not there, it returns the same protocol of the same resolver at
-// another place, if there is one.
+// among reports whether s is among what is handed out. If not, other is the same protocol of the same resolver at another
+// port or path, if there is one.
 func (s service) among(list []endpoint) (other service, same bool) {
 	for _, e := range list {
 		switch {
@@ -232,7 +233,7 @@ func designatedServices(m message) (list []service) {
 	return list
 }
 
-// adnOnly asks for what instances leave out that have only a name. See RFC 9463, Section 3.1.6.
+// adnOnly asks for the records of instances that have only a name. See RFC 9463, Section 3.1.6.
 func (c checker) adnOnly(ctx context.Context, heard []survey.Message) {
 	asked := make(map[string]bool)
 	for _, h := range heard {

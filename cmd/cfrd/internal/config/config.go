@@ -179,6 +179,8 @@ type Limits struct {
 	ReadTimeout          time.Duration `mapstructure:"read_timeout" reload:"restart"`
 	QueryTimeout         time.Duration `mapstructure:"query_timeout" reload:"restart"`
 	DrainTimeout         time.Duration `mapstructure:"drain_timeout" reload:"restart"`
+
+	HTTP2 resolver.HTTP2Server `mapstructure:"http2" reload:"restart"`
 }
 
 // Cache is the cache of answers.

@@ -68,6 +68,10 @@ func decodeValue(from, to reflect.Value) (any, error) {
 		return parseAs(from, oneOf(map[string]resolver.FailMode{
 			"pass": resolver.FailPass, "fail": resolver.FailServfail,
 		}))
+	case resolver.HTTP2Server:
+		return parseAs(from, oneOf(map[string]resolver.HTTP2Server{
+			"own": resolver.HTTP2Own, "library": resolver.HTTP2Library,
+		}))
 	case Challenge:
 		return parseAs(from, parseChallenge)
 	case Action:
