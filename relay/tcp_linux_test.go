@@ -116,7 +116,7 @@ func (b *testbed) flow(t testing.TB) (client, server *net.TCPConn) {
 
 func (b *testbed) waitActive(t testing.TB, want int) {
 	t.Helper()
-	waitFor(t, "active flows", func() bool { return b.Stats().Active[tcp] == want })
+	waitFor(t, "active flows", func() bool { return b.Stats().Active[TCP] == want })
 }
 
 // waitFor polls for cond.
@@ -199,8 +199,8 @@ func TestTCPEcho(t *testing.T) {
 	wantEOF(t, server)
 	server.Close()
 	b.waitActive(t, 0)
-	if s := b.Stats(); s.BytesOut[tcp] != 800 || s.BytesBack[tcp] != 600 {
-		t.Errorf("got %d bytes out, %d back; want 800, 600", s.BytesOut[tcp], s.BytesBack[tcp])
+	if s := b.Stats(); s.BytesOut[TCP] != 800 || s.BytesBack[TCP] != 600 {
+		t.Errorf("got %d bytes out, %d back; want 800, 600", s.BytesOut[TCP], s.BytesBack[TCP])
 	}
 }
 
@@ -441,8 +441,8 @@ func TestTCPRefused(t *testing.T) {
 			b.wantRefused(t, tt.relay)
 		})
 	}
-	if s := b.Stats(); s.DialFailed[tcp] != 2 || s.Refused[tcp] != 5 {
-		t.Errorf("got %d failed dials, %d refused; want 2, 5", s.DialFailed[tcp], s.Refused[tcp])
+	if s := b.Stats(); s.DialFailed[TCP] != 2 || s.Refused[TCP] != 5 {
+		t.Errorf("got %d failed dials, %d refused; want 2, 5", s.DialFailed[TCP], s.Refused[TCP])
 	}
 }
 
@@ -464,8 +464,8 @@ func TestTCPOverLimit(t *testing.T) {
 				t.Errorf("got healthy %v; want %v", got, tt.healthy)
 			}
 			b.wantRefused(t, "127.80.0.1")
-			if s := b.Stats(); s.OverLimit[tcp] != 1 {
-				t.Errorf("got %d over the limit; want 1", s.OverLimit[tcp])
+			if s := b.Stats(); s.OverLimit[TCP] != 1 {
+				t.Errorf("got %d over the limit; want 1", s.OverLimit[TCP])
 			}
 			reset(first)
 			b.waitActive(t, 1)

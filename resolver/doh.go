@@ -40,12 +40,13 @@ type doh struct {
 	requests sync.WaitGroup // requests of ServeHTTP, and connections of HTTP/2
 }
 
-// mediaType is a kind of message that clients may send, and how one is answered.
+// mediaType is a kind of message that clients may send, and how one is answered: the functions are handler.answerNow and
+// frontend.answerWaiting, or do for another kind of message what those do for DNS.
 type mediaType struct {
-	name        string
-	contentType headerField // of the response
-	answerNow   func(q *query, dst []byte) ([]byte, outcome)
-	answer      func(ctx context.Context, q *query, dst []byte) []byte
+	name          string
+	contentType   headerField // of the response
+	answerNow     func(q *query, dst []byte) ([]byte, outcome)
+	answerWaiting func(ctx context.Context, q *query, dst []byte) []byte
 }
 
 // newDoH returns a handler for path that announces HTTP/3 on port. See RFC 9114, Section 3.1.1.
@@ -55,7 +56,7 @@ func newDoH(f *frontend, path string, port uint16) *doh {
 		path:     path,
 		// Another kind of message, such as that of Oblivious DoH (RFC 9230), is one more element.
 		media: []*mediaType{
-			{dnsMessage, newHeaderField("Content-Type", dnsMessage), f.h.answerNow, f.wait},
+			{dnsMessage, newHeaderField("Content-Type", dnsMessage), f.h.answerNow, f.answerWaiting},
 		},
 		altSvc:     newHeaderField("Alt-Svc", fmt.Sprintf(`h3=":%d"; ma=86400`, port)),
 		allow:      newHeaderField("Allow", "GET, POST"),
@@ -151,8 +152,7 @@ func (d *doh) answer(x *dohExchange) h2.Outcome {
 // answerLater answers x after answer has returned h2.Pending.
 func (d *doh) answerLater(ctx context.Context, x *dohExchange) {
 	x.q.msg = x.message()
-	x.reply = x.media.answer(ctx, &x.q, x.reply[:0])
-	d.giveSlot(x.q.client.Addr())
+	x.reply = x.media.answerWaiting(ctx, &x.q, x.reply[:0])
 	if len(x.reply) == 0 {
 		x.status = http.StatusBadRequest
 	}

@@ -61,7 +61,7 @@ func (d dohH2) Answer(r *h2.Request, w *h2.Response) h2.Outcome {
 	if did == h2.Answered {
 		d.respond(w, x)
 	}
-	if did != h2.Pending {
+	if did != h2.Pending || !x.canWait {
 		x.body, x.reply = nil, nil // they belong to the connection
 		x.forget()
 	}

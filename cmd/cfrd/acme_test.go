@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
@@ -114,5 +116,21 @@ func TestLoadACMEErrors(t *testing.T) {
 				t.Errorf("got error %v; want one with %q", err, test.want)
 			}
 		})
+	}
+}
+
+// TestACMEWords holds the words of the configuration to those of the protocol's library.
+func TestACMEWords(t *testing.T) {
+	for want, got := range map[string]config.Challenge{
+		acme.ChallengeTypeTLSALPN01: config.ChallengeTLSALPN01,
+		acme.ChallengeTypeHTTP01:    config.ChallengeHTTP01,
+		acme.ChallengeTypeDNS01:     config.ChallengeDNS01,
+	} {
+		if string(got) != want {
+			t.Errorf("got challenge %q; want %q", got, want)
+		}
+	}
+	if got, want := (config.ACME{}).DirectoryURL(), certmagic.LetsEncryptProductionCA; got != want {
+		t.Errorf("got default directory %q; want %q", got, want)
 	}
 }

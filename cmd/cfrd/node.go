@@ -166,6 +166,9 @@ func (n *node) runServices(ctx context.Context) error {
 	if n.relay != nil {
 		g.Go(func() error { return named("relay", n.relay.Run(ctx)) })
 	}
+	if n.addrs != nil {
+		g.Go(func() error { return named("address map", n.addrs.Run(ctx)) })
+	}
 	if n.certs != nil {
 		g.Go(func() error { n.certs.RotateTickets(ctx); return nil })
 	}

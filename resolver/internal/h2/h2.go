@@ -2,9 +2,9 @@
 // answer most requests at once.
 //
 // It knows frames, header compression, flow control and what clients can do to exhaust a server. It does not know what
-// is asked: no DNS, no media type and no path. It has no server push, no priorities, no CONNECT, no trailers that
-// anybody sees and no response that is longer than a handler can hold. It accepts no connections and makes no TLS
-// handshake: package resolver, its only caller, hands it connections that have agreed on "h2".
+// is asked: no DNS, no media type and no path. It has no server push, no priorities, no tunnels, no trailers that a
+// handler sees and no response that does not fit in memory. It accepts no connections and makes no TLS handshake:
+// package resolver, its only caller, hands it connections that have agreed on "h2".
 //
 // A request goes this way. The goroutine that calls Server.Serve reads frames (conn.go) and hands them to the session
 // (session.go, frame.go), which puts a request together (request.go, stream.go) and calls Handler.Answer. An answer at
@@ -101,7 +101,7 @@ type Config struct {
 	KeepHeader func(path string) bool
 	// MaxConcurrent is how many requests of a connection may be under way, and how many of its goroutines may answer.
 	MaxConcurrent int
-	// MaxHeader bounds the header of a request, in octets as SETTINGS_MAX_HEADER_LIST_SIZE counts them. At least 4 KiB.
+	// MaxHeader bounds the header of a request, in octets as SETTINGS_MAX_HEADER_LIST_SIZE counts them.
 	MaxHeader int
 	// MaxBody bounds the body of a request in octets, of which two may be on their way to us on one connection.
 	MaxBody int

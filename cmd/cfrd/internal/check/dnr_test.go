@@ -293,10 +293,10 @@ func TestDNRDocument(t *testing.T) {
 	c := newDNRChecker(nil)
 	h := designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, nil))
 	h.Kind = "advertisement"
-	result := survey.Result{Messages: []survey.Message{h}}
-	c.judge(result)
+	survey := survey.Result{Messages: []survey.Message{h}}
+	c.judge(survey)
 	var b bytes.Buffer
-	if err := writeJSON(&b, c.document(result)); err != nil {
+	if err := writeJSON(&b, c.document(survey)); err != nil {
 		t.Fatal(err)
 	}
 	var got struct {

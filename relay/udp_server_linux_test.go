@@ -32,7 +32,7 @@ func runUDP(t testing.TB, cfg Config) *Relay {
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		if n := r.Stats().Active[udp]; n != 0 {
+		if n := r.Stats().Active[UDP]; n != 0 {
 			t.Errorf("got %d flows active after Run; want none", n)
 		}
 		if n := r.addrs.(*fakeMap).held.Load(); n != 0 {
@@ -172,7 +172,7 @@ func TestUDPBothWays(t *testing.T) {
 	}
 	waitFor(t, "one flow and as many bytes back as out", func() bool { // counted after they are sent
 		s := r.Stats()
-		return s.Flows[udp] == 1 && s.BytesOut[udp] == s.BytesBack[udp]
+		return s.Flows[UDP] == 1 && s.BytesOut[UDP] == s.BytesBack[UDP]
 	})
 }
 
@@ -245,7 +245,7 @@ func TestUDPAmplification(t *testing.T) {
 		}
 	}
 	waitFor(t, "57 datagrams dropped", func() bool { return r.Stats().Unconfirmed == 57 })
-	waitFor(t, "300 bytes back", func() bool { return r.Stats().BytesBack[udp] == 300 })
+	waitFor(t, "300 bytes back", func() bool { return r.Stats().BytesBack[UDP] == 300 })
 }
 
 func TestUDPConfirmedIsFree(t *testing.T) {
@@ -289,7 +289,22 @@ func TestUDPRefusals(t *testing.T) {
 			}
 		})
 	}
-	if got := r.Stats().Refused[udp]; os.Geteuid() == 0 && got != 3 {
+	if got := r.Stats().Refused[UDP]; os.Geteuid() == 0 && got != 3 {
 		t.Errorf("got %d refused; want 3", got)
+	}
+}
+
+// TestUDPPorts has the same client at two ports: each has a flow of its own, and what comes back leaves from the port
+// that was asked.
+func TestUDPPorts(t *testing.T) {
+	other := netns.Port(t)
+	r := runUDP(t, Config{Ports: []uint16{netns.Port(t), other}})
+	for _, port := range r.cfg.Ports {
+		at := netip.AddrPortFrom(relayAddr(r, 1).Addr(), port)
+		dst := soon(t, listenReusing(t, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)))
+		confirm(t, dialFrom(t, 5, at), dst)
+	}
+	if got := r.Stats().Active[UDP]; got != 2 {
+		t.Errorf("got %d flows; want one at each port", got)
 	}
 }

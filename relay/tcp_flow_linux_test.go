@@ -23,7 +23,8 @@ func TestSweepTimes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				limits := Limits{TCPIdle: idle, TCPHalfClosed: halfClosed}
-				r := &Relay{cfg: Config{Limits: limits}, pipes: newPipes(1), flows: tcpFlows{all: map[*tcpFlow]struct{}{}}}
+				r := &Relay{cfg: Config{Limits: limits}}
+				r.pipes, r.flows.all = newPipes(1), map[*tcpFlow]struct{}{}
 				ended := make(chan struct{})
 				defer close(ended)
 				go r.sweep(ended)

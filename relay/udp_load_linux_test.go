@@ -108,8 +108,8 @@ func TestUDPEviction(t *testing.T) {
 			t.Fatalf("the confirmed flow has got the source %v; want %v", got, from)
 		}
 	}
-	if s := r.Stats(); s.Active[udp] > 4 {
-		t.Errorf("got %d flows active; want 4 at most", s.Active[udp])
+	if s := r.Stats(); s.Active[UDP] > 4 {
+		t.Errorf("got %d flows active; want 4 at most", s.Active[UDP])
 	}
 }
 
@@ -121,7 +121,7 @@ func TestUDPFullOfConfirmed(t *testing.T) {
 	confirm(t, two, dst)
 	late := dialFrom(t, 7, relayAddr(r, 1))
 	send(t, late, []byte("too late"))
-	waitFor(t, "the refusal to be counted", func() bool { return r.Stats().OverLimit[udp] > 0 })
+	waitFor(t, "the refusal to be counted", func() bool { return r.Stats().OverLimit[UDP] > 0 })
 	exchange(t, one, dst, []byte("goes on"))
 	exchange(t, two, dst, []byte("goes on"))
 }
@@ -137,7 +137,7 @@ func TestUDPLimitPerClient(t *testing.T) {
 	if got := exchange(t, other, dst, []byte("another client")); got != from {
 		t.Errorf("the flow of another client has got the source %v; want %v", got, from)
 	}
-	if got := r.Stats().Active[udp]; got != 3 {
+	if got := r.Stats().Active[UDP]; got != 3 {
 		t.Errorf("got %d flows; want 3", got)
 	}
 }
@@ -157,8 +157,8 @@ func TestUDPDrain(t *testing.T) {
 		t.Errorf("got source %v while draining; want %v", got, from)
 	}
 	// The last flow's end is the relay's.
-	u := r.udps[0]
-	u.end(u.table.clear())
+	u := r.udp
+	u.end(u.table(relayAddr(r, 1).Port()).clear())
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -178,13 +178,13 @@ func TestUDPExpiry(t *testing.T) {
 	dst := listenBeside(t, r, 1)
 	c := dialFrom(t, 5, relayAddr(r, 1))
 	confirm(t, c, dst)
-	u := r.udps[0]
-	u.end(u.table.expire(u.now()+time.Minute, nil))
-	if got := r.Stats().Active[udp]; got != 1 {
+	u := r.udp
+	u.end(u.table(relayAddr(r, 1).Port()).expire(u.now()+time.Minute, nil))
+	if got := r.Stats().Active[UDP]; got != 1 {
 		t.Errorf("got %d flows after a minute; want the one", got)
 	}
-	u.end(u.table.expire(u.now()+2*time.Minute, nil))
-	if got := r.Stats().Active[udp]; got != 0 {
+	u.end(u.table(relayAddr(r, 1).Port()).expire(u.now()+2*time.Minute, nil))
+	if got := r.Stats().Active[UDP]; got != 0 {
 		t.Errorf("got %d flows after two minutes; want none", got)
 	}
 	exchange(t, c, dst, []byte("anew"))
@@ -207,11 +207,11 @@ func TestUDPAnyWorker(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	r := runUDP(t, Config{})
 	dst := listenBeside(t, r, 1)
-	u := r.udps[0]
+	u := r.udp
 	c := dialFrom(t, 5, relayAddr(r, 1))
 	from := confirm(t, c, dst)
 	key := flowKey{client: c.LocalAddr().(*net.UDPAddr).AddrPort(), local: relayAddr(r, 1)}
-	f := u.table.outbound(key, 0, u.now())
+	f := u.table(key.local.Port()).outbound(key, 0, u.now())
 	for _, w := range u.workers {
 		if w == f.worker { // its slots are in use
 			continue
@@ -221,7 +221,7 @@ func TestUDPAnyWorker(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := message{payload: []byte("stray"), size: 5, from: key.client, to: key.local.Addr()}
-		if got := stray.flowOf(&m, u.now()); got != f {
+		if got := stray.flowOf(&m, key.local.Port(), u.now()); got != f {
 			t.Fatalf("got flow %p; want %p", got, f)
 		}
 		stray.out.add(f, &m, m.payload)
@@ -246,7 +246,7 @@ type stepper struct {
 func newStepper(tb testing.TB) *stepper {
 	tb.Helper()
 	r := newTestRelay(tb, Config{})
-	u := r.udps[0]
+	u := r.udp
 	for _, w := range u.workers[1:] { // leaves all to the first
 		w.close()
 	}
@@ -318,13 +318,13 @@ func BenchmarkUDP(b *testing.B) {
 	}
 	b.Run("udp-new-flow", func(b *testing.B) {
 		s := newStepper(b)
-		table := []*flowTable{s.w.port.table}
+		tables := s.w.server.tables[:]
 		b.ReportAllocs()
 		for b.Loop() {
 			c := dialFrom(b, 6, s.relay)
 			s.move(b, c, []byte("begin"), nil, s.dst)
 			c.Close()
-			s.w.port.endFlow(evict(table))
+			s.w.server.endFlow(evict(tables))
 		}
 	})
 }
@@ -372,8 +372,8 @@ func TestUDPCarriesQUIC(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Errorf("got %d bytes back; want the %d that were sent", len(got), len(want))
 	}
-	if s := r.Stats(); s.Flows[udp] != 1 || s.Unconfirmed != 0 {
-		t.Errorf("got %d flows and %d datagrams dropped; want one flow and nothing dropped", s.Flows[udp], s.Unconfirmed)
+	if s := r.Stats(); s.Flows[UDP] != 1 || s.Unconfirmed != 0 {
+		t.Errorf("got %d flows and %d datagrams dropped; want one flow and nothing dropped", s.Flows[UDP], s.Unconfirmed)
 	}
 	if err := <-served; err != nil {
 		t.Error(err)

@@ -45,10 +45,10 @@ const (
 
 func newTCPFlow(r *Relay, client, server *net.TCPConn) (*tcpFlow, error) {
 	f := &tcpFlow{client: client, server: server}
-	if err := f.out.init(f, client, server, &r.stats.bytesOut[tcp], r.pipes); err != nil {
+	if err := f.out.init(f, client, server, &r.stats.bytesOut[TCP], r.pipes); err != nil {
 		return nil, err
 	}
-	return f, f.back.init(f, server, client, &r.stats.bytesBack[tcp], r.pipes)
+	return f, f.back.init(f, server, client, &r.stats.bytesBack[TCP], r.pipes)
 }
 
 func (h *half) init(f *tcpFlow, from, to *net.TCPConn, bytes *atomic.Uint64, pipes *pipes) (err error) {
@@ -95,7 +95,7 @@ func (f *tcpFlow) abort() {
 	f.wake()
 }
 
-// wake ends every wait of the flow. Closing instead would wait for those who wait.
+// wake ends every wait of the flow. A Close would itself wait for the calls that use the connection.
 func (f *tcpFlow) wake() {
 	f.client.SetDeadline(longAgo)
 	f.server.SetDeadline(longAgo)

@@ -59,9 +59,8 @@ const (
 const headerBytes = 28
 
 // RFC 4787, REQ-5, wants a mapping to last two minutes or more, but allows less where the destination's port is a
-// well-known one. Flows that were never answered are what a flood leaves behind, so those make use of it.
+// well-known one, see leastIdle. Flows that were never answered are what a flood leaves behind, so those make use of it.
 const (
-	leastIdle      = 2 * time.Minute
 	unansweredIdle = 30 * time.Second
 	wellKnownPorts = 1024
 )
@@ -74,7 +73,7 @@ type flow struct {
 	stage   stage
 	listed  bool
 	suspect bool   // the destination has tried to exceed the bound
-	heard   bool   // something was delivered since the last datagram from the client
+	pending bool   // something was delivered since the last datagram from the client
 	rounds  uint8  // of delivery and datagram
 	sent    uint64 // bytes by the client
 	got     uint64 // bytes delivered to the client while it was not confirmed
@@ -85,8 +84,8 @@ type flow struct {
 	upstream
 }
 
-// flowTable holds the UDP flows of one port. It knows neither sockets nor clocks: what is done about a flow is the
-// caller's affair, and the time is an argument, counted from any fixed moment. It is safe for concurrent use.
+// flowTable holds UDP flows to ports with the same idle times. It uses neither sockets nor clocks: the caller acts on
+// what a method returns, and passes the time, counted from any fixed moment. It is safe for concurrent use.
 type flowTable struct {
 	// Set once by newFlowTable.
 	seed uint64
@@ -105,7 +104,7 @@ type flowShard struct {
 	_      [64]byte             // keeps the locks apart in the caches
 }
 
-// newFlowTable returns a table of flows to a port, which last for idle after the client's last datagram.
+// newFlowTable returns a table of flows to ports such as port, which last for idle after the client's last datagram.
 func newFlowTable(port uint16, idle time.Duration) *flowTable {
 	t := &flowTable{seed: rand.Uint64()}
 	t.idle = [stageCount]time.Duration{leastIdle, leastIdle, idle}
@@ -145,10 +144,10 @@ func (t *flowTable) outbound(key flowKey, n int, now time.Duration) *flow {
 
 // afterDatagram notes a datagram from the client and returns the stage that f has reached by it.
 func (f *flow) afterDatagram() stage {
-	if f.stage != answered || !f.heard {
+	if f.stage != answered || !f.pending {
 		return f.stage
 	}
-	f.heard = false
+	f.pending = false
 	f.rounds++
 	if f.suspect && f.rounds < suspectRounds {
 		return answered
@@ -170,7 +169,7 @@ func (t *flowTable) inbound(f *flow, n, size int, now time.Duration) (allowed in
 		s.move(f, answered, now)
 	}
 	allowed, ok = f.allow(n, size)
-	f.heard = f.heard || ok
+	f.pending = f.pending || ok
 	return allowed, ok
 }
 
@@ -228,12 +227,12 @@ func (t *flowTable) remove(f *flow) bool {
 	return s.remove(f)
 }
 
-// expire removes the flows whose time is over and appends them to gone.
-func (t *flowTable) expire(now time.Duration, gone []*flow) []*flow {
+// expire removes the flows whose time is over and appends them to expired.
+func (t *flowTable) expire(now time.Duration, expired []*flow) []*flow {
 	for i := range t.shards {
-		gone = t.shards[i].expire(now, &t.idle, gone)
+		expired = t.shards[i].expire(now, &t.idle, expired)
 	}
-	return gone
+	return expired
 }
 
 // clear removes all flows and returns them.
@@ -335,16 +334,16 @@ func (s *flowShard) removeOf(st stage, client netip.Addr) *flow {
 	return nil
 }
 
-func (s *flowShard) expire(now time.Duration, idle *[stageCount]time.Duration, gone []*flow) []*flow {
+func (s *flowShard) expire(now time.Duration, idle *[stageCount]time.Duration, expired []*flow) []*flow {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for st := range s.stages {
 		for f := s.stages[st].first; f != nil && now-f.since >= idle[st]; f = s.stages[st].first {
 			s.remove(f)
-			gone = append(gone, f)
+			expired = append(expired, f)
 		}
 	}
-	return gone
+	return expired
 }
 
 // flowList is a list through prev and next of its flows.

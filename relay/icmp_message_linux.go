@@ -3,8 +3,6 @@ package relay
 import (
 	"encoding/binary"
 	"net/netip"
-	"sync"
-	"time"
 )
 
 // reason is why a datagram cannot reach its destination.
@@ -17,7 +15,7 @@ const (
 	tooBig
 )
 
-// unreachable is what a client is told about a datagram of its.
+// unreachable says why a datagram did not arrive, in an ICMP message to its sender.
 type unreachable struct {
 	reason reason
 	mtu    int // of tooBig: the largest packet, with its headers, that gets through
@@ -116,23 +114,3 @@ const (
 	icmpRate  = 1000
 	icmpBurst = 50
 )
-
-// bucket limits a rate. It is safe for concurrent use.
-type bucket struct {
-	mu     sync.Mutex
-	spent  time.Duration // the moment at which all that was taken is paid for
-	per    time.Duration // what one costs
-	credit time.Duration // how far ahead of time spent may be
-}
-
-// take reports whether there is one at now, and takes it.
-func (b *bucket) take(now time.Duration) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	spent := max(b.spent, now) + b.per
-	if spent-now > b.credit {
-		return false
-	}
-	b.spent = spent
-	return true
-}

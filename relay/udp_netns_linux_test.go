@@ -425,7 +425,7 @@ func TestUDPNamespaceGroupTooBig(t *testing.T) {
 			t.Errorf("datagram %d: got %d others; want these 1372 bytes", i, len(got))
 		}
 	}
-	if !b.relay.udps[0].gso.Load() {
+	if !b.relay.udp.gso.Load() {
 		t.Error("groups are off; want them off for that group only")
 	}
 }

@@ -251,7 +251,7 @@ func (s *sender) sendSome(fd, from int) (int, unix.Errno) {
 // on the other side, the kernel notes in the socket's error queue.
 func (s *sender) exceeded(o *outgoing, n int) {
 	if s.reply {
-		o.flow.port.tellTooBig(o.flow, n)
+		o.flow.server.tellTooBig(o.flow, n)
 	}
 }
 

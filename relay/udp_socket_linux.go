@@ -19,10 +19,11 @@ const (
 
 // upstream is the half of a flow that has to do with sockets.
 type upstream struct {
-	// Set once by udpPort.newFlow and dial.
-	port       *udpPort
+	// Set once by udpServer.newFlow and begin.
+	server     *udpServer
 	worker     *udpWorker
-	grant      grant
+	reply      *udpListener // where what goes back to the client leaves from, of worker
+	grant      Grant
 	src        netip.AddrPort
 	peer       unix.RawSockaddrInet6 // the client
 	peerLen    uint32
@@ -34,7 +35,7 @@ type upstream struct {
 	ecn byte // what datagrams to the destination are marked with
 }
 
-// tuples are the source and destination pairs in use on a port. Two UDP sockets with SO_REUSEADDR could both take the
+// tuples are the source and destination pairs in use. Two UDP sockets with SO_REUSEADDR could both take the
 // same pair, and the kernel would give all replies to one of them.
 type tuples struct {
 	mu    sync.Mutex
@@ -61,9 +62,8 @@ func (t *tuples) free(tp tuple) {
 }
 
 // newFlow returns a flow with everything but a socket.
-func (u *udpPort) newFlow(key flowKey, w *udpWorker, g grant) *flow {
-	f := &flow{key: key, upstream: upstream{port: u, worker: w, grant: g, fd: -1}}
-	f.grant.dst = netip.AddrPortFrom(g.dst.Addr().Unmap(), g.dst.Port())
+func (u *udpServer) newFlow(key flowKey, w *udpWorker, g Grant) *flow {
+	f := &flow{key: key, upstream: upstream{server: u, worker: w, reply: w.listener(key), grant: g, fd: -1}}
 	f.peerLen = putAddrPort(&f.peer, key.client)
 	local := key.local.Addr()
 	n := 0
@@ -76,51 +76,48 @@ func (u *udpPort) newFlow(key flowKey, w *udpWorker, g grant) *flow {
 	return f
 }
 
-// dial gives f a socket from a source of its own that is connected to its destination.
-func (u *udpPort) dial(f *flow) error {
-	dst := f.grant.dst
-	fd, err := udpSocket(dst.Addr().Is6())
+// dial returns a socket that is connected to dst from src, a source of its own. On an error fd is -1.
+func (u *udpServer) dial(dst netip.AddrPort) (fd int, src netip.AddrPort, err error) {
+	fd, err = udpSocket(dst.Addr().Is6())
 	if err != nil {
-		return err
+		return -1, src, err
 	}
 	if err = u.setUpstream(fd, dst.Addr().Is6()); err == nil {
-		err = u.bindSource(fd, f)
+		src, err = u.bindSource(fd, dst)
 	}
 	if err != nil {
 		unix.Close(fd)
-		return err
+		return -1, src, err
 	}
 	if err := unix.Connect(fd, sockaddr(dst)); err != nil {
-		u.tuples.free(tuple{f.src, dst})
+		u.tuples.free(tuple{src, dst})
 		unix.Close(fd)
-		return os.NewSyscallError("connect", err)
+		return -1, src, os.NewSyscallError("connect", err)
 	}
-	f.fd = fd
-	return nil
+	return fd, src, nil
 }
 
-// bindSource binds fd to a source drawn anew until one is free.
-func (u *udpPort) bindSource(fd int, f *flow) error {
+// bindSource binds fd to a source drawn anew until one is free towards dst.
+func (u *udpServer) bindSource(fd int, dst netip.AddrPort) (netip.AddrPort, error) {
 	e := u.relay.egress()
 	for range e.tries() {
-		src, err := e.draw(f.grant.dst.Addr().Is6())
+		src, err := e.draw(dst.Addr().Is6())
 		if err != nil {
-			return err
+			return src, err
 		}
-		tp := tuple{src, f.grant.dst}
+		tp := tuple{src, dst}
 		if !u.tuples.take(tp) {
 			continue
 		}
 		if err = unix.Bind(fd, sockaddr(src)); err == nil {
-			f.src = src
-			return nil
+			return src, nil
 		}
 		u.tuples.free(tp)
 		if !errors.Is(err, unix.EADDRINUSE) {
-			return os.NewSyscallError("bind", err)
+			return src, os.NewSyscallError("bind", err)
 		}
 	}
-	return errors.New("relay: no free source")
+	return netip.AddrPort{}, errors.New("relay: no free source")
 }
 
 func udpSocket(v6 bool) (int, error) {
@@ -159,19 +156,19 @@ func ipOptionsOf(v6 bool) ipOptions {
 
 // setUpstream sets the options of an upstream socket. SO_REUSEADDR lets flows to different destinations share a
 // source; a socket that is not connected yet may thus get others' datagrams, see udpWorker.back.
-func (u *udpPort) setUpstream(fd int, v6 bool) error {
+func (u *udpServer) setUpstream(fd int, v6 bool) error {
 	return u.setOptions(fd, v6, upstreamBuffer, sockopt{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 }
 
 // setListen sets the options of a listening socket.
-func (u *udpPort) setListen(fd int, v6 bool) error {
+func (u *udpServer) setListen(fd int, v6 bool) error {
 	o := ipOptionsOf(v6)
 	return u.setOptions(fd, v6, listenBuffer, sockopt{unix.SOL_SOCKET, unix.SO_REUSEPORT, 1}, sockopt{o.level, o.packetInfo, 1})
 }
 
 // setOptions sets some options and those that all sockets have. Without freebind, IPv6 refuses sources that are not
 // an address of an interface, and on listening sockets replies from relay addresses.
-func (u *udpPort) setOptions(fd int, v6 bool, buffer int, opts ...sockopt) error {
+func (u *udpServer) setOptions(fd int, v6 bool, buffer int, opts ...sockopt) error {
 	o := ipOptionsOf(v6)
 	opts = append(opts,
 		sockopt{o.level, o.freebind, 1},

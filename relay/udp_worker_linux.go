@@ -11,17 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// udpWorker relays what arrives on some of the sockets of a port. It waits on an epoll instance of its own, which is
+// udpWorker relays what arrives on some of the sockets. It waits on an epoll instance of its own, which is
 // in turn a file that the Go runtime waits on: one wake-up brings all sockets that have something, and no flow costs
 // a goroutine.
 type udpWorker struct {
 	// Set once by newUDPWorker and listen.
-	port    *udpPort
-	epoll   *os.File
-	conn    syscall.RawConn
-	poll    func(fd uintptr) (done bool)
-	listen4 *udpListener // or nil
-	listen6 *udpListener // or nil
+	server    *udpServer
+	epoll     *os.File
+	conn      syscall.RawConn
+	poll      func(fd uintptr) (done bool)
+	listeners []*udpListener
 
 	// Of the goroutine in run.
 	in     *receiver
@@ -36,7 +35,7 @@ type udpWorker struct {
 	flows map[int32]*flow // by descriptor; those that epoll watches
 }
 
-func newUDPWorker(u *udpPort) (*udpWorker, error) {
+func newUDPWorker(u *udpServer) (*udpWorker, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -46,11 +45,11 @@ func newUDPWorker(u *udpPort) (*udpWorker, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	w := &udpWorker{
-		port:  u,
-		epoll: os.NewFile(uintptr(fd), "epoll"),
-		in:    newReceiver(),
-		out:   sender{gso: &u.gso},
-		flows: make(map[int32]*flow),
+		server: u,
+		epoll:  os.NewFile(uintptr(fd), "epoll"),
+		in:     newReceiver(),
+		out:    sender{gso: &u.gso},
+		flows:  make(map[int32]*flow),
 	}
 	w.poll = w.pollEvents
 	if w.conn, err = w.epoll.SyscallConn(); err != nil {
@@ -62,15 +61,11 @@ func newUDPWorker(u *udpPort) (*udpWorker, error) {
 
 // listen adds a listening socket.
 func (w *udpWorker) listen(addr netip.AddrPort) error {
-	l, err := w.port.newListener(addr)
+	l, err := w.server.newListener(addr)
 	if err != nil {
 		return err
 	}
-	if addr.Addr().Is4() {
-		w.listen4 = l
-	} else {
-		w.listen6 = l
-	}
+	w.listeners = append(w.listeners, l)
 	return w.control(unix.EPOLL_CTL_ADD, l.fd)
 }
 
@@ -106,10 +101,8 @@ func (w *udpWorker) forget(fd int) {
 func (w *udpWorker) stop() { _ = w.epoll.SetReadDeadline(time.Unix(1, 0)) }
 
 func (w *udpWorker) close() {
-	for _, l := range []*udpListener{w.listen4, w.listen6} {
-		if l != nil {
-			unix.Close(l.fd)
-		}
+	for _, l := range w.listeners {
+		unix.Close(l.fd)
 	}
 	w.epoll.Close()
 }
@@ -134,7 +127,7 @@ func (w *udpWorker) step() error {
 		return os.NewSyscallError("epoll_wait", w.err)
 	}
 	w.find()
-	now := w.port.now()
+	now := w.server.now()
 	for i := range w.n {
 		w.handle(&w.events[i], w.ready[i], now)
 	}
@@ -161,16 +154,17 @@ func (w *udpWorker) find() {
 }
 
 func (w *udpWorker) handle(ev *unix.EpollEvent, f *flow, now time.Duration) {
-	switch {
-	case f != nil:
+	if f != nil {
 		if ev.Events&unix.EPOLLERR != 0 {
 			w.upstreamErrors(f, now)
 		}
 		w.fromUpstream(f, now)
-	case w.listen4 != nil && int(ev.Fd) == w.listen4.fd:
-		w.handleListener(ev, w.listen4, now)
-	case w.listen6 != nil && int(ev.Fd) == w.listen6.fd:
-		w.handleListener(ev, w.listen6, now)
+		return
+	}
+	for _, l := range w.listeners {
+		if int(ev.Fd) == l.fd {
+			w.handleListener(ev, l, now)
+		}
 	}
 }
 
@@ -188,7 +182,7 @@ func (w *udpWorker) fromClients(l *udpListener, now time.Duration) {
 	var last *flow
 	for i := range n {
 		m := w.in.message(i)
-		f := w.flowOf(&m, now)
+		f := w.flowOf(&m, l.addr.Port(), now)
 		if f == nil {
 			continue
 		}
@@ -203,16 +197,16 @@ func (w *udpWorker) fromClients(l *udpListener, now time.Duration) {
 	}
 }
 
-// flowOf returns the flow that m, from a client, belongs to, or nil if it may not have one.
-func (w *udpWorker) flowOf(m *message, now time.Duration) *flow {
+// flowOf returns the flow that m, from a client to a port, belongs to, or nil if it may not have one.
+func (w *udpWorker) flowOf(m *message, port uint16, now time.Duration) *flow {
 	if !m.to.IsValid() || m.from.Port() == 0 {
 		return nil
 	}
-	key := flowKey{client: m.from, local: netip.AddrPortFrom(m.to, w.port.port)}
-	if f := w.port.table.outbound(key, len(m.payload), now); f != nil {
+	key := flowKey{client: m.from, local: netip.AddrPortFrom(m.to, port)}
+	if f := w.server.table(port).outbound(key, len(m.payload), now); f != nil {
 		return f
 	}
-	return w.port.begin(key, m, w, now)
+	return w.server.begin(key, m, w, now)
 }
 
 // flushOut sends what there is for the destination of f.
@@ -225,7 +219,7 @@ func (w *udpWorker) flushOut(f *flow) {
 	}
 	f.mark(w.out.ecn())
 	sent := w.out.flush(f.fd)
-	w.port.relay.stats.bytesOut[udp].Add(uint64(sent))
+	w.server.relay.stats.bytesOut[UDP].Add(uint64(sent))
 }
 
 // fromUpstream takes in a batch of messages from the destination of f. They go out with those of other flows, when
@@ -253,32 +247,34 @@ func (w *udpWorker) back(f *flow, slot int, now time.Duration) {
 	if m.from != f.grant.dst {
 		return
 	}
-	allowed, ok := w.port.table.inbound(f, len(m.payload), m.size, now)
+	allowed, ok := w.server.table(f.key.local.Port()).inbound(f, len(m.payload), m.size, now)
 	if !ok || allowed < len(m.payload) {
 		dropped := max(1, (len(m.payload)-allowed+m.size-1)/max(1, m.size))
-		w.port.relay.stats.unconfirmed.Add(uint64(dropped))
+		w.server.relay.stats.unconfirmed.Add(uint64(dropped))
 	}
 	if ok {
-		w.listener(f).out.add(f, &m, m.payload[:allowed])
+		f.reply.out.add(f, &m, m.payload[:allowed])
 	}
 }
 
-// listener returns where replies to the client of f leave from. It is there because the flow's first datagram came
-// in by one of its family.
-func (w *udpWorker) listener(f *flow) *udpListener {
-	if f.key.client.Addr().Is4() {
-		return w.listen4
+// listener returns where what goes back to the client of a flow leaves from. It is there because the flow's first
+// datagram came in by a socket of its port and family.
+func (w *udpWorker) listener(key flowKey) *udpListener {
+	for _, l := range w.listeners {
+		if l.addr.Port() == key.local.Port() && l.addr.Addr().Is4() == key.client.Addr().Is4() {
+			return l
+		}
 	}
-	return w.listen6
+	panic("relay: a flow to a port without a socket")
 }
 
 // flushBack sends what there is for clients.
 func (w *udpWorker) flushBack() {
 	w.used = 0
-	for _, l := range [...]*udpListener{w.listen4, w.listen6} {
-		if l != nil && l.out.n > 0 {
+	for _, l := range w.listeners {
+		if l.out.n > 0 {
 			sent := l.out.flush(l.fd)
-			w.port.relay.stats.bytesBack[udp].Add(uint64(sent))
+			w.server.relay.stats.bytesBack[UDP].Add(uint64(sent))
 		}
 	}
 }
@@ -300,7 +296,7 @@ func (w *udpWorker) upstreamErrors(f *flow, now time.Duration) {
 			return
 		}
 		if e.known {
-			w.port.icmp.send(f.key, e.what.forFamily(f.key.client.Addr(), f.grant.dst.Addr()), e.n, now)
+			w.server.icmp.send(f.key, e.what.forFamily(f.key.client.Addr(), f.grant.dst.Addr()), e.n, now)
 		}
 	}
 }
@@ -315,8 +311,8 @@ func (w *udpWorker) clientErrors(l *udpListener, now time.Duration) {
 		if !e.known || !e.from.IsValid() {
 			continue
 		}
-		if f := w.port.table.declined(flowKey{client: e.to, local: netip.AddrPortFrom(e.from, w.port.port)}); f != nil {
-			w.port.tellDestination(f, e.what, e.n, now)
+		if f := w.server.table(l.addr.Port()).declined(flowKey{client: e.to, local: netip.AddrPortFrom(e.from, l.addr.Port())}); f != nil {
+			w.server.tellDestination(f, e.what, e.n, now)
 		}
 	}
 }

@@ -37,7 +37,7 @@ func (r *Relay) listenTCP(port uint16) error {
 }
 
 func (r *Relay) listenTCPOn(network, host string, port uint16) error {
-	if shared, err := sharedPort(tcp, network == "tcp6", port); err != nil || shared {
+	if shared, err := sharedPort(TCP, network == "tcp6", port); err != nil || shared {
 		return cmp.Or(err, fmt.Errorf("TCP port %d at the wildcard address: %w", port, syscall.EADDRINUSE))
 	}
 	// Connections inherit what is set on their listener, so that accepting one needs no further system calls.
@@ -123,24 +123,24 @@ func pause(ctx context.Context, d time.Duration) {
 
 // accepted starts a flow for a connection, or resets it. It takes ownership of c.
 func (r *Relay) accepted(live context.Context, c *net.TCPConn) {
-	g, err := r.admit(tcp, addrPort(c.RemoteAddr()).Addr(), addrPort(c.LocalAddr()))
+	g, err := r.admit(TCP, addrPort(c.RemoteAddr()).Addr(), addrPort(c.LocalAddr()))
 	if err != nil {
 		reset(c)
 		return
 	}
 	r.flows.wg.Go(func() {
-		defer g.release()
-		r.relayTCP(live, c, g.dst)
+		defer g.Release()
+		r.relayTCP(live, c, &g)
 	})
 }
 
-// relayTCP dials dst and relays between it and client until the flow has ended. The kernel has completed the
+// relayTCP dials the destination of g and relays between it and client until the flow has ended. The kernel has completed the
 // handshake with the client by now; a clean end would tell it that the destination was reached and sent nothing, so
 // a destination that cannot be reached is a reset.
-func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, dst netip.AddrPort) {
-	server, err := r.dial(live, dst)
+func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, g *Grant) {
+	server, err := g.DialTCP(live)
 	if err != nil {
-		r.stats.dialFailed[tcp].Add(1)
+		r.stats.dialFailed[TCP].Add(1)
 		reset(client)
 		return
 	}
@@ -154,9 +154,10 @@ func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, dst netip.Ad
 	f.run(live)
 }
 
-// dial connects to dst from a source of its own. The source is bound before it connects, because a kernel that is
+// DialTCP connects a TCP flow to its destination, from a source address and port of its own. The source is bound before it connects, because a kernel that is
 // left to choose a port chooses from a smaller range, near the last one.
-func (r *Relay) dial(ctx context.Context, dst netip.AddrPort) (c *net.TCPConn, err error) {
+func (g *Grant) DialTCP(ctx context.Context) (*net.TCPConn, error) {
+	r, dst := g.relay, g.dst
 	d := net.Dialer{Timeout: r.cfg.Limits.DialTimeout, KeepAlive: -1, Control: control(dialerOptions)}
 	e := r.egress()
 	for range e.tries() {
