@@ -78,7 +78,7 @@ var rooms = []struct {
 	{"cmd/cfrd/internal/certs/certstest", nil, "for tests"},
 	{"cmd/cfrd/internal/check", []string{"resolver", "ddr", "ddr/svcb", "dnr", "dnr/survey"},
 		"names transports, and reads what resolvers and links say"},
-	{"cmd/cfrd/internal/config", []string{"resolver", "ddr", "zones", "relay", "relay/addrmap", "dnr/announce"},
+	{"cmd/cfrd/internal/config", []string{"resolver", "ddr", "dnr/announce", "zones", "relay", "relay/addrmap"},
 		"asks the packages for their rules, and builds no service"},
 	{"cmd/cfrd/internal/demo", []string{"cmd/cfrd/internal/check", "cmd/cfrd/internal/reuseport", "resolver", "zones"},
 		"gets its node from a function"},

@@ -10,8 +10,9 @@ import (
 	"github.com/cfrd-project/cfrd/ddr"
 )
 
-// pvdCaching lets caches keep a document for much less time than it is valid, so that no client gets it late from one
-// on the way; of which there should be none, because it depends on the client whether a relay is mentioned.
+// pvdCaching lets clients keep the information for much less time than it is valid, so that it is still valid when it
+// comes from a client's own cache. Shared caches must not keep it, because only clients that may use the relay get to
+// know of it.
 const pvdCaching = "private, max-age=3600"
 
 // servePvD answers what comes to the DoH listeners and is not DoH: the additional information of the provisioning
