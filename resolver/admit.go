@@ -22,6 +22,8 @@ type frontend struct {
 	limits Limits
 	log    zerolog.Logger
 
+	stopping chan struct{} // closed when the listeners are to end
+
 	conns connLimit
 	slots slots
 	jobs  sync.Pool // of *job
@@ -36,9 +38,12 @@ func newFrontend(h handler, l Limits, log zerolog.Logger) *frontend {
 		h:      h,
 		limits: l,
 		log:    log,
-		conns:  connLimit{max: l.Connections, perClient: l.ConnectionsPerClient, clients: make(map[netip.Addr]int)},
-		slots:  slots{max: l.InFlight, perClient: l.InFlightPerClient, clients: make(map[netip.Addr]int)},
-		jobs:   sync.Pool{New: func() any { return new(job) }},
+
+		stopping: make(chan struct{}),
+
+		conns: connLimit{max: l.Connections, perClient: l.ConnectionsPerClient, clients: make(map[netip.Addr]int)},
+		slots: slots{max: l.InFlight, perClient: l.InFlightPerClient, clients: make(map[netip.Addr]int)},
+		jobs:  sync.Pool{New: func() any { return new(job) }},
 	}
 }
 

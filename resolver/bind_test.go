@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // A second server on an address that is in use is told so, although SO_REUSEPORT would let it share.
@@ -43,13 +45,7 @@ func TestPortZero(t *testing.T) {
 
 // 0.0.0.0 and [::] can be listed side by side, and DoT and DoQ have one port.
 func TestSamePort(t *testing.T) {
-	first := startServer(t, nil)
-	first.stop()
-	if err := first.wait(); err != nil {
-		t.Fatal(err)
-	}
-	port := first.Addrs().Do53[0].Port()
-	tlsPort := netip.AddrPortFrom(loopback.Addr(), first.Addrs().DoT[0].Port())
+	port, tlsPort := netns.Port(t), netip.AddrPortFrom(loopback.Addr(), netns.Port(t))
 	s := startServer(t, func(c *Config) {
 		c.Listen.Do53 = []netip.AddrPort{
 			netip.AddrPortFrom(netip.IPv4Unspecified(), port),

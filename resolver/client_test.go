@@ -18,6 +18,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // asker sends a message and returns the reply. It may be called concurrently, with different IDs, over one connection
@@ -295,8 +297,9 @@ func askDoQ(ctx context.Context, c *quic.Conn, msg []byte) ([]byte, error) {
 	return b, nil
 }
 
+// TestMain runs the tests in a network namespace of their own, so that a port can be listened on twice, at every address.
 func TestMain(m *testing.M) {
 	// The kernel's default is smaller than quic-go would like, which does not matter here.
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
-	os.Exit(m.Run())
+	netns.Main(m)
 }

@@ -69,9 +69,6 @@ const (
 	dropped                 // no response may be sent: not a query, or too short for a header. Streams are closed.
 )
 
-// defaultQueryTimeout is shorter than the 5 s for which stub resolvers wait, so that they see why there is no answer.
-const defaultQueryTimeout = 4 * time.Second
-
 // Limits bound what clients can make the server hold. A zero field means its default.
 type Limits struct {
 	Connections          int           // TCP, TLS and QUIC connections in all, at most a sixteenth of them of those who may not ask; default 20000
@@ -96,7 +93,7 @@ func (l Limits) withDefaults() Limits {
 		InFlightPerConn:      cmp.Or(l.InFlightPerConn, 100),
 		IdleTimeout:          cmp.Or(l.IdleTimeout, 10*time.Second),
 		ReadTimeout:          cmp.Or(l.ReadTimeout, 5*time.Second),
-		QueryTimeout:         cmp.Or(l.QueryTimeout, defaultQueryTimeout),
+		QueryTimeout:         cmp.Or(l.QueryTimeout, 4*time.Second), // stub resolvers wait for 5 s: so they see why there is no answer
 		DrainTimeout:         cmp.Or(l.DrainTimeout, 5*time.Second),
 		HTTP2:                l.HTTP2,
 	}

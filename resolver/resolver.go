@@ -7,6 +7,10 @@
 // DNSSEC, and reads no configuration. Octets of messages are the matter of internal/wire, HTTP/2 that of internal/h2,
 // which addresses become the relay's that of steer, and how other resolvers are asked that of upstream.
 //
+// The package is larger than the rooms around it, because its parts are of one piece: one file for each transport, all of
+// them on the same limits and the same query, and the forwarder, settings and cache, which share what a generation of
+// settings means. What can be read without the rest is outside.
+//
 // New and Close are called by one goroutine, Run by one, Update and Stats by any. A Server has one goroutine for each
 // listening socket, one for each connection over TCP and TLS, and one for each stream over QUIC; all of them call the
 // forwarder at the same time. Another one is started for each query that waits for upstreams, after a slot for it was

@@ -181,6 +181,7 @@ func unmapPort(ap netip.AddrPort) netip.AddrPort {
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close() // not before: while listeners drain, they still need the backend
 	g, stop := errgroup.WithContext(ctx)
+	context.AfterFunc(stop, func() { close(s.stopping) })
 	kill, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(stop, func() {
