@@ -45,6 +45,7 @@ const largeReply = 60000
 
 func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} }
 
+func (f *fakeBackend) start()                 {}
 func (f *fakeBackend) close()                 {}
 func (f *fakeBackend) update(Settings) error  { return nil }
 func (f *fakeBackend) stats(*Stats)           {}

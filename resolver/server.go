@@ -29,6 +29,8 @@ type bound struct {
 // backend is what answers behind the listeners of a Server.
 type backend interface {
 	handler
+	// start is called once, when the listeners are about to serve.
+	start()
 	update(Settings) error
 	// stats sets what the backend counts.
 	stats(*Stats)
@@ -188,6 +190,7 @@ func (s *Server) Run(ctx context.Context) error {
 		t := time.AfterFunc(s.limits.DrainTimeout, cancel)
 		context.AfterFunc(kill, func() { t.Stop() })
 	})()
+	s.backend.start()
 	for _, svc := range s.services {
 		g.Go(func() error {
 			if err := svc.serve(stop, kill); err != nil {
