@@ -20,6 +20,7 @@ var (
 	errNoUpstream = errors.New("upstream: no upstream is configured")
 	errSpoofed    = errors.New("upstream: only datagrams that answer another query")
 	errCut        = errors.New("upstream: the response does not fit into a datagram, and cannot be had over TCP")
+	errReferral   = errors.New("upstream: a referral to other servers, as from one that does not resolve")
 	errNoSocket   = errors.New("upstream: all sockets are in use")
 	errUnanswered = errors.New("upstream: no upstream answered in time")
 )

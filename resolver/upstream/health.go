@@ -121,8 +121,8 @@ func (u *upstream) probeOnce() bool {
 	var k wire.Key
 	k.Set([]byte{0, 0, byte(dns.TypeNS), 0, dns.ClassINET}, 0)
 	start := time.Now()
-	p, final, err := u.ask(ctx, wire.AppendQuery(nil, &k), &k)
-	ok := err == nil && final
+	p, _, err := u.ask(ctx, wire.AppendQuery(nil, &k), &k)
+	ok := err == nil && isFinal(p)
 	if ok {
 		u.succeed(time.Since(start))
 	}

@@ -147,7 +147,7 @@ func (r *race) note(res result) {
 		return
 	}
 	r.err = cmp.Or(r.err, res.err)
-	r.inHand = r.inHand || errors.Is(res.err, errCut)
+	r.inHand = r.inHand || errors.Is(res.err, errCut) || errors.Is(res.err, errReferral)
 }
 
 // end ends the tries that are under way.

@@ -101,7 +101,14 @@ func (u *upstream) ask(ctx context.Context, query []byte, k *wire.Key) (p *wire.
 	if !u.trusted() {
 		p.ClearAD()
 	}
-	return p, isFinal(p), nil
+	p, content, err := p.Scrub(k)
+	if err == nil && content == wire.Referral {
+		err = errReferral
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return p, isFinal(p) && content != wire.Unrelated, nil
 }
 
 // isFinal reports whether no other upstream is to be asked after p: it is an answer, or an error that is about the name, as

@@ -35,6 +35,7 @@ type Response struct {
 	EDE       EDE    // NoEDE if there is none
 	EDNS      bool   // the upstream sent an OPT record
 	Rewritten bool   // an address in it is not the upstream's; set by whoever rewrote it
+	Alias     *Key   // the question for the name that it ends with, if the upstream left that out; or nil
 	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
 	Received  int64  // when it came, in nanoseconds on the clock of the caller
 }
