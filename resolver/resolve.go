@@ -31,7 +31,7 @@ func (f *forwarder) resolve(ctx context.Context, d *decision, q *query) (*wire.R
 // fetch returns the unsteered response to k from the cache or the upstreams, on behalf of client, which is a clientKey. k
 // must not change any more: a flight may outlive the call.
 func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key, client netip.Addr) (*wire.Response, error) {
-	if p := f.cache.raw(k, set.gen, f.cache.now()); p != nil {
+	if p := f.cache.raw(k, set.gen, set.ttls, f.cache.now()); p != nil {
 		return p, nil
 	}
 	return f.flights.do(ctx, flightName(set.gen, viewRaw, k), func(ctx context.Context) (*wire.Response, error) {
@@ -41,6 +41,7 @@ func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key, clien
 		}
 		switch {
 		case err == nil:
+			p.Bound(set.ttls)
 		case ctx.Err() == context.Canceled, errors.Is(err, upstream.ErrBusy): // it may not even have been asked
 			return nil, err
 		default:
@@ -81,7 +82,7 @@ func (f *forwarder) chase(
 // target returns the response to k, the target of an alias, from the cache or the upstreams. It does not wait for other
 // aliases, so that nobody waits in a circle: what it returns may be partial as well.
 func (f *forwarder) target(ctx context.Context, set *settings, k *wire.Key, client netip.Addr) (*wire.Response, error) {
-	if p := f.cache.raw(k, 0, f.cache.now()); p != nil {
+	if p := f.cache.raw(k, 0, set.ttls, f.cache.now()); p != nil {
 		return p, nil
 	}
 	return f.flights.do(ctx, flightName(set.gen, viewTarget, k), func(ctx context.Context) (*wire.Response, error) {
