@@ -38,34 +38,54 @@ func (h *half) copy() outcome {
 	return h.end
 }
 
-// pump moves all that src has to dst. It returns false when src has nothing at the moment.
+// turn is what one attempt to move bytes from src to dst came to.
+type turn int
+
+const (
+	turnMoved turn = iota // there may be more
+	turnWaits             // nothing is there at the moment
+	turnEnds              // half.end says how
+)
+
+// pump moves all that src has to dst. It returns false when src has nothing at the moment. Every turn that moves nothing
+// ends the loop: a peer that finds a state of its socket in which the kernel has neither bytes nor an end must not keep
+// a processor busy.
 func (h *half) pump(fd uintptr) (done bool) {
 	if !h.hold(int(fd)) {
 		return false
 	}
 	defer h.letGo()
-	for {
-		n, err := splice(int(fd), h.pipe.w, pipeSize)
-		switch {
-		case n > 0:
-			h.left = n
-			done = !h.flush()
-		case err != nil && err != unix.EAGAIN:
-			h.end = fromReset
-			return true
-		case atMark(int(fd)):
-			done = !h.urgent(int(fd))
-		case err != nil:
-			return false
-		default:
-			h.end = halfEnded
-			return true
-		}
-		if done {
-			h.end = toReset
-			return true
-		}
+	t := turnMoved
+	for t == turnMoved {
+		t = h.move(int(fd))
 	}
+	return t == turnEnds
+}
+
+// move moves what one call of splice takes from src.
+func (h *half) move(src int) turn {
+	n, err := splice(src, h.pipe.w, pipeSize)
+	switch {
+	case n > 0:
+		h.left = n
+		if !h.flush() {
+			return h.ends(toReset)
+		}
+		return turnMoved
+	case err != nil && err != unix.EAGAIN:
+		return h.ends(fromReset)
+	case atMark(src):
+		return h.urgent(src)
+	case err != nil:
+		return turnWaits
+	default:
+		return h.ends(halfEnded)
+	}
+}
+
+func (h *half) ends(how outcome) turn {
+	h.end = how
+	return turnEnds
 }
 
 // flush moves what the pipe holds to dst, and returns false if dst fails.
@@ -78,7 +98,7 @@ func (h *half) flush() bool {
 func (h *half) drainTo(fd uintptr) (done bool) {
 	for h.left > 0 {
 		n, err := splice(h.pipe.r, int(fd), h.left)
-		if err != nil {
+		if n == 0 {
 			return err != unix.EAGAIN
 		}
 		h.left -= n
@@ -94,24 +114,46 @@ func atMark(fd int) bool {
 	return err == nil && mark == 1
 }
 
-// urgent passes on the urgent byte that is next at src, and returns false if dst fails. It is the only byte of a flow
-// that enters the process. See RFC 6093, Section 3.
-func (h *half) urgent(fd int) bool {
+// urgent passes on the urgent byte that is next at src. It is the only byte of a flow that enters the process. A segment
+// may announce one that never comes. See RFC 6093, Section 3.
+func (h *half) urgent(src int) turn {
 	var b [1]byte
-	n, err := unix.Read(fd, b[:])
-	if n != 1 || err != nil {
-		return err == unix.EAGAIN || err == unix.EINTR
+	switch n, err := readUrgent(src, b[:]); {
+	case err == unix.EAGAIN:
+		return turnWaits
+	case err != nil:
+		return h.ends(fromReset)
+	case n == 0:
+		return h.ends(halfEnded)
 	}
 	var sendErr error
-	err = h.dst.Write(func(fd uintptr) bool {
+	err := h.dst.Write(func(fd uintptr) bool {
 		sendErr = unix.Send(int(fd), b[:], unix.MSG_OOB|unix.MSG_NOSIGNAL)
-		return sendErr != unix.EAGAIN && sendErr != unix.EINTR
+		return sendErr != unix.EAGAIN
 	})
 	if err != nil || sendErr != nil {
-		return false
+		return h.ends(toReset)
 	}
 	h.moved(1)
-	return true
+	return turnMoved
+}
+
+// urgentReads is how many times a byte that is there is asked for. The kernel refuses it while a signal is pending,
+// as if it were not there; the runtime's own signals come in between a few times at most.
+const urgentReads = 8
+
+// readUrgent reads the urgent byte, or returns EAGAIN if it is not there.
+func readUrgent(fd int, b []byte) (n int, err error) {
+	for range urgentReads {
+		n, err = unix.Read(fd, b)
+		if err != unix.EAGAIN && err != unix.EINTR {
+			return n, err
+		}
+		if there, err := unix.IoctlGetInt(fd, unix.SIOCINQ); err != nil || there == 0 {
+			break
+		}
+	}
+	return 0, unix.EAGAIN
 }
 
 // watch waits, after src has ended, until the flow does. It returns true if src is reset before that.
