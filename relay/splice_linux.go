@@ -10,14 +10,20 @@ import (
 const spliceFlags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
 
 // splicer is the state of a half that copies by splice(2): bytes go from socket to socket through a pipe in the
-// kernel, which the half holds only while they are on their way.
+// kernel, which the half holds only while they are on their way. They are taken from src only when dst has room, so
+// that they wait in the sockets, which have limits of their own, and not in a pipe.
 type splicer struct {
 	src, dst syscall.RawConn
 	pipes    *pipes
 	pipe     *pipe // or nil
 	left     int   // bytes in pipe
+	room     int   // bytes that dst takes for sure
+	short    bool  // dst has taken less than that
 	end      outcome
-	drain    func(dst uintptr) bool // is half.drainTo, allocated once
+
+	// The methods of half that package net calls, each allocated once.
+	drain, await func(dst uintptr) bool
+	look         func(dst uintptr)
 }
 
 func newSplicer(from, to *net.TCPConn, pipes *pipes) (splicer, error) {
@@ -31,7 +37,7 @@ func newSplicer(from, to *net.TCPConn, pipes *pipes) (splicer, error) {
 
 // copy copies from src to dst until one of them ends.
 func (h *half) copy() outcome {
-	h.drain = h.drainTo
+	h.drain, h.await, h.look = h.drainTo, h.hasRoom, h.lookForRoom
 	if err := h.src.Read(h.pump); err != nil {
 		return fromReset
 	}
@@ -51,23 +57,50 @@ const (
 // ends the loop: a peer that finds a state of its socket in which the kernel has neither bytes nor an end must not keep
 // a processor busy.
 func (h *half) pump(fd uintptr) (done bool) {
-	if !h.hold(int(fd)) {
-		return false
-	}
-	defer h.letGo()
+	h.room = 0
 	t := turnMoved
 	for t == turnMoved {
-		t = h.move(int(fd))
+		if t = h.makeRoom(int(fd)); t == turnMoved {
+			t = h.move(int(fd))
+		}
 	}
 	return t == turnEnds
 }
 
+// makeRoom waits until dst has room for what src has.
+func (h *half) makeRoom(src int) turn {
+	if h.room > 0 {
+		return turnMoved
+	}
+	if err := h.dst.Control(h.look); err != nil {
+		return h.ends(toReset)
+	}
+	switch {
+	case h.room > 0:
+		return turnMoved
+	case !readable(src):
+		return turnWaits
+	}
+	h.flow.stalled.Add(1)
+	err := h.dst.Write(h.await)
+	h.flow.stalled.Add(-1)
+	if err != nil {
+		return h.ends(toReset)
+	}
+	return turnMoved
+}
+
 // move moves what one call of splice takes from src.
 func (h *half) move(src int) turn {
-	n, err := splice(src, h.pipe.w, pipeSize)
+	if !h.hold(src) {
+		return turnWaits
+	}
+	defer h.letGo()
+	n, err := splice(src, h.pipe.w, min(h.room, pipeSize))
 	switch {
 	case n > 0:
 		h.left = n
+		h.room -= n
 		if !h.flush() {
 			return h.ends(toReset)
 		}
@@ -88,23 +121,56 @@ func (h *half) ends(how outcome) turn {
 	return turnEnds
 }
 
-// flush moves what the pipe holds to dst, and returns false if dst fails.
+// hasRoom looks for room in dst. It returns false if there is none at the moment: the kernel then says when there is.
+func (h *half) hasRoom(dst uintptr) bool {
+	h.lookForRoom(dst)
+	if h.room == 0 && writable(int(dst)) { // something was acknowledged in between
+		h.lookForRoom(dst)
+		h.room = max(h.room, leastRoom)
+	}
+	return h.room > 0
+}
+
+// leastRoom is how much is tried when the kernel says that a socket takes bytes, whatever its memory.
+const leastRoom = 256
+
+func (h *half) lookForRoom(dst uintptr) { h.room = sendRoom(int(dst)) }
+
+// flush moves what the pipe holds to dst, and returns false if dst fails. dst has had room for it; that it takes less
+// is rare, and due to a system that is short of memory.
 func (h *half) flush() bool {
 	err := h.dst.Write(h.drain)
+	if h.short {
+		h.short = false
+		h.flow.stalled.Add(-1)
+	}
 	return err == nil && h.left == 0
 }
 
 // drainTo moves what dst takes of what the pipe holds. It returns false when dst takes no more at the moment.
-func (h *half) drainTo(fd uintptr) (done bool) {
+func (h *half) drainTo(dst uintptr) (done bool) {
 	for h.left > 0 {
-		n, err := splice(h.pipe.r, int(fd), h.left)
+		n, err := splice(h.pipe.r, int(dst), h.left)
 		if n == 0 {
+			if err == unix.EAGAIN {
+				h.shortOf()
+			}
 			return err != unix.EAGAIN
 		}
 		h.left -= n
 		h.moved(int64(n))
 	}
 	return true
+}
+
+// shortOf notes that a half waits with bytes in its pipe, which is made as small as they allow.
+func (h *half) shortOf() {
+	h.room = 0
+	if !h.short {
+		h.short = true
+		h.flow.stalled.Add(1)
+		h.pipes.shrink(h.pipe)
+	}
 }
 
 // atMark reports whether the next byte of a socket is urgent. splice neither takes nor passes it: it returns as if
@@ -184,18 +250,25 @@ func splice(from, to, n int) (int, error) {
 	}
 }
 
-// hold takes a pipe, and returns false if there is no need for one yet: it does not wait for one before src has
-// something to send.
+// hold takes a pipe, and returns false if there is no need for one yet, or the flow is to end: it does not wait for one
+// before src has something to send.
 func (h *half) hold(src int) bool {
 	h.pipe = h.pipes.take()
-	if h.pipe == nil && !readable(src) {
-		return false
+	if h.pipe == nil && readable(src) {
+		h.pipe = h.pipes.wait(&h.flow.broken)
 	}
 	if h.pipe == nil {
-		h.pipe = h.pipes.wait()
+		return false
 	}
 	h.flow.holding.Add(1)
 	return true
+}
+
+// wakeHolder ends a wait for a pipe of a flow that is to end.
+func (h *half) wakeHolder() {
+	if h.pipes != nil {
+		h.pipes.retry()
+	}
 }
 
 // letGo gives the pipe back, or closes it if bytes are left that no one will take.
