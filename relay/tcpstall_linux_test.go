@@ -138,16 +138,17 @@ func TestPipesShrink(t *testing.T) {
 }
 
 // TestTCPSlowReaderAfterEnd has a server that ends while its client still reads, slowly, for several times as long as
-// a flow may be silent then.
+// a flow may be silent then, and the time that a reset waits after it.
 func TestTCPSlowReaderAfterEnd(t *testing.T) {
-	const size, piece = 3 << 20, 64 << 10
+	const size, piece = 3 << 19, 32 << 10
 	b := newTestbed(t, Limits{TCPHalfClosed: 320 * time.Millisecond})
 	client, server := b.flow(t)
 	if n, err := io.CopyN(server, zeros{}, size); err != nil {
 		t.Fatalf("after %d bytes: %v", n, err)
 	}
 	server.Close()
-	tick := time.NewTicker(40 * time.Millisecond)
+	waitFor(t, "everything to be passed on", func() bool { return b.Stats().BytesBack[tcp] == size })
+	tick := time.NewTicker(70 * time.Millisecond)
 	defer tick.Stop()
 	for left := size; left > 0; left -= piece {
 		<-tick.C
