@@ -60,7 +60,7 @@ gates() {
 # unit runs after gates, which have downloaded every module: a user namespace has no network to do that.
 unit() {
 	local pkgs
-	pkgs=$(go list ./... | grep -v '/e2e')
+	pkgs=$(go list ./... | grep -vE '/e2e(/bench)?$')
 	say "unit tests"
 	# shellcheck disable=SC2086
 	in_namespaces go test -shuffle=on -timeout 10m $pkgs

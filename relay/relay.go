@@ -7,13 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 )
@@ -61,16 +59,11 @@ type Relay struct {
 	addrs   addressMap
 	limiter *limiter
 	random  *random
-	pipes   *pipes
-	routes  routes
-
-	listeners []*net.TCPListener
-	udps      []*udpPort
+	plane
 
 	settings atomic.Pointer[settings]
 	draining atomic.Bool
 	stats    counters
-	flows    tcpFlows
 }
 
 // New validates cfg, puts routes in place and binds every port. A Relay that is not going to Run must be closed.
@@ -86,7 +79,11 @@ func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
 	if len(cfg.Ports) == 0 || slices.Contains(cfg.Ports, 0) {
 		return nil, fmt.Errorf("relay: ports %v: at least one is needed, and none may be 0", cfg.Ports)
 	}
-	limits, err := cfg.Limits.complete(descriptors())
+	fds, err := descriptors()
+	if err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	limits, err := cfg.Limits.complete(fds)
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +93,6 @@ func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
 		addrs:   addrs,
 		limiter: newLimiter(limits),
 		random:  new(random),
-		pipes:   newPipes(limits.pipes()),
-		flows:   tcpFlows{all: map[*tcpFlow]struct{}{}},
 	}
 	if err := r.bind(); err != nil {
 		r.Close()
@@ -111,32 +106,15 @@ func (r *Relay) bind() error {
 	if err := r.set(r.cfg.Settings); err != nil {
 		return err
 	}
-	if err := r.routes.ensure(r.addrs.Prefixes(), r.cfg.Routes); err != nil {
+	if err := r.ensureLocal(r.addrs.Prefixes()); err != nil {
 		return err
 	}
-	for _, port := range r.cfg.Ports {
-		if err := r.listenTCP(port); err != nil {
-			return err
-		}
-		u, err := newUDP(r, port)
-		if err != nil {
-			return err
-		}
-		r.udps = append(r.udps, u)
-	}
-	return nil
+	return r.listen()
 }
 
 // Close gives up what New took. Run does so itself.
 func (r *Relay) Close() {
-	for _, u := range r.udps {
-		u.close()
-	}
-	for _, ln := range r.listeners {
-		ln.Close()
-	}
-	r.pipes.close()
-	if err := r.routes.remove(); err != nil {
+	if err := r.closePlane(); err != nil {
 		r.cfg.Log.Warn().Err(err).Msg("local routes are left behind")
 	}
 }
@@ -145,13 +123,8 @@ func (r *Relay) Close() {
 // Limits.DrainTimeout, and returns nil. Any other return is an error that names the listener.
 func (r *Relay) Run(ctx context.Context) error {
 	defer r.Close()
-	g, ctx := errgroup.WithContext(ctx)
 	context.AfterFunc(ctx, func() { r.draining.Store(true) })
-	g.Go(func() error { return r.runTCP(ctx) })
-	for _, u := range r.udps {
-		g.Go(func() error { return u.run(ctx) })
-	}
-	return g.Wait()
+	return r.runPlane(ctx)
 }
 
 // Update replaces the settings; flows under way go on under the old ones. On an error the old settings stay.
@@ -169,7 +142,7 @@ func (r *Relay) set(set Settings) error {
 		return err
 	}
 	for _, pool := range []*pool{&s.egress.v4, &s.egress.v6} {
-		if err := r.routes.ensure(pool.prefixes, r.cfg.Routes); err != nil {
+		if err := r.ensureLocal(pool.prefixes); err != nil {
 			return fmt.Errorf("egress: %w", err)
 		}
 	}
@@ -179,7 +152,7 @@ func (r *Relay) set(set Settings) error {
 
 // Healthy reports whether the relay takes new flows.
 func (r *Relay) Healthy() bool {
-	return !r.draining.Load() && !r.limiter.full(tcp)
+	return !r.draining.Load() && !r.limiter.full(TCP)
 }
 
 // egress returns the egress of the settings in force.
@@ -206,7 +179,7 @@ func (r *Relay) Stats() Stats {
 	s := Stats{Unconfirmed: r.stats.unconfirmed.Load()}
 	for p := range r.stats.flows {
 		s.Flows[p] = r.stats.flows[p].Load()
-		s.Active[p] = int(r.stats.active[p].Load())
+		s.Active[p] = int(r.limiter.active[p].Load())
 		s.Limit[p] = r.limiter.limit[p]
 		s.Refused[p] = r.stats.refused[p].Load()
 		s.OverLimit[p] = r.stats.overLimit[p].Load()
@@ -219,7 +192,7 @@ func (r *Relay) Stats() Stats {
 
 // Stats are counters of a Relay, each indexed by protocol: 0 is TCP, 1 is UDP.
 type Stats struct {
-	Flows       [2]uint64 // accepted
+	Flows       [2]uint64 // let in
 	Active      [2]int
 	Limit       [2]int    // the most flows that may be active
 	Refused     [2]uint64 // not a client, no mapping, or not a permitted destination
@@ -230,11 +203,10 @@ type Stats struct {
 	Unconfirmed uint64    // UDP datagrams not sent back because the client is not confirmed
 }
 
-// counters are the live form of Stats. Admission counts flows, active, refused and overLimit; the rest is for the
-// protocols to count.
+// counters are the live form of Stats. Admission counts flows, refused and overLimit, and the limiter the active flows;
+// the rest is for the protocols to count.
 type counters struct {
 	flows, refused, overLimit, dialFailed, bytesOut, bytesBack [2]atomic.Uint64
 
-	active      [2]atomic.Int64
 	unconfirmed atomic.Uint64
 }
