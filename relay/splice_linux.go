@@ -57,7 +57,6 @@ const (
 // ends the loop: a peer that finds a state of its socket in which the kernel has neither bytes nor an end must not keep
 // a processor busy.
 func (h *half) pump(fd uintptr) (done bool) {
-	h.room = 0
 	t := turnMoved
 	for t == turnMoved {
 		if t = h.makeRoom(int(fd)); t == turnMoved {
@@ -67,9 +66,12 @@ func (h *half) pump(fd uintptr) (done bool) {
 	return t == turnEnds
 }
 
+// enoughRoom is with how much room dst is not asked again. What is acknowledged adds to it, but is not counted.
+const enoughRoom = 8192
+
 // makeRoom waits until dst has room for what src has.
 func (h *half) makeRoom(src int) turn {
-	if h.room > 0 {
+	if h.room >= enoughRoom {
 		return turnMoved
 	}
 	if err := h.dst.Control(h.look); err != nil {
@@ -100,7 +102,7 @@ func (h *half) move(src int) turn {
 	switch {
 	case n > 0:
 		h.left = n
-		h.room -= n
+		h.room -= n + segmentOverhead
 		if !h.flush() {
 			return h.ends(toReset)
 		}
