@@ -18,12 +18,12 @@ type splicer struct {
 	pipe     *pipe // or nil
 	left     int   // bytes in pipe
 	room     int   // bytes that dst takes for sure
-	short    bool  // dst has taken less than that
+	source   int   // src's descriptor, while hasRoom is called
+	stalled  bool  // waits for dst to take bytes
 	end      outcome
 
 	// The methods of half that package net calls, each allocated once.
 	drain, await func(dst uintptr) bool
-	look         func(dst uintptr)
 }
 
 func newSplicer(from, to *net.TCPConn, pipes *pipes) (splicer, error) {
@@ -37,7 +37,7 @@ func newSplicer(from, to *net.TCPConn, pipes *pipes) (splicer, error) {
 
 // copy copies from src to dst until one of them ends.
 func (h *half) copy() outcome {
-	h.drain, h.await, h.look = h.drainTo, h.hasRoom, h.lookForRoom
+	h.drain, h.await = h.drainTo, h.hasRoom
 	if err := h.src.Read(h.pump); err != nil {
 		return fromReset
 	}
@@ -74,20 +74,14 @@ func (h *half) makeRoom(src int) turn {
 	if h.room >= enoughRoom {
 		return turnMoved
 	}
-	if err := h.dst.Control(h.look); err != nil {
-		return h.ends(toReset)
-	}
-	switch {
-	case h.room > 0:
-		return turnMoved
-	case !readable(src):
-		return turnWaits
-	}
-	h.flow.stalled.Add(1)
+	h.source = src
 	err := h.dst.Write(h.await)
-	h.flow.stalled.Add(-1)
-	if err != nil {
+	h.wake()
+	switch {
+	case err != nil:
 		return h.ends(toReset)
+	case h.room == 0:
+		return turnWaits
 	}
 	return turnMoved
 }
@@ -123,56 +117,66 @@ func (h *half) ends(how outcome) turn {
 	return turnEnds
 }
 
-// hasRoom looks for room in dst. It returns false if there is none at the moment: the kernel then says when there is.
+// hasRoom looks for room in dst. It returns false if there is none at the moment, and something to send: the kernel then
+// says when there is room.
 func (h *half) hasRoom(dst uintptr) bool {
-	h.lookForRoom(dst)
-	if h.room == 0 && writable(int(dst)) { // something was acknowledged in between
-		h.lookForRoom(dst)
-		h.room = max(h.room, leastRoom)
+	h.room = sendRoom(int(dst))
+	if h.room > 0 || !readable(h.source) {
+		return true
 	}
-	return h.room > 0
+	if writable(int(dst)) { // something was acknowledged in between
+		h.room = max(leastRoom, sendRoom(int(dst)))
+		return true
+	}
+	h.stall()
+	return false
 }
 
 // leastRoom is how much is tried when the kernel says that a socket takes bytes, whatever its memory.
 const leastRoom = 256
 
-func (h *half) lookForRoom(dst uintptr) { h.room = sendRoom(int(dst)) }
+// stall notes that h waits for dst to take bytes, and wake that it does not any more.
+func (h *half) stall() {
+	if !h.stalled {
+		h.stalled = true
+		h.flow.stalled.Add(1)
+	}
+}
+
+func (h *half) wake() {
+	if h.stalled {
+		h.stalled = false
+		h.flow.stalled.Add(-1)
+	}
+}
 
 // flush moves what the pipe holds to dst, and returns false if dst fails. dst has had room for it; that it takes less
 // is rare, and due to a system that is short of memory.
 func (h *half) flush() bool {
 	err := h.dst.Write(h.drain)
-	if h.short {
-		h.short = false
-		h.flow.stalled.Add(-1)
-	}
+	h.wake()
 	return err == nil && h.left == 0
 }
 
-// drainTo moves what dst takes of what the pipe holds. It returns false when dst takes no more at the moment.
+// drainTo moves what dst takes of what the pipe holds. It returns false when dst takes no more at the moment; then the
+// pipe is made as small as the bytes in it allow.
 func (h *half) drainTo(dst uintptr) (done bool) {
 	for h.left > 0 {
 		n, err := splice(h.pipe.r, int(dst), h.left)
-		if n == 0 {
-			if err == unix.EAGAIN {
-				h.shortOf()
-			}
-			return err != unix.EAGAIN
+		switch {
+		case n > 0:
+			h.left -= n
+			h.moved(int64(n))
+		case err != unix.EAGAIN:
+			return true
+		default:
+			h.room = 0
+			h.pipes.shrink(h.pipe)
+			h.stall()
+			return false
 		}
-		h.left -= n
-		h.moved(int64(n))
 	}
 	return true
-}
-
-// shortOf notes that a half waits with bytes in its pipe, which is made as small as they allow.
-func (h *half) shortOf() {
-	h.room = 0
-	if !h.short {
-		h.short = true
-		h.flow.stalled.Add(1)
-		h.pipes.shrink(h.pipe)
-	}
 }
 
 // atMark reports whether the next byte of a socket is urgent. splice neither takes nor passes it: it returns as if
