@@ -119,7 +119,7 @@ type icmpError struct {
 	known bool           // whether what says anything
 	n     int            // bytes of payload of the datagram, as far as they were quoted
 	to    netip.AddrPort // where the datagram was sent to
-	from  netip.Addr     // where from, if the socket is told
+	from  netip.Addr     // where from, if the socket has the option for it
 }
 
 // readError takes an entry out of the error queue. ok is false if there is none.

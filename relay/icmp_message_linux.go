@@ -15,7 +15,7 @@ const (
 	tooBig
 )
 
-// unreachable is what a client is told about a datagram of its.
+// unreachable says why a datagram did not arrive, in an ICMP message to its sender.
 type unreachable struct {
 	reason reason
 	mtu    int // of tooBig: the largest packet, with its headers, that gets through

@@ -1,6 +1,30 @@
 // Package relay is the opaque relay of draft-scalone-cfr-source-privacy-01: what arrives over TCP or UDP at a relay
 // address is forwarded to the destination that the address stands for, from a source address and port drawn anew
-// for each flow. It never terminates, parses or looks into what it carries, and never learns a name.
+// for each flow.
+//
+// A flow's destination goes from the socket to the egress like this:
+//
+//   - TCP: Relay.serveTCP (tcp_linux.go) accepts a connection, whose local address is the relay address. UDP:
+//     udpWorker.flowOf (udp_worker_linux.go) looks for the flow of a datagram in its flowTable (udp_flow_linux.go), and
+//     udpServer.begin (udp_server_linux.go) begins one if there is none.
+//   - Relay.admit (admit.go) lets the flow in. Relay.destination asks the address map of package addrmap what the relay
+//     address stands for. Relay.Open decides whether the client may have a flow there: it is within Settings.Clients,
+//     Destinations (destinations.go) permits the address, and the limiter (limits.go) has a flow left. An entrance that
+//     is told the destination in another way begins here.
+//   - Grant.DialTCP (tcp_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
+//     egress.draw (egress.go) draws.
+//   - tcpFlow (tcp_flow_linux.go, splice_linux.go) moves the bytes of both directions, or udpWorker the datagrams, in
+//     batches (udp_batch_linux.go), until Grant.Release.
+//
+// What it does not: it does not terminate, parse or look into what it carries, and never sees a name. It does not
+// retransmit or queue beyond the sockets' buffers. It writes down no client together with a destination. It does not
+// resolve, lease or seal addresses; that is addrmap's. It relays on Linux only; elsewhere New returns
+// errors.ErrUnsupported.
+//
+// Package cmd/cfrd makes a Relay with New and calls Run in a goroutine of its own. Run starts one goroutine per TCP
+// listener, one per TCP flow and direction, and one per processor for UDP. Any goroutine may call Open, Update, Permits,
+// Healthy, Entropy and Stats meanwhile. Settings are replaced as a whole, so that each flow is let in under one
+// generation of them.
 package relay
 
 import (

@@ -136,7 +136,7 @@ func unacknowledged(c *net.TCPConn) bool {
 		return false
 	}
 	closed := false
-	raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
 		closed = err != nil || info.State == unix.BPF_TCP_CLOSE
 	})
@@ -149,6 +149,6 @@ func outstanding(c *net.TCPConn) (n int) {
 	if err != nil {
 		return 0
 	}
-	raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
 	return n
 }

@@ -18,7 +18,6 @@ type splicer struct {
 	pipe     *pipe // or nil
 	left     int   // bytes in pipe
 	room     int   // bytes that dst takes for sure
-	source   int   // src's descriptor, while hasRoom is called
 	stalled  bool  // waits for dst to take bytes
 	end      outcome
 
@@ -69,19 +68,18 @@ func (h *half) pump(fd uintptr) (done bool) {
 // enoughRoom is with how much room dst is not asked again. What is acknowledged adds to it, but is not counted.
 const enoughRoom = 8192
 
-// makeRoom waits until dst has room for what src has.
+// makeRoom waits until dst has room for what src has, if it has anything.
 func (h *half) makeRoom(src int) turn {
-	if h.room >= enoughRoom {
+	switch {
+	case h.room >= enoughRoom:
 		return turnMoved
+	case !readable(src):
+		return turnWaits
 	}
-	h.source = src
 	err := h.dst.Write(h.await)
 	h.wake()
-	switch {
-	case err != nil:
+	if err != nil {
 		return h.ends(toReset)
-	case h.room == 0:
-		return turnWaits
 	}
 	return turnMoved
 }
@@ -117,11 +115,10 @@ func (h *half) ends(how outcome) turn {
 	return turnEnds
 }
 
-// hasRoom looks for room in dst. It returns false if there is none at the moment, and something to send: the kernel then
-// says when there is room.
+// hasRoom looks for room in dst. It returns false if there is none at the moment: the kernel then says when there is.
 func (h *half) hasRoom(dst uintptr) bool {
 	h.room = sendRoom(int(dst))
-	if h.room > 0 || !readable(h.source) {
+	if h.room > 0 {
 		return true
 	}
 	if writable(int(dst)) { // something was acknowledged in between
@@ -235,7 +232,7 @@ func (h *half) watch() bool {
 
 // failed reports whether src has been reset.
 func (h *half) failed() (failed bool) {
-	h.src.Control(func(fd uintptr) { failed = socketError(int(fd)) })
+	_ = h.src.Control(func(fd uintptr) { failed = socketError(int(fd)) })
 	return failed
 }
 

@@ -98,7 +98,7 @@ func (f *tcpFlow) abort() {
 	f.wake()
 }
 
-// wake ends every wait of the flow. Closing instead would wait for those who wait.
+// wake ends every wait of the flow. A Close would itself wait for the calls that use the connection.
 func (f *tcpFlow) wake() {
 	f.out.wakeHolder()
 	f.client.SetDeadline(longAgo)

@@ -73,7 +73,7 @@ type flow struct {
 	stage   stage
 	listed  bool
 	suspect bool   // the destination has tried to exceed the bound
-	heard   bool   // something was delivered since the last datagram from the client
+	pending bool   // something was delivered since the last datagram from the client
 	rounds  uint8  // of delivery and datagram
 	sent    uint64 // bytes by the client
 	got     uint64 // bytes delivered to the client while it was not confirmed
@@ -84,8 +84,8 @@ type flow struct {
 	upstream
 }
 
-// flowTable holds UDP flows to ports with the same idle times. It knows neither sockets nor clocks: what is done about a flow is the
-// caller's affair, and the time is an argument, counted from any fixed moment. It is safe for concurrent use.
+// flowTable holds UDP flows to ports with the same idle times. It uses neither sockets nor clocks: the caller acts on
+// what a method returns, and passes the time, counted from any fixed moment. It is safe for concurrent use.
 type flowTable struct {
 	// Set once by newFlowTable.
 	seed uint64
@@ -144,10 +144,10 @@ func (t *flowTable) outbound(key flowKey, n int, now time.Duration) *flow {
 
 // afterDatagram notes a datagram from the client and returns the stage that f has reached by it.
 func (f *flow) afterDatagram() stage {
-	if f.stage != answered || !f.heard {
+	if f.stage != answered || !f.pending {
 		return f.stage
 	}
-	f.heard = false
+	f.pending = false
 	f.rounds++
 	if f.suspect && f.rounds < suspectRounds {
 		return answered
@@ -169,7 +169,7 @@ func (t *flowTable) inbound(f *flow, n, size int, now time.Duration) (allowed in
 		s.move(f, answered, now)
 	}
 	allowed, ok = f.allow(n, size)
-	f.heard = f.heard || ok
+	f.pending = f.pending || ok
 	return allowed, ok
 }
 
@@ -227,12 +227,12 @@ func (t *flowTable) remove(f *flow) bool {
 	return s.remove(f)
 }
 
-// expire removes the flows whose time is over and appends them to gone.
-func (t *flowTable) expire(now time.Duration, gone []*flow) []*flow {
+// expire removes the flows whose time is over and appends them to expired.
+func (t *flowTable) expire(now time.Duration, expired []*flow) []*flow {
 	for i := range t.shards {
-		gone = t.shards[i].expire(now, &t.idle, gone)
+		expired = t.shards[i].expire(now, &t.idle, expired)
 	}
-	return gone
+	return expired
 }
 
 // clear removes all flows and returns them.
@@ -245,7 +245,7 @@ func (t *flowTable) clear() []*flow {
 // first, the oldest of them before all, because a flood of forged datagrams leaves these; then those that are not
 // confirmed. Confirmed ones never go. The tables must share a clock.
 func evict(tables []*flowTable) *flow {
-	for st := unanswered; st < confirmed; st++ {
+	for st := range confirmed {
 		var found *flowShard
 		var oldest time.Duration
 		for _, t := range tables {
@@ -276,7 +276,7 @@ func (t *flowTable) oldest(st stage) (found *flowShard, since time.Duration) {
 // evictOf is evict among the flows of one client, as limits count clients: without it, a forger could keep a client
 // from the relay by filling its share.
 func evictOf(tables []*flowTable, client netip.Addr) *flow {
-	for st := unanswered; st < confirmed; st++ {
+	for st := range confirmed {
 		for _, t := range tables {
 			if f := t.shard(client).removeOf(st, limitKey(client)); f != nil {
 				return f
@@ -334,16 +334,16 @@ func (s *flowShard) removeOf(st stage, client netip.Addr) *flow {
 	return nil
 }
 
-func (s *flowShard) expire(now time.Duration, idle *[stageCount]time.Duration, gone []*flow) []*flow {
+func (s *flowShard) expire(now time.Duration, idle *[stageCount]time.Duration, expired []*flow) []*flow {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for st := range s.stages {
 		for f := s.stages[st].first; f != nil && now-f.since >= idle[st]; f = s.stages[st].first {
 			s.remove(f)
-			gone = append(gone, f)
+			expired = append(expired, f)
 		}
 	}
-	return gone
+	return expired
 }
 
 // flowList is a list through prev and next of its flows.

@@ -179,7 +179,7 @@ func (u *udpServer) endFlow(f *flow) {
 	}
 }
 
-// release gives back what f held beside its socket.
+// release gives back what f held apart from its socket.
 func (u *udpServer) release(f *flow) {
 	u.tuples.free(tuple{f.src, f.grant.dst})
 	f.grant.Release()
@@ -259,7 +259,7 @@ func (u *udpServer) begin(key flowKey, m *message, w *udpWorker, now time.Durati
 	return f
 }
 
-// refusal returns what a client is told if Relay.admit returns err.
+// refusal returns the reason in the ICMP message to a client whose flow Relay.admit refused with err.
 func refusal(err error) reason {
 	switch {
 	case errors.Is(err, errNoMapping), errors.Is(err, errDraining):

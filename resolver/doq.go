@@ -124,7 +124,8 @@ func (d *doqConn) end() {
 // and only then makes room for another one.
 func (d *doqConn) serveStream(str *quic.Stream) {
 	defer str.ReleaseStreamCredit()
-	j := d.newJob(&d.q)
+	q := d.q // newJob writes to it, and the streams of a connection share d.q
+	j := d.newJob(&q)
 	defer d.free(j)
 	err := d.readQuery(str, j)
 	<-d.readers

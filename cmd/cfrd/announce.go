@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
-	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr/announce"
@@ -27,7 +26,7 @@ type announcer struct {
 // newAnnouncers makes what dnr.announce asks for.
 func (n *node) newAnnouncers() error {
 	for i, c := range n.values.DNR.Announce {
-		cfg := announcerConfig(c)
+		cfg := c.Config()
 		cfg.Source = func(link announce.Link) announce.Content { return n.announcement(link, c.PvD) }
 		cfg.Log = component(n.log, "announce")
 		a, err := announce.New(cfg)
@@ -37,14 +36,6 @@ func (n *node) newAnnouncers() error {
 		n.announcers = append(n.announcers, announcer{a, c.Interface})
 	}
 	return nil
-}
-
-// announcerConfig returns what does not depend on the resolver.
-func announcerConfig(c config.Announce) announce.Config {
-	return announce.Config{
-		Interface: c.Interface, RA: c.RA, DHCPv6: c.DHCPv6, DHCPv4: c.DHCPv4, MaxInterval: c.MaxInterval,
-		Managed: c.Managed, Other: c.Other,
-	}
 }
 
 // runAnnouncers announces until ctx is done, and then takes that back.

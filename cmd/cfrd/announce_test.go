@@ -44,15 +44,19 @@ func TestDescribeTo(t *testing.T) {
 		},
 		"useless-addresses": {
 			config(listen("[::]:853"), "127.0.0.1", "::1", "fe80::1", "192.0.2.53"), addrPorts("[::]:53"),
-			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[192.0.2.53]", announce.PvD{ID: "dns.isp.example", Info: true},
+			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[192.0.2.53]",
+			announce.PvD{ID: "dns.isp.example", Info: true},
 		},
 		"other-port-of-do53": {
 			config(listen("[::]:853"), "192.0.2.53"), addrPorts("192.0.2.53:5353"),
-			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[]", announce.PvD{ID: "dns.isp.example", Info: true},
+			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[]",
+			announce.PvD{ID: "dns.isp.example", Info: true},
 		},
 		"no-certificate": {
-			ddr.Config{Name: "dns.isp.example", Addresses: addresses("192.0.2.53"), PvD: true}, addrPorts("192.0.2.53:53"),
-			"", "[192.0.2.53]", announce.PvD{ID: "dns.isp.example"},
+			ddr.Config{Name: "dns.isp.example", Addresses: addresses("192.0.2.53"), PvD: true},
+			addrPorts("192.0.2.53:53"),
+			"", "[192.0.2.53]",
+			announce.PvD{ID: "dns.isp.example"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -126,8 +130,8 @@ func TestDNRAnnounceUsage(t *testing.T) {
 		stderr string
 	}{
 		"no-interface":     {named, 2, "--interface: missing"},
-		"no-such-name":     {slices.Concat(named, []string{"--interface", "a/b"}), 2, "--interface: must be the name"},
-		"too-often":        {slices.Concat(named, []string{"--interface", "lan0", "--max-interval", "1s"}), 2, "--max-interval: must be"},
+		"no-such-name":     {slices.Concat(named, []string{"--interface", "a/b"}), 2, `--interface: "a/b" is not the name`},
+		"too-often":        {slices.Concat(named, []string{"--interface", "lan0", "--max-interval", "1s"}), 2, "--max-interval: 1s is out of range"},
 		"no-configuration": {[]string{"dnr", "announce", "--interface", "lan0", "--config", "/nonexistent"}, 1, "read configuration"},
 		"bad-address":      {[]string{"dnr", "announce", "--interface", "lan0", "--name", "a.example", "--address", "x"}, 2, "--address"},
 	} {

@@ -60,10 +60,12 @@ func announceDNR(ctx context.Context, o dnrAnnounceOptions, stderr io.Writer) er
 	if !o.RA && !o.DHCPv6 && !o.DHCPv4 {
 		o.RA, o.DHCPv6 = true, true
 	}
-	var ps config.Problems
-	o.Check("--", &ps)
+	cfg := o.Announce.Config()
+	ps := config.ProblemsOf(cfg.Validate())
 	for i := range ps {
-		ps[i].Key = strings.ReplaceAll(ps[i].Key, "_", "-")
+		if ps[i].Key != "" {
+			ps[i].Key = "--" + strings.ReplaceAll(ps[i].Key, "_", "-")
+		}
 	}
 	if err := ps.Err(); err != nil {
 		return usageError{err}
@@ -72,7 +74,6 @@ func announceDNR(ctx context.Context, o dnrAnnounceOptions, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	cfg := announcerConfig(o.Announce)
 	cfg.Source = func(link announce.Link) announce.Content { return describeTo(link, described, do53, o.PvD) }
 	cfg.Log = newLogger(config.Log{Level: zerolog.InfoLevel}, stderr)
 	a, err := announce.New(cfg)

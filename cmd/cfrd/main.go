@@ -9,26 +9,6 @@
 // certificate.go and acme.go (where the certificate comes from), discovery.go, announce.go and pvd.go (what clients are
 // told about the resolver), admin.go and metrics.go (what the operator is), and systemd.go. The rooms below internal
 // are config (file to typed values), certs and acme (the certificate), check (what a client would ask) and demo.
-//
-// # The way of a key
-//
-// A key of the configuration goes one way from the file to where it acts. For steer.max_ttl, the highest TTL of an
-// answer with relay addresses, the way is:
-//
-//  1. runDaemon (serve.go) is given the path of the file. A reload begins in node.reload (reload.go) instead, and goes
-//     the same way.
-//  2. config.Read and Parse (internal/config/read.go) decode the file into config.Config, where the key is the field
-//     Steer.MaxTTL (config.go), and the variable CFRD_STEER_MAX_TTL overrides it (keys.go).
-//  3. decodeValue and parseDuration (internal/config/decode.go) make a time.Duration of the text, or say what would be
-//     right. A key that is not written stays 0.
-//  4. validator.checkSteer (internal/config/validate.go) holds it against the epoch of sealed addresses.
-//     config.NeedsRestart (reload.go there) finds in the field's tag that a reload may change it.
-//  5. loadValues (values.go) keeps the configuration beside what its files hold.
-//  6. node.applyResolver and resolverSettings (settings.go) hand it to the resolver as resolver.Steering.MaxTTL.
-//  7. resolver.Server.Update makes a generation of settings of it (newSteering in resolver/settings.go). Responses that
-//     were cached under the generation before are not used any more.
-//  8. steer.New (resolver/steer/steer.go) takes 0 for steer.DefaultTTL, and Steerer.cap caps the TTL of each record that
-//     is rewritten, before the response leaves.
 package main
 
 import (
@@ -46,7 +26,7 @@ import (
 // main runs the command line until it ends or a signal comes, and exits with its code.
 func main() {
 	// quic-go would write its warning about small receive buffers to the global log. `cfrd help deploy` has it instead.
-	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
+	_ = os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal drains. From then on signals have their default effect, so that the second one ends at once.
 	context.AfterFunc(ctx, stop)

@@ -28,7 +28,7 @@ func (l *lab) load(t *testing.T, m config.Mode) *values {
 	return v
 }
 
-// TestMaxTTLFromFileToAnswer follows the key whose way the package comment describes, at the start and over reloads.
+// TestMaxTTLFromFileToAnswer follows the key whose way the comment of package config describes, at the start and over reloads.
 func TestMaxTTLFromFileToAnswer(t *testing.T) {
 	l := newLab(t)
 	l.withRelay(t)

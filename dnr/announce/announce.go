@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,8 +86,30 @@ type Announcer struct {
 	stats struct{ solicitations, advertisements, dhcpv6, dhcpv4, invalid, limited atomic.Uint64 }
 }
 
-// errNoMeans is the error of New if Config has none of RA, DHCPv6 and DHCPv4.
-var errNoMeans = errors.New("announce: none of RA, DHCPv6 and DHCPv4 is chosen")
+// errNoMeans is the error of Validate if Config has none of RA, DHCPv6 and DHCPv4.
+var errNoMeans = errors.New("announces by no means; choose ra, dhcpv6 or dhcpv4")
+
+// longestName is how many octets the name of a network interface may have on Linux: IFNAMSIZ without the final zero.
+const longestName = 15
+
+// Validate returns everything that is wrong with cfg whatever the host, joined, or nil. Each error begins with the
+// setting, such as "max_interval: ", but for the one about the means of announcing.
+func (cfg *Config) Validate() error {
+	var errs []error
+	switch {
+	case cfg.Interface == "":
+		errs = append(errs, errors.New("interface: missing; want the network interface of the link, such as lan0"))
+	case len(cfg.Interface) > longestName || strings.ContainsAny(cfg.Interface, "/ \t\n%:"):
+		errs = append(errs, fmt.Errorf("interface: %q is not the name of a network interface; want one, such as lan0", cfg.Interface))
+	}
+	if !cfg.RA && !cfg.DHCPv6 && !cfg.DHCPv4 {
+		errs = append(errs, errNoMeans)
+	}
+	if d := cfg.MaxInterval; d != 0 && (d < shortestMaxInterval || d > longestMaxInterval) {
+		errs = append(errs, fmt.Errorf("max_interval: %s is out of range; want %s to %s", d, shortestMaxInterval, longestMaxInterval))
+	}
+	return errors.Join(errs...)
+}
 
 // New checks cfg, and opens every socket once: it fails if this process lacks the rights, or if another program has the
 // port of a DHCP server.
@@ -98,14 +121,8 @@ func newAnnouncer(cfg Config, sys system) (*Announcer, error) {
 	if cfg.MaxInterval == 0 {
 		cfg.MaxInterval = defaultMaxInterval
 	}
-	switch {
-	case cfg.Interface == "":
-		return nil, errors.New("announce: no interface to announce on")
-	case !cfg.RA && !cfg.DHCPv6 && !cfg.DHCPv4:
-		return nil, errNoMeans
-	case cfg.MaxInterval < shortestMaxInterval || cfg.MaxInterval > longestMaxInterval:
-		return nil, fmt.Errorf("announce: Router Advertisements at least every %s; want %s to %s", cfg.MaxInterval,
-			shortestMaxInterval, longestMaxInterval)
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("announce: %w", err)
 	}
 	a := &Announcer{cfg: cfg, sys: sys}
 	a.addAllMeans()

@@ -203,8 +203,8 @@ func TestNewAnnouncer(t *testing.T) {
 		want   string
 	}{
 		"good":         {},
-		"no-interface": {change: func(c *Config) { c.Interface = "" }, want: "no interface"},
-		"nothing":      {change: func(c *Config) { c.RA, c.DHCPv4, c.DHCPv6 = false, false, false }, want: "none of RA"},
+		"no-interface": {change: func(c *Config) { c.Interface = "" }, want: "interface: missing"},
+		"nothing":      {change: func(c *Config) { c.RA, c.DHCPv4, c.DHCPv6 = false, false, false }, want: "announces by no means"},
 		"too-often":    {change: func(c *Config) { c.MaxInterval = time.Second }, want: "want 4s to 30m0s"},
 		"too-seldom":   {change: func(c *Config) { c.MaxInterval = time.Hour }, want: "want 4s to 30m0s"},
 		"no-rights":    {part: byRA, open: fs.ErrPermission, want: "announce on lan0: ra: permission denied"},

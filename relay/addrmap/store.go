@@ -73,9 +73,9 @@ func recordSum(key, value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, table), table, value)
 }
 
-// fileStore is the lease file, a leaseStore that this process alone writes. One goroutine writes it: at once if nothing is being written, and whatever comes in
-// meanwhile together in the next transaction, so that a crowd of new leases shares a sync and a single one never
-// waits for a crowd.
+// fileStore is the lease file, a leaseStore that this process alone writes. One goroutine writes it. It begins at once
+// if no transaction is under way; leases that are added meanwhile go together into the next transaction, so that many
+// share one sync, and a single one waits for the transaction under way and its own.
 type fileStore struct {
 	// Set once by openStore.
 	path  string

@@ -13,7 +13,7 @@ import (
 // All times of the table are whole seconds.
 const (
 	// slack is how much longer a lease gets than it has to, so that a busy destination is not entered anew each
-	// second. A small pool waits this much longer for its addresses, which is little beside any grace.
+	// second. A small pool waits this much longer for its addresses, which is little compared with any grace.
 	slack = 15
 	// ahead is how much further than needed an expiry is put on disk, so that a busy destination costs one write in
 	// about half of it. After a crash addresses stay leased for up to this much longer; while the process lives they

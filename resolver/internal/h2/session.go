@@ -31,7 +31,8 @@ type session struct {
 	control, resets  allowance // for frames that ask for nothing, and for streams that were reset
 
 	// of streams
-	transient    stream // the one that is being answered, as long as it need not be kept
+	transient    stream  // the one that is being answered, as long as it need not be kept
+	spare        *stream // for the next one to keep, which spares an allocation for each POST; or nil
 	streams      map[uint32]*stream
 	open         int      // streams that are under way
 	running      int      // goroutines that answer, also those of streams that were reset

@@ -23,8 +23,9 @@ type stream struct {
 	r          Request // while its body is awaited
 	received   []byte  // the beginning of the body
 
-	cancel context.CancelFunc // ends the wait for an answer, or nil
-	rest   []byte             // of the response, what could not be sent yet
+	started bool               // a goroutine of conn.finish has it, perhaps longer than the session
+	cancel  context.CancelFunc // ends the wait for an answer, or nil
+	rest    []byte             // of the response, what could not be sent yet
 }
 
 // streamState says what a stream waits for.
@@ -49,7 +50,10 @@ func (s *session) beginStream(id uint32, ended bool) *stream {
 // more.
 func (s *session) track(st *stream) *stream {
 	if st == &s.transient {
-		st = new(stream)
+		if st = s.spare; st == nil {
+			st = new(stream)
+		}
+		s.spare = nil
 		*st = s.transient
 		s.streams[st.id] = st
 		s.open++
@@ -64,6 +68,9 @@ func (s *session) forget(st *stream) {
 	}
 	s.release(st)
 	delete(s.streams, st.id)
+	if !st.started {
+		s.spare = st // until track overwrites it, callers may still look at it
+	}
 }
 
 // release gives up what a stream holds, which is no longer under way.
@@ -255,7 +262,7 @@ func (s *session) later(st *stream, x *exchange) {
 		return
 	}
 	st = s.track(st)
-	st.state, st.until = streamWaiting, time.Time{}
+	st.state, st.until, st.started = streamWaiting, time.Time{}, true
 	ctx, cancel := context.WithCancel(s.ctx)
 	st.cancel = cancel
 	x.body = append(x.body[:0], x.r.Body...) // the reader uses its buffer again

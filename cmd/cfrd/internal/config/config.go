@@ -10,6 +10,27 @@
 // Everything there is to know of a key is its field: the type, which decode.go parses, and the tags mapstructure, its
 // name, and reload, which says whether a reload applies a change of it. The commands call Read once each, serve also on
 // SIGHUP; a Config is not changed once it has been read, and may be used from any goroutine.
+//
+// # The way of a key
+//
+// A key of the configuration goes one way from the file to where it acts. For steer.max_ttl, the highest TTL of an
+// answer with relay addresses, the way is:
+//
+//  1. runDaemon (cmd/cfrd/serve.go) is given the path of the file. A reload begins in node.reload (reload.go) instead,
+//     and goes the same way.
+//  2. Read and Parse (read.go here) decode the file into Config, where the key is the field Steer.MaxTTL (config.go), and
+//     the variable CFRD_STEER_MAX_TTL overrides it (keys.go).
+//  3. decodeValue and parseDuration (decode.go) make a time.Duration of the text, or say what would be right. A key that
+//     is not written stays 0.
+//  4. validator.checkSteer (validate.go) holds it against the epoch of sealed addresses. On a reload, NeedsRestart
+//     (reload.go) finds in the field's tag that it may change.
+//  5. loadValues (cmd/cfrd/values.go) keeps the configuration together with what its files hold.
+//  6. node.applyResolver and resolverSettings (cmd/cfrd/settings.go) hand it to the resolver as
+//     resolver.Steering.MaxTTL.
+//  7. resolver.Server.Update makes a generation of settings of it (newSteering in resolver/settings.go). Responses that
+//     were cached under the generation before are not used any more.
+//  8. steer.New (resolver/steer/steer.go) takes 0 for steer.DefaultTTL, and Steerer.cap caps the TTL of each record that
+//     is rewritten, before the response leaves.
 package config
 
 import (

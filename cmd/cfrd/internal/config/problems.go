@@ -47,3 +47,22 @@ func (ps Problems) Err() error {
 	}
 	return ps
 }
+
+// ProblemsOf returns what the Validate of a package says: a problem for each of the errors that err joins, with the
+// setting at its beginning as key, or without a key if it is about the settings as a whole.
+func ProblemsOf(err error) (ps Problems) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			ps = append(ps, ProblemsOf(err)...)
+		}
+		return ps
+	}
+	if err == nil {
+		return nil
+	}
+	key, text, ok := strings.Cut(err.Error(), ": ")
+	if !ok || strings.ContainsRune(key, ' ') {
+		key, text = "", err.Error()
+	}
+	return Problems{{key, text}}
+}

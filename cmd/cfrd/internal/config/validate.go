@@ -55,25 +55,16 @@ func (v *validator) refused(key string, err error) {
 	}
 }
 
-// refusedBelow adds what a package says about the keys of a section: errors that are joined, and that begin with a key
-// below section unless they are about the section as a whole.
+// refusedBelow adds what a package says about the keys of a section.
 func (v *validator) refusedBelow(section string, err error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, err := range joined.Unwrap() {
-			v.refusedBelow(section, err)
+	for _, p := range ProblemsOf(err) {
+		key := section
+		if p.Key != "" {
+			key = joinKey(section, p.Key)
 		}
-		return
-	}
-	if err == nil || v.problems.hasParent(section) {
-		return
-	}
-	key, text, ok := strings.Cut(err.Error(), ": ")
-	if !ok || strings.ContainsRune(key, ' ') {
-		v.bad(section, "%s", err)
-		return
-	}
-	if key = joinKey(section, key); !v.problems.hasParent(key) {
-		v.bad(key, "%s", text)
+		if !v.problems.hasParent(key) {
+			v.bad(key, "%s", p.Text)
+		}
 	}
 }
 
