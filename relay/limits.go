@@ -20,6 +20,10 @@ type Limits struct {
 	TCPHalfClosed     time.Duration // default 4 min
 	UDPIdle           time.Duration // default 5 min, at least 2 min. See RFC 4787, Section 4.3.
 	DrainTimeout      time.Duration // how long flows may go on when the relay stops; default 30 s
+	// UDPStrictFactor holds back what exceeds three times what a client has sent, in whole packets, until the client has
+	// shown to be at its address. Without it, one datagram of up to 1500 bytes with its headers may always come back for
+	// each that was sent, or short requests such as those of STUN need several retransmissions.
+	UDPStrictFactor bool
 }
 
 // leastIdle is the least that Limits.UDPIdle can be. See RFC 4787, Section 4.3.

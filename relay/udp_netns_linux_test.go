@@ -297,6 +297,47 @@ func TestUDPNamespaceBothWays(t *testing.T) {
 	}
 }
 
+// TestUDPNamespaceFirstResponse has new clients send one small datagram each, whose response is longer than three times
+// as much: it comes at once. What else the destination sends has to wait for the client.
+func TestUDPNamespaceFirstResponse(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	for _, fam := range families {
+		t.Run(fam.name, func(t *testing.T) {
+			dst := b.listenDestination(t, fam.destination)
+			for _, tt := range []struct {
+				name              string
+				request, response int
+			}{
+				{"stun", 20, 100},
+				{"game", 48, 512},
+				{"empty", 0, 1452},
+			} {
+				c := dialBed(t, fam.relay)
+				from := exchange(t, c, dst, randomBytes(tt.request))
+				from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+				before := b.relay.Stats().Unconfirmed
+				for range 20 {
+					reply(t, dst, make([]byte, tt.response), from)
+				}
+				if got, _ := receive(t, c); len(got) != tt.response {
+					t.Errorf("%s: got %d bytes; want %d", tt.name, len(got), tt.response)
+				}
+				headers := headerBytes6
+				if fam.relay == relay4to4 {
+					headers = headerBytes4
+				}
+				let := max(1, amplification*(tt.request+headers)/(tt.response+headers))
+				waitFor(t, "the others to be held back", func() bool {
+					return b.relay.Stats().Unconfirmed-before == uint64(20-let)
+				})
+			}
+		})
+	}
+}
+
 func TestUDPNamespaceUnreachable(t *testing.T) {
 	if !inNamespace(t) {
 		return

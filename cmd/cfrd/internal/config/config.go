@@ -166,6 +166,7 @@ type RelayLimits struct {
 	TCPHalfClosed     time.Duration `mapstructure:"tcp_half_closed" reload:"restart"`
 	UDPIdle           time.Duration `mapstructure:"udp_idle" reload:"restart"`
 	DrainTimeout      time.Duration `mapstructure:"drain_timeout" reload:"restart"`
+	UDPStrictFactor   bool          `mapstructure:"udp_strict_factor" reload:"restart"`
 }
 
 // Limits has the fields of resolver.Limits, in the same order; 0 means the default there.
