@@ -59,6 +59,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 	n := &node{mode: m, log: log, values: v}
 	if m.Resolves() && v.Encrypted() {
 		n.certs = certs.NewHolder(v.certificate)
+		n.complainOfWaiting(v)
 	}
 	defer func() {
 		if err != nil {
@@ -174,7 +175,8 @@ func (n *node) runServices(ctx context.Context) error {
 	}
 	if n.acme != nil {
 		g.Go(func() error { return named("acme", n.acme.Run(ctx)) })
-	} else if n.certs != nil {
+	}
+	if n.certs != nil {
 		g.Go(func() error { n.watchCertificate(ctx); return nil })
 	}
 	return g.Wait()
