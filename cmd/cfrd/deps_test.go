@@ -69,10 +69,10 @@ var rooms = []struct {
 }{
 	{"cmd/cfrd", []string{
 		"cmd/cfrd/internal/acme", "cmd/cfrd/internal/certs", "cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
-		"cmd/cfrd/internal/demo", "resolver", "ddr", "ddr/svcb", "dnr", "dnr/announce", "dnr/serverconf",
+		"cmd/cfrd/internal/demo", "cmd/cfrd/internal/latebind", "resolver", "ddr", "ddr/svcb", "dnr", "dnr/announce", "dnr/serverconf",
 		"dnr/survey", "zones", "relay", "relay/addrmap",
 	}, "puts everything together"},
-	{"cmd/cfrd/internal/acme", []string{"cmd/cfrd/internal/certs", "cmd/cfrd/internal/reuseport", "resolver"},
+	{"cmd/cfrd/internal/acme", []string{"cmd/cfrd/internal/certs", "cmd/cfrd/internal/latebind", "resolver"},
 		"gives the resolver the zone of a challenge, and the holder its certificates"},
 	{"cmd/cfrd/internal/certs", nil, "a leaf: does not know where certificates come from"},
 	{"cmd/cfrd/internal/certs/certstest", nil, "for tests"},
@@ -82,6 +82,7 @@ var rooms = []struct {
 		"asks the packages for their rules, and builds no service"},
 	{"cmd/cfrd/internal/demo", []string{"cmd/cfrd/internal/check", "cmd/cfrd/internal/reuseport", "resolver", "zones"},
 		"gets its node from a function"},
+	{"cmd/cfrd/internal/latebind", []string{"cmd/cfrd/internal/reuseport", "resolver"}, "binds as the resolver does"},
 	{"cmd/cfrd/internal/reuseport", nil, "a leaf: one socket option"},
 	{"resolver", []string{"resolver/internal/h2", "resolver/internal/wire", "resolver/steer", "resolver/upstream"},
 		"names what it needs of others as interfaces of its own"},

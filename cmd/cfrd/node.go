@@ -86,12 +86,12 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}
 	if n.acme != nil {
-		if err = n.acme.Bind(v.ChallengeListeners()); err != nil {
+		if err = n.acme.Bind(v.ChallengeListeners(), v.Listen.FreeBind); err != nil {
 			return nil, err
 		}
 	}
 	if a := v.Listen.Admin; a.IsValid() {
-		if n.admin, err = newAdminServer(a, n.handler(), component(log, "admin")); err != nil {
+		if n.admin, err = newAdminServer(a, v.Listen.FreeBind, n.handler(), component(log, "admin")); err != nil {
 			return nil, err
 		}
 	}

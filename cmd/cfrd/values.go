@@ -26,8 +26,8 @@ type values struct {
 	certificate *tls.Certificate // or nil without encrypted listeners, and while waiting is not empty
 	// waiting says why the certificate's files cannot be used now. The encrypted listeners wait until they can.
 	waiting config.Problems
-	sealKey     []byte           // or nil without relay.sealed
-	policy      *zones.Policy    // or nil without rules
+	sealKey []byte        // or nil without relay.sealed
+	policy  *zones.Policy // or nil without rules
 	// destinations are those of a relay elsewhere, or nil without rules. The relay of this process knows its own.
 	destinations *relay.Destinations
 	zones        *zones.Zones // nil in mode relay
