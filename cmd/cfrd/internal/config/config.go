@@ -74,6 +74,8 @@ type Listen struct {
 	DoH   []netip.AddrPort `mapstructure:"doh" reload:"restart"`
 	DoQ   []netip.AddrPort `mapstructure:"doq" reload:"restart"`
 	Admin netip.AddrPort   `mapstructure:"admin" reload:"restart"`
+	// FreeBind binds addresses that this host does not have yet.
+	FreeBind bool `mapstructure:"freebind" reload:"restart"`
 }
 
 // TLS says where the certificate comes from: from two files, whose paths are absolute, or by ACME.
@@ -204,9 +206,10 @@ type Log struct {
 // which testdata/cfrd.yaml repeats.
 func defaultConfig() *Config {
 	return &Config{
-		DDR:   DDR{AdvertiseRelay: true, PvD: true},
-		Relay: Relay{Routes: true, GSO: true},
-		Log:   Log{Level: zerolog.InfoLevel},
+		Listen: Listen{FreeBind: true},
+		DDR:    DDR{AdvertiseRelay: true, PvD: true},
+		Relay:  Relay{Routes: true, GSO: true},
+		Log:    Log{Level: zerolog.InfoLevel},
 	}
 }
 
