@@ -90,6 +90,7 @@ func (s *Server) bindDo53(cfg *Config) error {
 		}
 		bound := boundTo(ln.Addr())
 		s.addrs.Do53 = append(s.addrs.Do53, bound)
+		s.conns.serve(TCP)
 		s.add("TCP", bound, &streams{frontend: s.frontend, ln: &listener{ln, s.frontend, TCP}})
 		d, err := newDatagrams(s.frontend, b, pc)
 		if err != nil {
@@ -109,6 +110,7 @@ func (s *Server) bindDoT(cfg *Config) error {
 		}
 		bound := boundTo(ln.Addr())
 		s.addrs.DoT = append(s.addrs.DoT, bound)
+		s.conns.serve(DoT)
 		s.add("DoT", bound, newDoT(s.frontend, ln, cfg.TLS))
 	}
 	return nil
@@ -129,6 +131,8 @@ func (s *Server) bindDoH(cfg *Config) error {
 		d := newDoH(s.frontend, path, bound.Port())
 		d.other = cfg.HTTP
 		s.addrs.DoH = append(s.addrs.DoH, bound)
+		s.conns.serve(DoH)
+		s.conns.serve(DoH3)
 		s.add("DoH", bound, newDoHTCP(d, ln, cfg.TLS))
 		h3, err := newDoH3(d, pc, cfg.TLS)
 		s.add("DoH over HTTP/3", bound, h3)
@@ -149,6 +153,7 @@ func (s *Server) bindDoQ(cfg *Config) error {
 		q, err := newDoQ(s.frontend, pc, cfg.TLS)
 		bound := boundTo(pc.LocalAddr())
 		s.addrs.DoQ = append(s.addrs.DoQ, bound)
+		s.conns.serve(DoQ)
 		s.add("DoQ", bound, q)
 		if err != nil {
 			return b.fail("UDP", addr, err)

@@ -16,7 +16,7 @@ func (n *node) resolverConfig() resolver.Config {
 	v := n.values
 	cfg := resolver.Config{
 		Listen:     v.listen(),
-		Limits:     resolver.Limits(v.Limits),
+		Limits:     v.Limits.Resolver(),
 		HTTP:       http.HandlerFunc(n.servePvD),
 		CacheBytes: int64(v.Cache.Size),
 		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
