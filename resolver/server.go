@@ -85,6 +85,7 @@ func newServer(cfg Config, b backend) (*Server, error) {
 	}
 	s := &Server{frontend: newFrontend(b, cfg.Limits.withDefaults(), cfg.Log), backend: b}
 	s.where, s.moved = new(places), cfg.AddressesChanged
+	s.shareConnections(&cfg.Listen)
 	for _, l := range s.listeners(&cfg) {
 		if err := s.bindOrAwait(l, cfg.FreeBind); err != nil {
 			s.closeListeners()
@@ -93,6 +94,26 @@ func newServer(cfg Config, b backend) (*Server, error) {
 	}
 	s.noteAbsent()
 	return s, nil
+}
+
+// shareConnections gives every transport that is to be served its share of the connections, also where the address to
+// listen at is not there yet.
+func (s *Server) shareConnections(l *Listen) {
+	for _, p := range []struct {
+		addrs      []netip.AddrPort
+		transports []Transport
+	}{
+		{l.Do53, []Transport{TCP}},
+		{l.DoT, []Transport{DoT}},
+		{l.DoH, []Transport{DoH, DoH3}},
+		{l.DoQ, []Transport{DoQ}},
+	} {
+		for _, t := range p.transports {
+			if len(p.addrs) > 0 {
+				s.conns.serve(t)
+			}
+		}
+	}
 }
 
 // listeners returns everything that is to be bound.
