@@ -46,6 +46,7 @@ const largeReply = 60000
 
 func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} }
 
+func (f *fakeBackend) start()                 {}
 func (f *fakeBackend) close()                 {}
 func (f *fakeBackend) stats(*Stats)           {}
 func (f *fakeBackend) serves(netip.Addr) bool { return true }

@@ -40,6 +40,8 @@ type bound struct {
 // backend is what answers behind the listeners of a Server.
 type backend interface {
 	handler
+	// start is called once, when the listeners are about to serve.
+	start()
 	update(Settings) error
 	// stats sets what the backend counts.
 	stats(*Stats)
@@ -243,6 +245,7 @@ func (s *Server) Run(ctx context.Context) error {
 			g.Go(func() error { return svc.run(stop, kill) })
 		}
 	}
+	s.backend.start()
 	start(s.services)
 	g.Go(func() error { s.awaitAddresses(stop, start); return nil })
 	return g.Wait()
