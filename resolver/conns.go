@@ -305,7 +305,11 @@ func (c *connection) endBy(age time.Duration, ends connEnds) {
 	c.table.mu.Lock()
 	defer c.table.mu.Unlock()
 	c.ends = ends
-	if c.retired {
+	switch {
+	case c.removed: // it has given way before anybody could end it
+		go ends.kill()
+		return
+	case c.retired:
 		go ends.retire()
 		return
 	}

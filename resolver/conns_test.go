@@ -263,3 +263,26 @@ func TestConnTableOutsiders(t *testing.T) {
 		t.Error("got no room for an outsider after one has left")
 	}
 }
+
+// A connection that gives way before its owner has said how it can be ended ends as soon as that is said.
+func TestGivesWayAtOnce(t *testing.T) {
+	for _, leaving := range []int{0, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			l := Limits{Connections: 20}.withDefaults()
+			f := newFrontend(newFake(), l, zerolog.Nop())
+			f.conns.leaving = leaving
+			first := testSlot(f, TCP)
+			for range 20 {
+				time.Sleep(time.Second)
+				testSlot(f, TCP)
+			}
+			time.Sleep(time.Minute)
+			ended := false
+			first.endBy(time.Hour, connEnds{retire: func() {}, kill: func() { ended = true }})
+			synctest.Wait()
+			if !ended {
+				t.Error("it has not ended")
+			}
+		})
+	}
+}

@@ -175,6 +175,7 @@ clients: [127.0.0.0/8]
 listen: {do53: ["127.0.0.1:5601"], dot: ["127.0.0.1:5602"], doh: ["127.0.0.1:5603"], admin: "127.0.0.1:5609"}
 tls: {certificate: %q, key: %q}
 upstreams: ["udp://127.0.0.1:5499"]
+limits: {rate: 0}
 log: {level: warn}
 `, cert, key))
 	return b.start(serverCore, "", b.cfrd, "serve", "--mode", "resolver", "--config", conf)
