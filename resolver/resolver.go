@@ -189,6 +189,7 @@ type Stats struct {
 	Steered     uint64 // answers in which an address was rewritten
 	SteerFailed uint64 // answers for which the relay could not take a destination
 	Shed        uint64 // queries dropped or refused because too many were in flight
+	Limited     uint64 // queries truncated, refused or dropped because their client has spent its budget
 	InFlight    int
 	Connections [NumTransports]int
 	Refused     [NumTransports]uint64 // connections over a limit

@@ -186,6 +186,7 @@ type Limits struct {
 
 	HTTP2 resolver.HTTP2Server `mapstructure:"http2" reload:"restart"`
 
+	Rate     Rate           `mapstructure:"rate" reload:"restart"`
 	Prefixes []PrefixLimit  `mapstructure:"prefixes" reload:"restart"`
 	Shared   []netip.Prefix `mapstructure:"shared" reload:"restart"`
 	SharedBy int            `mapstructure:"shared_by" reload:"restart"`
@@ -197,6 +198,7 @@ type PrefixLimit struct {
 	IPv6        int `mapstructure:"ipv6" reload:"restart"`
 	Connections int `mapstructure:"connections" reload:"restart"`
 	InFlight    int `mapstructure:"in_flight" reload:"restart"`
+	Rate        int `mapstructure:"rate" reload:"restart"`
 }
 
 // Cache is the cache of answers.
@@ -296,6 +298,7 @@ func (l *Limits) Resolver() resolver.Limits {
 		QueryTimeout:         l.QueryTimeout,
 		DrainTimeout:         l.DrainTimeout,
 		HTTP2:                l.HTTP2,
+		Rate:                 int(l.Rate),
 		Shared:               l.Shared,
 		SharedBy:             l.SharedBy,
 	}
