@@ -100,7 +100,7 @@ func unacknowledged(c *net.TCPConn) (yes bool) {
 	if err != nil {
 		return false
 	}
-	raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
 		if err != nil || info.State == unix.BPF_TCP_CLOSE {
 			return

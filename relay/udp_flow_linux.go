@@ -245,7 +245,7 @@ func (t *flowTable) clear() []*flow {
 // first, the oldest of them before all, because a flood of forged datagrams leaves these; then those that are not
 // confirmed. Confirmed ones never go. The tables must share a clock.
 func evict(tables []*flowTable) *flow {
-	for st := unanswered; st < confirmed; st++ {
+	for st := range confirmed {
 		var found *flowShard
 		var oldest time.Duration
 		for _, t := range tables {
@@ -276,7 +276,7 @@ func (t *flowTable) oldest(st stage) (found *flowShard, since time.Duration) {
 // evictOf is evict among the flows of one client, as limits count clients: without it, a forger could keep a client
 // from the relay by filling its share.
 func evictOf(tables []*flowTable, client netip.Addr) *flow {
-	for st := unanswered; st < confirmed; st++ {
+	for st := range confirmed {
 		for _, t := range tables {
 			if f := t.shard(client).removeOf(st, limitKey(client)); f != nil {
 				return f

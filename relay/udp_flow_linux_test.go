@@ -319,7 +319,7 @@ func (m *model) take(which func(*modelFlow) bool) []flowKey {
 }
 
 func (m *model) evict() []flowKey {
-	for st := unanswered; st < confirmed; st++ {
+	for st := range confirmed {
 		var oldest *modelFlow
 		for _, f := range m.flows {
 			if f.stage == st && (oldest == nil || f.since < oldest.since) {

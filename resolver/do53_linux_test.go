@@ -18,7 +18,7 @@ import (
 // fill makes b look as if n copies of msg had been received.
 func (b *batch) fill(n int, msg []byte) {
 	for i := range n {
-		sa := (*unix.RawSockaddrInet6)(&b.names[i])
+		sa := &b.names[i]
 		*sa = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: 0x3500}
 		sa.Addr = netip.MustParseAddr("2001:db8::1").As16()
 		b.in[i].Len = uint32(copy(b.bufs[i][:], msg))

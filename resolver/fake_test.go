@@ -27,6 +27,7 @@ import (
 //
 // and everything else at once. A reply is the query with QR set and one octet, the number of its transport, behind it.
 type fakeBackend struct {
+	backend // nil: nothing else is called
 	release chan struct{}
 
 	answering, maxAnswering atomic.Int64 // calls of answer
@@ -46,7 +47,6 @@ const largeReply = 60000
 func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} }
 
 func (f *fakeBackend) close()                 {}
-func (f *fakeBackend) update(Settings) error  { return nil }
 func (f *fakeBackend) stats(*Stats)           {}
 func (f *fakeBackend) serves(netip.Addr) bool { return true }
 
