@@ -3,6 +3,7 @@ package ddr
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/miekg/dns"
 
@@ -34,8 +35,28 @@ func (z *Zone) Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool)
 		return z.answerHTTPS(q, by)
 	case name == z.name && (z.cfg.OwnName || q.Qtype == dns.TypeRESINFO):
 		return z.answerName(q, by), true
+	case z.isReverse(name, by):
+		return z.answerReverse(q, name), true
 	}
 	return nil, false
+}
+
+// isReverse reports whether name is the reverse name of an address of the resolver that by can use, and is answered here.
+func (z *Zone) isReverse(name string, by asker) bool {
+	if z.cfg.Reverse == nil || !strings.HasSuffix(name, ".in-addr.arpa.") && !strings.HasSuffix(name, ".ip6.arpa.") {
+		return false
+	}
+	return slices.ContainsFunc(z.addresses(by), func(a netip.Addr) bool {
+		reverse, err := dns.ReverseAddr(a.String())
+		return err == nil && reverse == name && z.cfg.Reverse(a)
+	})
+}
+
+func (z *Zone) answerReverse(q dns.Question, name string) *dns.Msg {
+	if q.Qtype == dns.TypePTR {
+		return z.reply(q, &dns.PTR{Hdr: header(q.Name, dns.TypePTR, z.ttl), Ptr: z.name})
+	}
+	return z.nodata(q, name)
 }
 
 func (z *Zone) answerArpa(q dns.Question, name string, by asker) *dns.Msg {
