@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,10 +27,7 @@ func TestLoopbackListenersAreNamedToNobodyElse(t *testing.T) {
 	for _, a := range append(global, hidden[2:]...) {
 		addr := netip.MustParseAddr(a)
 		cert = append(cert, addr)
-		if out, err := exec.Command("ip", "addr", "add", netip.PrefixFrom(addr, addr.BitLen()).String(), "dev", "lo").CombinedOutput(); err != nil {
-			t.Fatalf("ip addr add %s: %v\n%s", a, err, out)
-		}
-		t.Cleanup(func() { exec.Command("ip", "addr", "del", a, "dev", "lo").Run() })
+		addAddress(t, addr)
 	}
 	l.roots.AddCert(certstest.Template{Names: []string{"dns.isp.example"}, Addrs: append(cert, l.addr)}.Write(t, l.dir))
 	var lists []string
