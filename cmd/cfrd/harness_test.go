@@ -55,6 +55,11 @@ func addAddress(t *testing.T, addr netip.Addr) {
 		t.Fatalf("ip %v: %v\n%s", args, err, out)
 	}
 	t.Cleanup(func() { exec.Command("ip", append([]string{"addr", "del"}, args[2:5]...)...).Run() })
+	// The kernel adds the route behind our back, and a socket that is connected before keeps the wrong one.
+	eventually(t, "the route to "+addr.String(), func() bool {
+		out, err := exec.Command("ip", "route", "get", addr.String()).Output()
+		return err == nil && strings.HasPrefix(string(out), "local ")
+	})
 }
 
 // lab is a directory with a configuration, a certificate and a zone, for a resolver on an address of its own.
