@@ -125,6 +125,7 @@ func (v *values) discovery(running resolver.Listen, holder *certs.Holder, relays
 		Name:        v.Name,
 		OwnName:     ownName,
 		OwnHTTPS:    ownHTTPS,
+		Reverse:     v.reverse(ownName),
 		PvD:         v.DDR.PvD,
 		Addresses:   v.addressesOf(running),
 		Services:    services(running),
