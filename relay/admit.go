@@ -31,14 +31,14 @@ type Grant struct {
 
 	// What Release gives back.
 	relay  *Relay
-	client netip.Addr // as limiter counts it
-	proto  Proto
+	client netip.Addr
+	held   holding
 	unmap  func() // or nil, if no relay address led to the flow
 }
 
 // Release ends the flow.
 func (g *Grant) Release() {
-	g.relay.limiter.release(g.proto, g.client)
+	g.held.release()
 	if g.unmap != nil {
 		g.unmap()
 	}
@@ -91,7 +91,7 @@ func (r *Relay) Open(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, err
 }
 
 func (r *Relay) tryOpen(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, error) {
-	set, key := r.settings.Load(), limitKey(client)
+	set := r.settings.Load()
 	switch {
 	case r.draining.Load():
 		return Grant{}, errDraining
@@ -99,10 +99,26 @@ func (r *Relay) tryOpen(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, 
 		return Grant{}, errNotClient
 	case !r.permits(set, dst.Addr()):
 		return Grant{}, errDestination
-	case !r.limiter.acquire(p, key):
+	}
+	held, ok := r.limiter.take(p, client)
+	if !ok {
 		return Grant{}, errOverLimit
 	}
-	return Grant{dst: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port()), relay: r, client: key, proto: p}, nil
+	return Grant{dst: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port()), relay: r, client: client, held: held}, nil
+}
+
+// connected gives a TCP flow that has been dialed the place of a flow. It returns false if there is none any more.
+func (g *Grant) connected() bool {
+	flows := g.relay.limiter.flows[TCP]
+	p, ok := flows.take(g.client)
+	if !ok {
+		g.relay.stats.overLimit[TCP].Add(1)
+		return false
+	}
+	flows.move(p, confirmed)
+	g.held.release()
+	g.held = holding{flows, p}
+	return true
 }
 
 // Permits reports whether flows to dst are relayed under the settings in force. What they are not must not be handed

@@ -9,8 +9,8 @@
 //     udpServer.begin (udp_server_linux.go) begins one if there is none.
 //   - Relay.admit (admit.go) lets the flow in. Relay.destination asks the address map of package addrmap what the relay
 //     address stands for. Relay.Open decides whether the client may have a flow there: it is within Settings.Clients,
-//     Destinations (destinations.go) permits the address, and the limiter (limits.go) has a flow left. An entrance that
-//     is told the destination in another way begins here.
+//     Destinations (destinations.go) permits the address, and the limiter (limits.go, shares.go) has a place for it. An
+//     entrance that is told the destination in another way begins here.
 //   - Grant.DialTCP (tcp_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
 //     egress.draw (egress.go) draws.
 //   - tcpFlow (tcp_flow_linux.go, splice_linux.go) moves the bytes of both directions, or udpWorker the datagrams, in
@@ -200,11 +200,16 @@ func (r *Relay) families() (v4, v6 bool) {
 
 // Stats returns the counters since the start. No counter is kept per client or per destination.
 func (r *Relay) Stats() Stats {
-	s := Stats{Unconfirmed: r.stats.unconfirmed.Load()}
+	s := Stats{
+		Unconfirmed:  r.stats.unconfirmed.Load(),
+		Dials:        int(r.limiter.dials.active.Load()),
+		DialsGaveWay: r.limiter.dials.gaveWay.Load(),
+	}
 	for p := range r.stats.flows {
 		s.Flows[p] = r.stats.flows[p].Load()
-		s.Active[p] = int(r.limiter.active[p].Load())
-		s.Limit[p] = r.limiter.limit[p]
+		s.Active[p] = int(r.limiter.flows[p].active.Load())
+		s.Limit[p] = r.limiter.flows[p].limit
+		s.GaveWay[p] = r.limiter.flows[p].gaveWay.Load()
 		s.Refused[p] = r.stats.refused[p].Load()
 		s.OverLimit[p] = r.stats.overLimit[p].Load()
 		s.DialFailed[p] = r.stats.dialFailed[p].Load()
@@ -217,14 +222,18 @@ func (r *Relay) Stats() Stats {
 // Stats are counters of a Relay, each indexed by protocol: 0 is TCP, 1 is UDP.
 type Stats struct {
 	Flows       [2]uint64 // let in
-	Active      [2]int
+	Active      [2]int    // TCP: connected
 	Limit       [2]int    // the most flows that may be active
 	Refused     [2]uint64 // not a client, no mapping, or not a permitted destination
-	OverLimit   [2]uint64
+	OverLimit   [2]uint64 // refused because of a limit
+	GaveWay     [2]uint64 // ended because another has their place
 	DialFailed  [2]uint64
 	BytesOut    [2]uint64 // client to destination
 	BytesBack   [2]uint64 // destination to client
 	Unconfirmed uint64    // UDP datagrams not sent back because the client is not confirmed
+
+	Dials        int    // TCP flows that wait for their destination
+	DialsGaveWay uint64 // those that ended because another has their place
 }
 
 // counters are the live form of Stats. Admission counts flows, refused and overLimit, and the limiter the active flows;

@@ -140,7 +140,9 @@ func (r *Relay) accepted(live context.Context, c *net.TCPConn) {
 func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, g *Grant) {
 	server, err := g.DialTCP(live)
 	if err != nil {
-		r.stats.dialFailed[TCP].Add(1)
+		if err != errOverLimit {
+			r.stats.dialFailed[TCP].Add(1)
+		}
 		reset(client)
 		return
 	}
@@ -151,12 +153,26 @@ func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, g *Grant) {
 		return
 	}
 	defer r.flows.remove(f)
+	g.held.attach(f.abort)
 	f.run(live)
 }
 
 // DialTCP connects a TCP flow to its destination, from a source address and port of its own. The source is bound before it connects, because a kernel that is
 // left to choose a port chooses from a smaller range, near the last one.
 func (g *Grant) DialTCP(ctx context.Context) (*net.TCPConn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g.held.attach(cancel) // the oldest dial gives way when there are too many
+	c, err := g.dialTCP(ctx)
+	if err == nil && !g.connected() {
+		reset(c)
+		return nil, errOverLimit
+	}
+	return c, err
+}
+
+// dialTCP is DialTCP but for limits.
+func (g *Grant) dialTCP(ctx context.Context) (*net.TCPConn, error) {
 	r, dst := g.relay, g.dst
 	d := net.Dialer{Timeout: r.cfg.Limits.DialTimeout, KeepAlive: -1, Control: control(dialerOptions)}
 	e := r.egress()

@@ -318,13 +318,13 @@ func BenchmarkUDP(b *testing.B) {
 	}
 	b.Run("udp-new-flow", func(b *testing.B) {
 		s := newStepper(b)
-		tables := s.w.server.tables[:]
+		flows := s.w.server.relay.limiter.flows[UDP]
 		b.ReportAllocs()
 		for b.Loop() {
 			c := dialFrom(b, 6, s.relay)
 			s.move(b, c, []byte("begin"), nil, s.dst)
 			c.Close()
-			s.w.server.endFlow(evict(tables))
+			flows.root.heaviest(pending).unconfirmed().end()
 		}
 	})
 }

@@ -97,6 +97,12 @@ const bedPort = 4443
 // newBed sets up the network and runs a relay in it, and in the destination's namespace nothing but the kernel.
 func newBed(t *testing.T) *bed {
 	t.Helper()
+	return newLimitedBed(t, Limits{DrainTimeout: 1})
+}
+
+// newLimitedBed is newBed with limits.
+func newLimitedBed(t *testing.T, limits Limits) *bed {
+	t.Helper()
 	cat := exec.CommandContext(t.Context(), "cat")
 	stdin, err := cat.StdinPipe()
 	if err != nil {
@@ -131,7 +137,7 @@ func newBed(t *testing.T) *bed {
 		addr add 2001:db8:1::2/64 dev veth1 nodad
 		route add 192.0.2.0/24 via 198.51.100.1
 		-6 route add 2001:db8:e::/64 via 2001:db8:1::1`)
-	b.relay = b.newRelay(t)
+	b.relay = b.newRelay(t, limits)
 	return b
 }
 
@@ -147,7 +153,7 @@ func noDAD(t *testing.T, pid int) {
 	}
 }
 
-func (b *bed) newRelay(t *testing.T) *Relay {
+func (b *bed) newRelay(t *testing.T, limits Limits) *Relay {
 	t.Helper()
 	r, err := newRelay(Config{
 		Ports: []uint16{bedPort},
@@ -156,7 +162,7 @@ func (b *bed) newRelay(t *testing.T) *Relay {
 			Egress:       prefixes("192.0.2.0/24", "2001:db8:e::/64"),
 			AllowSpecial: prefixes("198.51.100.0/24", "2001:db8:1::/64"),
 		},
-		Limits: Limits{DrainTimeout: 1},
+		Limits: limits,
 	}, bedMap{})
 	if err != nil {
 		t.Fatal(err)

@@ -159,14 +159,20 @@ type Table struct {
 type RelayLimits struct {
 	TCPFlows          int           `mapstructure:"tcp_flows" reload:"restart"`
 	UDPFlows          int           `mapstructure:"udp_flows" reload:"restart"`
+	TCPDials          int           `mapstructure:"tcp_dials" reload:"restart"`
 	TCPFlowsPerClient int           `mapstructure:"tcp_flows_per_client" reload:"restart"`
 	UDPFlowsPerClient int           `mapstructure:"udp_flows_per_client" reload:"restart"`
+	TCPDialsPerClient int           `mapstructure:"tcp_dials_per_client" reload:"restart"`
 	DialTimeout       time.Duration `mapstructure:"dial_timeout" reload:"restart"`
 	TCPIdle           time.Duration `mapstructure:"tcp_idle" reload:"restart"`
 	TCPHalfClosed     time.Duration `mapstructure:"tcp_half_closed" reload:"restart"`
 	UDPIdle           time.Duration `mapstructure:"udp_idle" reload:"restart"`
 	DrainTimeout      time.Duration `mapstructure:"drain_timeout" reload:"restart"`
-	UDPStrictFactor   bool          `mapstructure:"udp_strict_factor" reload:"restart"`
+
+	ClientPrefixesIPv4 []int `mapstructure:"client_prefixes_ipv4" reload:"restart"`
+	ClientPrefixesIPv6 []int `mapstructure:"client_prefixes_ipv6" reload:"restart"`
+
+	UDPStrictFactor bool `mapstructure:"udp_strict_factor" reload:"restart"`
 }
 
 // Limits has the fields of resolver.Limits, in the same order; 0 means the default there.
