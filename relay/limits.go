@@ -20,6 +20,10 @@ type Limits struct {
 	TCPHalfClosed     time.Duration // default 4 min
 	UDPIdle           time.Duration // default 5 min, at least 2 min. See RFC 4787, Section 4.3.
 	DrainTimeout      time.Duration // how long flows may go on when the relay stops; default 30 s
+	// NewFlowsPerSecond is how many flows a client may begin, after a burst of NewFlowsBurst; default 500 and 2000. Those
+	// count that are refused, so that nobody finds out quickly what stands behind which relay address.
+	NewFlowsPerSecond int
+	NewFlowsBurst     int
 	// ClientPrefixesIPv4 and ClientPrefixesIPv6 are the lengths of the prefixes that stand for a client, the narrowest
 	// first; default 32 and 24, and 64, 56 and 48. When all flows are taken, the prefix that holds most gives way first.
 	ClientPrefixesIPv4 []int
@@ -69,6 +73,8 @@ func (l Limits) complete(fds int) (Limits, error) {
 	setDefault(&l.TCPHalfClosed, 4*time.Minute)
 	setDefault(&l.UDPIdle, 5*time.Minute)
 	setDefault(&l.DrainTimeout, 30*time.Second)
+	setDefault(&l.NewFlowsPerSecond, 500)
+	setDefault(&l.NewFlowsBurst, 2000)
 	if len(l.ClientPrefixesIPv4) == 0 {
 		l.ClientPrefixesIPv4 = []int{32, 24}
 	}
@@ -103,6 +109,7 @@ func (l Limits) Validate() error {
 func (l Limits) check(fds int) error {
 	for _, n := range []int{
 		l.TCPFlows, l.UDPFlows, l.TCPDials, l.TCPFlowsPerClient, l.UDPFlowsPerClient, l.TCPDialsPerClient,
+		l.NewFlowsPerSecond, l.NewFlowsBurst,
 	} {
 		if n < 1 {
 			return fmt.Errorf("relay: a limit of %d flows; it must be positive", n)
@@ -123,10 +130,12 @@ func (l Limits) check(fds int) error {
 	return nil
 }
 
-// limiter has the places of all flows. Those of a protocol are apart, and so are dials, which cost more time than flows
+// limiter has the rate at which flows begin, and the places of all flows. Those of a protocol are apart, and so are dials, which cost more time than flows
 // and say nothing about what their client is going to hold.
 type limiter struct {
 	// Set once by newLimiter.
+	start time.Time
+	rate  *flowRate
 	flows [2]*shares
 	dials *shares // of TCP
 }
@@ -134,6 +143,8 @@ type limiter struct {
 func newLimiter(l Limits) *limiter {
 	w := widths{v4: l.ClientPrefixesIPv4, v6: l.ClientPrefixesIPv6}
 	return &limiter{
+		start: time.Now(),
+		rate:  newFlowRate(l.NewFlowsPerSecond, l.NewFlowsBurst, w),
 		flows: [2]*shares{
 			TCP: newShares(l.TCPFlows, l.TCPFlowsPerClient, w),
 			UDP: newShares(l.UDPFlows, l.UDPFlowsPerClient, w),
@@ -141,6 +152,9 @@ func newLimiter(l Limits) *limiter {
 		dials: newShares(l.TCPDials, l.TCPDialsPerClient, w),
 	}
 }
+
+// allow reports whether client may begin a flow now, before anything else is spent on it.
+func (l *limiter) allow(client netip.Addr) bool { return l.rate.allow(client, time.Since(l.start)) }
 
 // take takes a place for a flow that begins: for one of TCP that of a dial, if one for the flow would be found now.
 func (l *limiter) take(p Proto, client netip.Addr) (holding, bool) {

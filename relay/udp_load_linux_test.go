@@ -245,7 +245,7 @@ type stepper struct {
 
 func newStepper(tb testing.TB) *stepper {
 	tb.Helper()
-	r := newTestRelay(tb, Config{})
+	r := newTestRelay(tb, Config{Limits: Limits{NewFlowsPerSecond: 1e9, NewFlowsBurst: 1e9}})
 	u := r.udp
 	for _, w := range u.workers[1:] { // leaves all to the first
 		w.close()

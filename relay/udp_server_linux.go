@@ -210,7 +210,9 @@ func (u *udpServer) close() {
 func (u *udpServer) begin(key flowKey, m *message, w *udpWorker, now time.Duration) *flow {
 	g, err := u.relay.admit(UDP, key.client.Addr(), key.local)
 	if err != nil {
-		u.icmp.send(key, unreachable{reason: refusal(err)}, m.size, now)
+		if err != errOverRate { // answers would be a part of what a flood costs
+			u.icmp.send(key, unreachable{reason: refusal(err)}, m.size, now)
+		}
 		return nil
 	}
 	f := u.newFlow(key, w, g)

@@ -208,6 +208,9 @@ func relayFamilies() []family {
 		counter("relay_over_limit_total", "Flows refused because of a limit.", func(s *snapshot, emit emitter) {
 			perProtocol(emit, s.relay.OverLimit)
 		}, "protocol"),
+		counter("relay_over_rate_total", "Flows refused because their client begins too many.", func(s *snapshot, emit emitter) {
+			perProtocol(emit, s.relay.OverRate)
+		}, "protocol"),
 		counter("relay_gave_way_total", "Flows that ended because another has their place.", func(s *snapshot, emit emitter) {
 			perProtocol(emit, s.relay.GaveWay)
 		}, "protocol"),

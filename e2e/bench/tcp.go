@@ -78,6 +78,7 @@ relay:
   table: {prefixes: [10.99.0.0/16], store: leases.db}
   egress: [192.0.2.64/28]
   allow_special: [198.51.100.0/24]
+  limits: {new_flows_per_second: 1000000, new_flows_burst: 1000000} # of one client, which plays all
 log: {level: warn}
 `))
 	if err != nil {

@@ -169,6 +169,8 @@ type RelayLimits struct {
 	UDPIdle           time.Duration `mapstructure:"udp_idle" reload:"restart"`
 	DrainTimeout      time.Duration `mapstructure:"drain_timeout" reload:"restart"`
 
+	NewFlowsPerSecond  int   `mapstructure:"new_flows_per_second" reload:"restart"`
+	NewFlowsBurst      int   `mapstructure:"new_flows_burst" reload:"restart"`
 	ClientPrefixesIPv4 []int `mapstructure:"client_prefixes_ipv4" reload:"restart"`
 	ClientPrefixesIPv6 []int `mapstructure:"client_prefixes_ipv6" reload:"restart"`
 
