@@ -12,10 +12,10 @@ type Limits struct {
 	TCPFlows          int           // connected ones; default a sixth of RLIMIT_NOFILE
 	UDPFlows          int           // default a quarter of RLIMIT_NOFILE
 	TCPDials          int           // TCP flows that wait for their destination; default 4096, at most a 32nd of RLIMIT_NOFILE
-	TCPFlowsPerClient int           // of one client, the narrowest of the prefixes below; default 1000
+	TCPFlowsPerClient int           // of one client: an IPv4 address or IPv6 /64; default 1000
 	UDPFlowsPerClient int           // default 1000
 	TCPDialsPerClient int           // default 200; the oldest gives way to the next
-	DialTimeout       time.Duration // default 10 s
+	DialTimeout       time.Duration // default 3 s: a client that can choose must not wait much longer. See RFC 8305.
 	TCPIdle           time.Duration // default 2 h 4 min. See RFC 5382, Section 5.
 	TCPHalfClosed     time.Duration // default 4 min
 	UDPIdle           time.Duration // default 5 min, at least 2 min. See RFC 4787, Section 4.3.
@@ -24,10 +24,9 @@ type Limits struct {
 	// count that are refused, so that nobody finds out quickly what stands behind which relay address.
 	NewFlowsPerSecond int
 	NewFlowsBurst     int
-	// ClientPrefixesIPv4 and ClientPrefixesIPv6 are the lengths of the prefixes that stand for a client, the narrowest
-	// first; default 32 and 24, and 64, 56 and 48. When all flows are taken, the prefix that holds most gives way first.
-	ClientPrefixesIPv4 []int
-	ClientPrefixesIPv6 []int
+	// Prefixes are those around a client that flows count for too, the narrowest first; default an IPv6 /56, and an IPv4
+	// /24 or IPv6 /48. When all flows are taken, the prefix that holds most gives way first.
+	Prefixes []ClientPrefix
 	// UDPStrictFactor holds back what exceeds three times what a client has sent, in whole packets, until the client has
 	// shown to be at its address. Without it, one datagram of up to 1500 bytes with its headers may always come back for
 	// each that was sent, or short requests such as those of STUN need several retransmissions.
@@ -68,18 +67,15 @@ func (l Limits) complete(fds int) (Limits, error) {
 	setDefault(&l.TCPFlowsPerClient, 1000)
 	setDefault(&l.UDPFlowsPerClient, 1000)
 	setDefault(&l.TCPDialsPerClient, 200)
-	setDefault(&l.DialTimeout, 10*time.Second)
+	setDefault(&l.DialTimeout, 3*time.Second)
 	setDefault(&l.TCPIdle, 2*time.Hour+4*time.Minute)
 	setDefault(&l.TCPHalfClosed, 4*time.Minute)
 	setDefault(&l.UDPIdle, 5*time.Minute)
 	setDefault(&l.DrainTimeout, 30*time.Second)
 	setDefault(&l.NewFlowsPerSecond, 500)
 	setDefault(&l.NewFlowsBurst, 2000)
-	if len(l.ClientPrefixesIPv4) == 0 {
-		l.ClientPrefixesIPv4 = []int{32, 24}
-	}
-	if len(l.ClientPrefixesIPv6) == 0 {
-		l.ClientPrefixesIPv6 = []int{64, 56, 48}
+	if len(l.Prefixes) == 0 {
+		l.Prefixes = []ClientPrefix{{IPv6: 56}, {IPv4: 24, IPv6: 48}}
 	}
 	return l, l.check(fds)
 }
@@ -96,13 +92,7 @@ func (l Limits) Validate() error {
 	if l.UDPIdle != 0 && l.UDPIdle < leastIdle {
 		return fmt.Errorf("udp_idle: %v is too short; want %v or more, on which clients rely (RFC 4787)", l.UDPIdle, leastIdle)
 	}
-	if err := checkWidths(l.ClientPrefixesIPv4, 32); err != nil {
-		return fmt.Errorf("client_prefixes_ipv4: %w", err)
-	}
-	if err := checkWidths(l.ClientPrefixesIPv6, 128); err != nil {
-		return fmt.Errorf("client_prefixes_ipv6: %w", err)
-	}
-	return nil
+	return checkPrefixes(l.Prefixes)
 }
 
 // check returns what is wrong with complete limits of a process that may have fds descriptors.
@@ -141,7 +131,7 @@ type limiter struct {
 }
 
 func newLimiter(l Limits) *limiter {
-	w := widths{v4: l.ClientPrefixesIPv4, v6: l.ClientPrefixesIPv6}
+	w := newWidths(l.Prefixes)
 	return &limiter{
 		start: time.Now(),
 		rate:  newFlowRate(l.NewFlowsPerSecond, l.NewFlowsBurst, w),

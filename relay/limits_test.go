@@ -37,21 +37,23 @@ func TestLimitsComplete(t *testing.T) {
 	}
 }
 
-// TestLimitsValidateWidths has lengths of prefixes that stand for clients.
-func TestLimitsValidateWidths(t *testing.T) {
+// TestLimitsValidatePrefixes has lengths of prefixes around clients.
+func TestLimitsValidatePrefixes(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		in   Limits
+		in   []ClientPrefix
 		want string // "" for none
 	}{
-		{"given", Limits{ClientPrefixesIPv4: []int{32, 28, 24}, ClientPrefixesIPv6: []int{128, 56}}, ""},
-		{"too-long", Limits{ClientPrefixesIPv4: []int{33}}, "client_prefixes_ipv4: /33"},
-		{"zero", Limits{ClientPrefixesIPv6: []int{64, 0}}, "client_prefixes_ipv6: /0"},
-		{"widest-first", Limits{ClientPrefixesIPv6: []int{48, 64}}, "client_prefixes_ipv6: /64 after /48"},
-		{"twice", Limits{ClientPrefixesIPv4: []int{24, 24}}, "client_prefixes_ipv4: /24 after /24"},
+		{"given", []ClientPrefix{{IPv6: 60}, {IPv4: 28, IPv6: 52}, {IPv4: 24}}, ""},
+		{"too-long", []ClientPrefix{{IPv4: 32}}, "prefixes[0]: /32 is not wider than the /32"},
+		{"too-long-v6", []ClientPrefix{{IPv6: 128}}, "prefixes[0]: /128 is not wider than the /64"},
+		{"negative", []ClientPrefix{{IPv6: -1}}, "prefixes[0]: /-1"},
+		{"widest-first", []ClientPrefix{{IPv6: 48}, {IPv6: 56}}, "prefixes[1]: /56 is not wider than the /48"},
+		{"twice", []ClientPrefix{{IPv4: 24}, {IPv6: 48}, {IPv4: 24}}, "prefixes[2]: /24"},
+		{"empty", []ClientPrefix{{}}, "prefixes[0]: has neither"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := tt.in.Validate()
+			err := Limits{Prefixes: tt.in}.Validate()
 			if (err == nil) != (tt.want == "") || err != nil && !strings.HasPrefix(err.Error(), tt.want) {
 				t.Errorf("got %v; want %q", err, tt.want)
 			}

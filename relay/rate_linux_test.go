@@ -108,7 +108,9 @@ func TestTCPNamespaceRate(t *testing.T) {
 }
 
 // judged returns how many flows have been decided on.
-func judged(s Stats, p Proto) uint64 { return s.Flows[p] + s.Refused[p] + s.OverRate[p] + s.OverLimit[p] }
+func judged(s Stats, p Proto) uint64 {
+	return s.Flows[p] + s.Refused[p] + s.OverRate[p] + s.OverLimit[p]
+}
 
 // drain takes in what has arrived at c.
 func drain(c *net.UDPConn) {

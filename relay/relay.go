@@ -84,6 +84,7 @@ type Relay struct {
 	addrs   addressMap
 	limiter *limiter
 	random  *random
+	reach   *reach
 	plane
 
 	settings atomic.Pointer[settings]
@@ -118,6 +119,7 @@ func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
 		addrs:   addrs,
 		limiter: newLimiter(limits),
 		random:  new(random),
+		reach:   newReach(),
 	}
 	if err := r.bind(); err != nil {
 		r.Close()

@@ -5,17 +5,49 @@ import (
 	"net/netip"
 )
 
-// widths are the lengths of the prefixes that stand for a client in limits, the narrowest first.
+// ClientPrefix is a prefix around a client by its length, so that a customer with many addresses counts as one.
+type ClientPrefix struct {
+	IPv4 int // from 1 to 31; 0 for none
+	IPv6 int // from 1 to 63; 0 for none
+}
+
+// What counts as one client: an IPv4 address, or the /64 that an IPv6 host has to itself.
+const (
+	clientBits4 = 32
+	clientBits6 = 64
+)
+
+// widths are the lengths of the prefixes that stand for a client, the narrowest first.
 type widths struct{ v4, v6 []int }
 
-// checkWidths returns what is wrong with the lengths, or nil.
-func checkWidths(lengths []int, most int) error {
-	for i, n := range lengths {
-		if n < 1 || n > most {
-			return fmt.Errorf("/%d is no length of a prefix; want 1 to %d", n, most)
+func newWidths(prefixes []ClientPrefix) widths {
+	w := widths{v4: []int{clientBits4}, v6: []int{clientBits6}}
+	for _, p := range prefixes {
+		if p.IPv4 != 0 {
+			w.v4 = append(w.v4, p.IPv4)
 		}
-		if i > 0 && n >= lengths[i-1] {
-			return fmt.Errorf("/%d after /%d; want each wider than the one before it", n, lengths[i-1])
+		if p.IPv6 != 0 {
+			w.v6 = append(w.v6, p.IPv6)
+		}
+	}
+	return w
+}
+
+// checkPrefixes returns what is wrong with prefixes, in the form of Limits.Validate, or nil.
+func checkPrefixes(prefixes []ClientPrefix) error {
+	for i := range prefixes {
+		w := newWidths(prefixes[:i+1])
+		for _, lengths := range [][]int{w.v4, w.v6} {
+			n := len(lengths) - 1
+			if n > 0 && lengths[n] < 1 {
+				return fmt.Errorf("prefixes[%d]: /%d is no length of a prefix", i, lengths[n])
+			}
+			if n > 0 && lengths[n] >= lengths[n-1] {
+				return fmt.Errorf("prefixes[%d]: /%d is not wider than the /%d before it", i, lengths[n], lengths[n-1])
+			}
+		}
+		if prefixes[i] == (ClientPrefix{}) {
+			return fmt.Errorf("prefixes[%d]: has neither ipv4 nor ipv6", i)
 		}
 	}
 	return nil
@@ -35,7 +67,7 @@ func (w *widths) at(client netip.Addr, i int) (prefix netip.Prefix, shift uint) 
 	lengths := w.of(client)
 	prefix, err := client.Prefix(lengths[i])
 	if err != nil {
-		panic("relay: " + err.Error()) // checkWidths has been called
+		panic("relay: " + err.Error()) // checkPrefixes has been called
 	}
 	return prefix, uint(lengths[0]-lengths[i]) / 2
 }
