@@ -96,7 +96,7 @@ func (n *node) relayConfig() relay.Config {
 		Ports:      v.Relay.Ports,
 		Routes:     v.Relay.Routes,
 		DisableGSO: !v.Relay.GSO,
-		Limits:     relay.Limits(v.Relay.Limits),
+		Limits:     v.Relay.Limits.Relay(),
 		Settings:   v.relaySettings(),
 		Log:        component(n.log, "relay"),
 	}
