@@ -161,14 +161,14 @@ func TestWhereAndWhat(t *testing.T) {
 		local netip.Addr
 		want  []string // ALPN, port; empty means NODATA
 	}{
-		"covered":                       {private, []netip.Addr{v4}, v4, []string{"dot", "doq"}},
+		"covered":                       {private, []netip.Addr{v4}, v4, []string{"doq"}},
 		"public-address-not-covered":    {private, []netip.Addr{private4}, v4, nil},
 		"no-address-covered":            {private, nil, v4, nil},
 		"private-covered":               {private, []netip.Addr{private4}, private4, []string{"dot", "doq"}},
 		"opportunistic-same-address":    {private, nil, private4, []string{"dot"}},
 		"opportunistic-other-address":   {private, nil, netip.MustParseAddr("10.0.0.54"), nil},
-		"covered-but-not-of-the-name":   {private, []netip.Addr{v6}, v6, []string{"dot", "doq"}},
-		"mapped-address":                {private, []netip.Addr{v4}, mapped4, []string{"dot", "doq"}},
+		"covered-but-not-of-the-name":   {private, []netip.Addr{v6}, v6, []string{"doq"}},
+		"mapped-address":                {private, []netip.Addr{v4}, mapped4, []string{"doq"}},
 		"loopback-is-private":           {on(service(DoT, "127.0.0.1:8853")), nil, loopback, []string{"dot 8853"}},
 		"link-local-with-zone":          {on(service(DoT, "[fe80::1%eth0]:853")), nil, linkLocal, []string{"dot"}},
 		"shared-address-is-not-private": {on(service(DoT, "100.64.0.1:853")), nil, netip.MustParseAddr("100.64.0.1"), nil},
@@ -178,7 +178,9 @@ func TestWhereAndWhat(t *testing.T) {
 		"no-services":                   {Config{}, []netip.Addr{v4}, v4, nil},
 		"one-record-for-two-addresses": {
 			on(service(DoT, "192.0.2.53:853"), service(DoT, "0.0.0.0:853")),
-			[]netip.Addr{v4}, v4, []string{"dot"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"dot"},
 		},
 		"port-of-the-address-that-was-asked": {
 			Config{
@@ -188,19 +190,27 @@ func TestWhereAndWhat(t *testing.T) {
 		},
 		"two-ports-on-one-address": {
 			on(service(DoT, "192.0.2.53:8853"), service(DoT, "192.0.2.53:853")),
-			[]netip.Addr{v4}, v4, []string{"dot 8853", "dot"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"dot 8853", "dot"},
 		},
 		"default-port-of-doh-is-443": {
 			on(service(DoH, "192.0.2.53:853"), service(DoQ, "192.0.2.53:443")),
-			[]netip.Addr{v4}, v4, []string{"h2 853", "doq 443"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"h2 853", "doq 443"},
 		},
 		"http-versions-on-two-ports": {
 			on(service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:8443")),
-			[]netip.Addr{v4}, v4, []string{"h2", "dot", "h3 8443"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"h2", "dot", "h3 8443"},
 		},
 		"http-versions-apart-are-joined": {
 			on(service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:443")),
-			[]netip.Addr{v4}, v4, []string{"h2,h3", "dot"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"h2,h3", "dot"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 func (f *forwarder) resolve(ctx context.Context, d *decision, q *query) (*wire.Response, error) {
 	set, k := d.settings, &d.asked.Key
 	if d.view == viewRaw {
-		return f.fetch(ctx, set, k, clientKey(q.client.Addr()))
+		return f.fetch(ctx, set, k, customer(q.client.Addr()))
 	}
 	client := query{client: q.client, local: q.local, transport: q.transport} // the flight may outlive q
 	return f.flights.do(ctx, flightName(set.gen, d.view, k), func(ctx context.Context) (*wire.Response, error) {
@@ -28,7 +28,20 @@ func (f *forwarder) resolve(ctx context.Context, d *decision, q *query) (*wire.R
 	})
 }
 
-// fetch returns the unsteered response to k from the cache or the upstreams, on behalf of client, which is a clientKey. k
+// customer is whose questions share a part of what may wait for upstreams: an IPv4 address, or a /56, since one customer
+// has that much in IPv6 as a rule. See RFC 6177.
+func customer(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		return addr
+	}
+	p, err := addr.WithZone("").Prefix(56)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr()
+}
+
+// fetch returns the unsteered response to k from the cache or the upstreams, on behalf of client, which is a customer. k
 // must not change any more: a flight may outlive the call.
 func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key, client netip.Addr) (*wire.Response, error) {
 	if p := f.cache.raw(k, set.gen, set.ttls, f.cache.now()); p != nil {
@@ -92,7 +105,7 @@ func (f *forwarder) target(ctx context.Context, set *settings, k *wire.Key, clie
 
 // steer returns what clients that may use the relay get as the response to k, and has the cache keep it.
 func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *query) (*wire.Response, error) {
-	raw, err := f.fetch(ctx, set, k, clientKey(q.client.Addr()))
+	raw, err := f.fetch(ctx, set, k, customer(q.client.Addr()))
 	if err != nil {
 		return nil, err
 	}
