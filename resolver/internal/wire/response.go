@@ -33,11 +33,11 @@ type Response struct {
 	additional uint16   // offset of the Additional section, or len(msg) if that is empty
 
 	EDE       EDE    // NoEDE if there is none
+	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
 	EDNS      bool   // the upstream sent an OPT record
 	Negative  bool   // it says, for as long as an SOA record allows, that the name or the type does not exist
 	Rewritten bool   // an address in it is not the upstream's; set by whoever rewrote it
 	Alias     *Key   // the question for the name that it ends with, if the upstream left that out; or nil
-	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
 	Received  int64  // when it came, in nanoseconds on the clock of the caller
 }
 
