@@ -72,7 +72,8 @@ type Config struct {
 	// Nil answers 404.
 	HTTP   http.Handler
 	Limits Limits
-	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.
+	// CacheBytes bounds what cached answers take of the memory of the process, with what the garbage collector needs to
+	// manage it. 0 means DefaultCacheBytes.
 	CacheBytes int64
 	Settings   Settings
 	// Log receives what an operator must know; never a client together with a name. The zero Logger is silent.
