@@ -117,7 +117,7 @@ func (d dohH2) serveOther(r *h2.Request, w *h2.Response) h2.Outcome {
 // record has the handler write to rec, and reports false if it has not ended well. A fault of it costs one request.
 func (d dohH2) record(rec *recorder, r *http.Request) (ok bool) {
 	defer func() {
-		if p := recover(); p != nil && p != http.ErrAbortHandler {
+		if p := recover(); p != nil && p != any(http.ErrAbortHandler) {
 			d.log.Error().Bytes("stack", debug.Stack()).Msg("the handler for other paths panics")
 		}
 	}()

@@ -13,7 +13,7 @@ type Rules string
 
 // Steer implements steer.Policy.
 func (s Rules) Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool) {
-	for _, word := range strings.Fields(string(s)) {
+	for word := range strings.FieldsSeq(string(s)) {
 		word, pass := strings.CutPrefix(word, "!")
 		prefix, err := netip.ParsePrefix(word)
 		switch {
@@ -26,7 +26,7 @@ func (s Rules) Steer(names []string, addr netip.Addr, hasECH func() bool) (steer
 
 // Scope implements steer.Policy.
 func (s Rules) Scope(names []string, ech bool) (byName, byAddr bool) {
-	for _, word := range strings.Fields(string(s)) {
+	for word := range strings.FieldsSeq(string(s)) {
 		word, pass := strings.CutPrefix(word, "!")
 		_, err := netip.ParsePrefix(word)
 		switch {
@@ -52,6 +52,7 @@ type Relay struct {
 	No6    bool            // no IPv6 pool
 	Err    error           // what RelayAddr returns, or nil
 	Down   bool            // not healthy, though it has addresses
+	Died   []netip.Addr    // destinations that are dead
 	Asked  []time.Duration // the TTLs that RelayAddr was called with
 }
 
@@ -82,6 +83,9 @@ func (f *Relay) Contains(addr netip.Addr) bool {
 		return netip.MustParsePrefix(p).Contains(addr)
 	})
 }
+
+// Dead implements steer.Relay.
+func (f *Relay) Dead(dst netip.Addr) bool { return slices.Contains(f.Died, dst) }
 
 // Healthy implements steer.Relay.
 func (f *Relay) Healthy() bool { return !f.Down }

@@ -74,6 +74,8 @@ type Listen struct {
 	DoH   []netip.AddrPort `mapstructure:"doh" reload:"restart"`
 	DoQ   []netip.AddrPort `mapstructure:"doq" reload:"restart"`
 	Admin netip.AddrPort   `mapstructure:"admin" reload:"restart"`
+	// FreeBind binds addresses that this host does not have yet.
+	FreeBind bool `mapstructure:"freebind" reload:"restart"`
 }
 
 // TLS says where the certificate comes from: from two files, whose paths are absolute, or by ACME.
@@ -166,6 +168,7 @@ type RelayLimits struct {
 	TCPHalfClosed     time.Duration `mapstructure:"tcp_half_closed" reload:"restart"`
 	UDPIdle           time.Duration `mapstructure:"udp_idle" reload:"restart"`
 	DrainTimeout      time.Duration `mapstructure:"drain_timeout" reload:"restart"`
+	UDPStrictFactor   bool          `mapstructure:"udp_strict_factor" reload:"restart"`
 }
 
 // Limits has what is configured of resolver.Limits; 0 means the default there.
@@ -218,9 +221,10 @@ type Log struct {
 // which testdata/cfrd.yaml repeats.
 func defaultConfig() *Config {
 	return &Config{
-		DDR:   DDR{AdvertiseRelay: true, PvD: true},
-		Relay: Relay{Routes: true, GSO: true},
-		Log:   Log{Level: zerolog.InfoLevel},
+		Listen: Listen{FreeBind: true},
+		DDR:    DDR{AdvertiseRelay: true, PvD: true},
+		Relay:  Relay{Routes: true, GSO: true},
+		Log:    Log{Level: zerolog.InfoLevel},
 	}
 }
 
