@@ -9,10 +9,10 @@ import (
 )
 
 // Limits bound what clients can make the relay hold. A zero field means its default; the defaults of flows are
-// worked out from RLIMIT_NOFILE, per protocol, so that a flood of one never stops the other.
+// worked out from Config.Descriptors, per protocol, so that a flood of one never stops the other.
 type Limits struct {
-	TCPFlows          int           // default a fifth of RLIMIT_NOFILE
-	UDPFlows          int           // default a quarter of RLIMIT_NOFILE
+	TCPFlows          int           // default a fifth of Config.Descriptors
+	UDPFlows          int           // default a quarter of Config.Descriptors
 	TCPFlowsPerClient int           // of one client address (IPv6: /64); default 1000
 	UDPFlowsPerClient int           // default 1000
 	DialTimeout       time.Duration // default 3 s: a client that can choose must not wait much longer. See RFC 8305.

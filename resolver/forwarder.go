@@ -68,6 +68,9 @@ func newForwarder(cfg *Config) (*forwarder, error) {
 	}
 	f.tasks.ctx, f.stop = context.WithCancel(context.Background())
 	f.upstreams = upstream.NewGroup(f.tasks.ctx, f.cache.now, cfg.Log)
+	if n := limits.UpstreamSockets; n > 0 {
+		f.upstreams.LimitSockets(n / max(1, len(cfg.Settings.Upstreams)))
+	}
 	f.flights = flights{tasks: &f.tasks, timeout: limits.QueryTimeout, m: make(map[string]*flight)}
 	if err := f.update(cfg.Settings); err != nil {
 		f.close()

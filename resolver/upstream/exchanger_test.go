@@ -245,7 +245,7 @@ func TestUDPUpstreamTakesAnErrorWithoutQuestion(t *testing.T) {
 
 func TestUDPUpstreamBoundsItsSockets(t *testing.T) {
 	u := newUDP(anyPort, testGroup(t))
-	for range maxSockets {
+	for range MaxSockets {
 		u.sockets <- struct{}{}
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())

@@ -10,6 +10,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -62,6 +63,8 @@ type Group struct {
 	ctx   context.Context
 	clock func() int64 // in nanoseconds; see wire.Response.Received
 	log   zerolog.Logger
+	// sockets is set by LimitSockets, or 0.
+	sockets int
 
 	work sync.WaitGroup
 }
@@ -71,6 +74,13 @@ type Group struct {
 func NewGroup(ctx context.Context, clock func() int64, log zerolog.Logger) *Group {
 	return &Group{ctx: ctx, clock: clock, log: log}
 }
+
+// LimitSockets has no more than n sockets, but at least one, open over UDP to each upstream of pools that are made from
+// now on, and never more than MaxSockets.
+func (g *Group) LimitSockets(n int) { g.sockets = min(max(1, n), MaxSockets) }
+
+// maxSockets returns how many sockets may be open to one upstream.
+func (g *Group) maxSockets() int { return cmp.Or(g.sockets, MaxSockets) }
 
 // Wait waits until everything that g started has ended, which it does when the context of g is done. No Resolve may be
 // under way any more.

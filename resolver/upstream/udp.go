@@ -17,9 +17,9 @@ import (
 // somebody who guesses.
 const maxStrays = 100
 
-// maxSockets bounds the queries to one upstream that are under way over UDP: an upstream that has fallen silent must
+// MaxSockets bounds the queries to one upstream that are under way over UDP: an upstream that has fallen silent must
 // not cost us all descriptors, nor all ports there are between two addresses.
-const maxSockets = 4096
+const MaxSockets = 4096
 
 // udpExchanger asks over UDP and, where that truncates, over TCP.
 type udpExchanger struct {
@@ -34,7 +34,7 @@ func newUDP(addr netip.AddrPort, g *Group) *udpExchanger {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr.String())
 	})
-	return &udpExchanger{addr: addr.String(), tcp: tcp, sockets: make(chan struct{}, maxSockets)}
+	return &udpExchanger{addr: addr.String(), tcp: tcp, sockets: make(chan struct{}, g.maxSockets())}
 }
 
 // Retire implements exchanger.
