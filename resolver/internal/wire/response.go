@@ -55,7 +55,7 @@ func NewResponse(msg []byte, k *Key, now int64) (*Response, error) {
 	if w.gap {
 		return repack(msg, k, now, &w)
 	}
-	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clip(w.ttls), EDE: w.ede, EDNS: w.opt, TTL: w.ttl(), Received: now}
+	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clone(w.ttls), EDE: w.ede, EDNS: w.opt, TTL: w.ttl(), Received: now}
 	r.Negative = w.negative() && w.soa != 0
 	r.normalize(k, &w)
 	return r, nil
@@ -179,12 +179,12 @@ func subtractTTLs(msg []byte, ttls []uint16, age uint32) {
 
 // Size returns the octets of memory that p occupies, with what the allocator rounds up.
 func (p *Response) Size() int64 {
-	n := int64(len(p.msg) + 2*len(p.ttls))
-	return n + n/8 + overhead
+	return int64(cap(p.msg)+2*cap(p.ttls)) + overhead
 }
 
-// overhead is what a response occupies besides its message.
-const overhead = int64(unsafe.Sizeof(Response{}))
+// overhead is what a response occupies besides its message: a multiple of the 16 octets by which small objects grow, and
+// a 64th, in which the collector marks what is in use.
+const overhead = (int64(unsafe.Sizeof(Response{})) + 15) / 16 * 16 * 65 / 64
 
 // Answers reports whether p is a response to the question of k.
 func (p *Response) Answers(k *Key) bool {
