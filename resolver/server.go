@@ -40,6 +40,8 @@ type bound struct {
 // backend is what answers behind the listeners of a Server.
 type backend interface {
 	handler
+	// start is called once, when the listeners are about to serve.
+	start()
 	update(Settings) error
 	// stats sets what the backend counts.
 	stats(*Stats)
@@ -85,6 +87,7 @@ func newServer(cfg Config, b backend) (*Server, error) {
 	}
 	s := &Server{frontend: newFrontend(b, cfg.Limits.withDefaults(), cfg.Log), backend: b}
 	s.where, s.moved = new(places), cfg.AddressesChanged
+	s.shareConnections(&cfg.Listen)
 	for _, l := range s.listeners(&cfg) {
 		if err := s.bindOrAwait(l, cfg.FreeBind); err != nil {
 			s.closeListeners()
@@ -93,6 +96,26 @@ func newServer(cfg Config, b backend) (*Server, error) {
 	}
 	s.noteAbsent()
 	return s, nil
+}
+
+// shareConnections gives every transport that is to be served its share of the connections, also where the address to
+// listen at is not there yet.
+func (s *Server) shareConnections(l *Listen) {
+	for _, p := range []struct {
+		addrs      []netip.AddrPort
+		transports []Transport
+	}{
+		{l.Do53, []Transport{TCP}},
+		{l.DoT, []Transport{DoT}},
+		{l.DoH, []Transport{DoH, DoH3}},
+		{l.DoQ, []Transport{DoQ}},
+	} {
+		for _, t := range p.transports {
+			if len(p.addrs) > 0 {
+				s.conns.serve(t)
+			}
+		}
+	}
 }
 
 // listeners returns everything that is to be bound.
@@ -222,6 +245,7 @@ func (s *Server) Run(ctx context.Context) error {
 			g.Go(func() error { return svc.run(stop, kill) })
 		}
 	}
+	s.backend.start()
 	start(s.services)
 	g.Go(func() error { s.awaitAddresses(stop, start); return nil })
 	return g.Wait()

@@ -170,6 +170,8 @@ func resolverFamilies() []family {
 			func(s *snapshot, emit emitter) { emit(float64(s.dns.Steered)) }),
 		counter("steer_failed_total", "Answers for which the relay could not take a destination.",
 			func(s *snapshot, emit emitter) { emit(float64(s.dns.SteerFailed)) }),
+		counter("limited_total", "Queries truncated, refused or dropped because their client has spent its budget.",
+			func(s *snapshot, emit emitter) { emit(float64(s.dns.Limited)) }),
 		counter("shed_total", "Queries dropped or refused because too many were in flight.",
 			func(s *snapshot, emit emitter) { emit(float64(s.dns.Shed)) }),
 		gauge("in_flight", "Queries that wait for an upstream.",

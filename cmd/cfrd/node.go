@@ -219,5 +219,8 @@ func (s steering) Contains(addr netip.Addr) bool {
 	return s.addrs.Contains(addr) || !s.destinations.Permits(addr)
 }
 
+// Dead reports whether the relay could not reach dst of late. What a relay on another host has reached is not known here.
+func (s steering) Dead(dst netip.Addr) bool { return s.relay != nil && s.relay.Dead(dst) }
+
 // Healthy reports whether the relay takes flows to its addresses.
 func (s steering) Healthy() bool { return s.relay == nil || s.relay.Healthy() }

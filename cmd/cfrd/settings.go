@@ -18,7 +18,7 @@ func (n *node) resolverConfig() resolver.Config {
 	cfg := resolver.Config{
 		Listen:     v.listen(),
 		FreeBind:   v.Listen.FreeBind,
-		Limits:     resolver.Limits(v.Limits),
+		Limits:     v.Limits.Resolver(),
 		HTTP:       http.HandlerFunc(n.servePvD),
 		CacheBytes: int64(v.Cache.Size),
 		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
