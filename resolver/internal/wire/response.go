@@ -33,6 +33,7 @@ type Response struct {
 	additional uint16   // offset of the Additional section, or len(msg) if that is empty
 
 	EDE       EDE    // NoEDE if there is none
+	Text      string // the EXTRA-TEXT of EDE, see ErrorText; or ""
 	EDNS      bool   // the upstream sent an OPT record
 	Rewritten bool   // an address in it is not the upstream's; set by whoever rewrote it
 	Alias     *Key   // the question for the name that it ends with, if the upstream left that out; or nil
@@ -54,7 +55,7 @@ func NewResponse(msg []byte, k *Key, now int64) (*Response, error) {
 	if w.gap {
 		return repack(msg, k, now, &w)
 	}
-	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clip(w.ttls), EDE: w.ede, EDNS: w.opt, TTL: w.ttl(), Received: now}
+	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clip(w.ttls), EDE: w.ede, Text: w.text, EDNS: w.opt, TTL: w.ttl(), Received: now}
 	r.normalize(k, &w)
 	return r, nil
 }
@@ -90,7 +91,7 @@ func repack(msg []byte, k *Key, now int64, w *walk) (*Response, error) {
 	}
 	r, err := NewResponse(msg, k, now)
 	if err == nil {
-		r.EDE, r.EDNS = w.ede, w.opt
+		r.EDE, r.Text, r.EDNS = w.ede, w.text, w.opt
 	}
 	return r, err
 }
@@ -131,11 +132,15 @@ func (p *Response) Remaining(now int64) uint32 {
 	return p.TTL - min(p.TTL, p.age(now))
 }
 
-// AppendTo appends the message that q gets for p at the time now. What does not fit is left out in whole sections: the
-// Additional section, which clients can do without, or else all three, with TC set. See RFC 2181, Section 9.
+// AppendTo appends the message that q gets for p at the time now. What does not fit is left out: the text of an error, then
+// whole sections: the Additional section, which clients can do without, or else all three, with TC set. See RFC 2181,
+// Section 9, and RFC 8914, Section 3.
 func (p *Response) AppendTo(dst []byte, q *Query, now int64) []byte {
 	start, end, lost := len(dst), len(p.msg), HeaderLen
-	room := q.limit() - q.optSize(p.EDE)
+	room, text := q.limit()-q.optSize(p.EDE), p.Text
+	if end+len(text) > room {
+		text = ""
+	}
 	if end > room {
 		end, lost = int(p.additional), 10
 	}
@@ -154,7 +159,7 @@ func (p *Response) AppendTo(dst []byte, q *Query, now int64) []byte {
 	if age := p.age(now); age > 0 {
 		subtractTTLs(msg, p.ttls, age)
 	}
-	return q.appendOPT(dst, start, p.Rcode(), p.EDE)
+	return q.appendOPT(dst, start, p.Rcode(), p.EDE, text)
 }
 
 // Octets returns p as a message of its own, with its TTLs as they are at the time now.
@@ -177,7 +182,7 @@ func subtractTTLs(msg []byte, ttls []uint16, age uint32) {
 
 // Size returns the octets of memory that p occupies, with what the allocator rounds up.
 func (p *Response) Size() int64 {
-	n := int64(len(p.msg) + 2*len(p.ttls))
+	n := int64(len(p.msg) + 2*len(p.ttls) + len(p.Text))
 	return n + n/8 + overhead
 }
 
