@@ -32,10 +32,11 @@ type Response struct {
 	ttls       []uint16 // offsets of the TTLs in msg, ascending
 	additional uint16   // offset of the Additional section, or len(msg) if that is empty
 
-	EDE       EDE    // NoEDE if there is none
-	Text      string // the EXTRA-TEXT of EDE, see ErrorText; or ""
+	// The order of these leaves no gaps, because the cache holds many.
 	EDNS      bool   // the upstream sent an OPT record
 	Rewritten bool   // an address in it is not the upstream's; set by whoever rewrote it
+	EDE       EDE    // NoEDE if there is none
+	Text      string // the EXTRA-TEXT of EDE, see ErrorText; or ""
 	Alias     *Key   // the question for the name that it ends with, if the upstream left that out; or nil
 	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
 	Received  int64  // when it came, in nanoseconds on the clock of the caller
