@@ -12,7 +12,7 @@
 //     relay address stands for. Relay.open decides whether the client may have a flow there: Destinations
 //     (destinations.go) permits the address, and the limiter (limits.go, shares.go) has a place for it. An entrance that
 //     is told the destination in another way begins with Relay.Open.
-//   - Grant.DialTCP (tcp_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
+//   - Grant.DialTCP (tcp_linux.go, tcp_source_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
 //     egress.draw (egress.go) draws.
 //   - tcpFlow (tcp_flow_linux.go, splice_linux.go) moves the bytes of both directions, or udpWorker the datagrams, in
 //     batches (udp_batch_linux.go), until Grant.Release.

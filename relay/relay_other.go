@@ -14,6 +14,8 @@ type plane struct{}
 // RaiseDescriptors is not known here.
 func RaiseDescriptors() (int, error) { return 0, errors.ErrUnsupported }
 
+func localPorts() (first, last uint16) { return 0, 0 }
+
 func (r *Relay) listen() error { return errors.ErrUnsupported }
 
 func (r *Relay) runPlane(context.Context) error { return errors.ErrUnsupported }
