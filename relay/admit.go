@@ -3,7 +3,6 @@ package relay
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 )
 
@@ -139,24 +138,6 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	if s.destinations, err = NewDestinations(set); err != nil {
 		return nil, err
 	}
-	s.destinations.own, err = ownAddresses()
-	return s, err
-}
-
-// ownAddresses returns the addresses of this host's interfaces.
-func ownAddresses() (*prefixSet, error) {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("addresses of this host: %w", err)
-	}
-	var own []netip.Prefix
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok {
-			if addr, ok := netip.AddrFromSlice(n.IP); ok {
-				addr = addr.Unmap()
-				own = append(own, netip.PrefixFrom(addr, addr.BitLen()))
-			}
-		}
-	}
-	return newPrefixSet(own)
+	s.destinations.own = r.own
+	return s, nil
 }

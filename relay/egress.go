@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 )
 
 // Source ports are drawn from the largest range there is. See RFC 6056, Section 3.2.
@@ -51,6 +52,9 @@ func (e *egress) family(v6 bool) *pool {
 	}
 	return &e.v4
 }
+
+// prefixes returns the disjoint prefixes of both families.
+func (e *egress) prefixes() []netip.Prefix { return slices.Concat(e.v4.prefixes, e.v6.prefixes) }
 
 // draw returns a source, uniform over addresses and ports.
 func (e *egress) draw(v6 bool) (netip.AddrPort, error) {

@@ -84,7 +84,7 @@ func (n *node) handler() http.Handler {
 			plain(w, http.StatusServiceUnavailable, reasons...)
 			return
 		}
-		plain(w, http.StatusOK, append([]string{"ready"}, n.certs.Warnings(time.Now())...)...)
+		plain(w, http.StatusOK, append([]string{"ready"}, n.warnings()...)...)
 	})
 	if n.values.Admin.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -124,6 +124,15 @@ func (n *node) notReady() (reasons []string) {
 		reasons = append(reasons, why)
 	}
 	return reasons
+}
+
+// warnings returns what keeps no client away, but should be looked into, one line each.
+func (n *node) warnings() []string {
+	lines := n.certs.Warnings(time.Now())
+	if n.relay != nil {
+		lines = append(lines, n.relay.Warnings()...)
+	}
+	return lines
 }
 
 // upstreamHealthy reports whether at least one upstream answers.

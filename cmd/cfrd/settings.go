@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/resolver"
@@ -73,6 +74,7 @@ func (n *node) relayConfig() relay.Config {
 		Map:        n.addrs,
 		Ports:      v.Relay.Ports,
 		Routes:     v.Relay.Routes,
+		Firewall:   v.Relay.Firewall == config.FirewallAuto,
 		DisableGSO: !v.Relay.GSO,
 		Limits:     relay.Limits(v.Relay.Limits),
 		Settings:   v.relaySettings(),

@@ -122,7 +122,7 @@ func isV4(p netip.Prefix) bool { return p.Addr().Is4() }
 func isV6(p netip.Prefix) bool { return p.Addr().Is6() }
 
 // checkPortsShared finds wildcard listeners. On a port that the relay serves, both would have to be bound to all
-// addresses; on others, they answer where nobody expects it.
+// addresses; on others, they answer where nobody expects it if there is no firewall.
 func (v *validator) checkPortsShared() {
 	for _, l := range v.listeners() {
 		switch {
@@ -130,7 +130,7 @@ func (v *validator) checkPortsShared() {
 		case slices.Contains(v.Relay.Ports, l.addr.Port()):
 			v.bad(l.key, "%s takes port %d of every address, which relay.ports needs: list the addresses to listen on",
 				l.addr, l.addr.Port())
-		default:
+		case v.Relay.Firewall == FirewallOff:
 			v.warn("%s: %s answers at every relay and egress address as well: list the addresses to listen on", l.key, l.addr)
 		}
 	}
