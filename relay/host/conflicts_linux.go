@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -14,6 +15,7 @@ import (
 // of the host cannot be read.
 func Conflicts(prefixes []netip.Prefix) (list []Conflict, err error) {
 	prefixes = withoutLoopback(prefixes)
+	slices.SortFunc(prefixes, netip.Prefix.Compare) // so that the list has the same order each time
 	if len(prefixes) == 0 {
 		return nil, nil
 	}

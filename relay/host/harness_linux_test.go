@@ -52,6 +52,16 @@ func addAddress(t *testing.T, addr string) {
 	ip(t, line)
 }
 
+// ipBatch runs many lines in one ip(8).
+func ipBatch(t *testing.T, lines string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(lines)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("ip -batch: %v\n%s", err, out)
+	}
+}
+
 func prefixes(list ...string) (ps []netip.Prefix) {
 	for _, s := range list {
 		ps = append(ps, netip.MustParsePrefix(s))
