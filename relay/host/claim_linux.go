@@ -27,6 +27,11 @@ func New(cfg Config) (*Claim, error) {
 	if err := reclaim(c.wanted()); err != nil {
 		cfg.Log.Warn().Err(err).Msg("what another run of the relay left behind stays")
 	}
+	if !cfg.Firewall || len(withoutLoopback(c.wanted())) == 0 { // else extend replaces what is left
+		if err := reclaimFirewalls(); err != nil {
+			cfg.Log.Debug().Err(err).Msg("look for tables of a relay that has ended")
+		}
+	}
 	if _, err := c.extend(nil); err != nil {
 		return nil, errors.Join(err, c.Abandon())
 	}

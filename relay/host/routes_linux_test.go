@@ -84,6 +84,23 @@ func TestKilled(t *testing.T) {
 	wantTables(t)
 }
 
+// TestFirewallOff removes the table of a run before that had one.
+func TestFirewallOff(t *testing.T) {
+	uplink(t)
+	claim(t, testConfig()).kill()
+	cfg := testConfig()
+	cfg.Firewall = false
+	claim(t, cfg).kill()
+	wantTables(t)
+	claim(t, testConfig()).kill()
+	cfg = Config{Relay: prefixes("127.80.0.0/24"), Egress: prefixes("127.81.0.0/24"), Routes: true, Firewall: true}
+	claim(t, cfg)
+	wantTables(t)
+	if got := leftovers(t); got != "" {
+		t.Errorf("got routes\n%s; want none for loopback addresses", got)
+	}
+}
+
 // TestTakeover: during a restart two relays have the same prefixes for a while. The end of the first must not take the
 // second's.
 func TestTakeover(t *testing.T) {
