@@ -58,6 +58,8 @@ type handler interface {
 	answer(ctx context.Context, q *query, dst []byte) []byte
 	// serves reports whether client may ask. Others can connect, and their queries are refused.
 	serves(client netip.Addr) bool
+	// affords takes the cost of a TLS or QUIC handshake from what client may cost, and reports false if that is too much.
+	affords(client netip.Addr, p proof) bool
 }
 
 // outcome says what answerNow did.
@@ -72,7 +74,9 @@ const (
 // Limits bound what clients can make the server hold. A zero field means its default.
 type Limits struct {
 	Connections          int           // TCP, TLS and QUIC connections in all, at most a sixteenth of them of those who may not ask; default 20000
+	Sockets              int           // of Connections, those over TCP and TLS, each of which has a descriptor; default all
 	ConnectionsPerClient int           // of one client address (IPv6: /64); default 100
+	ConnectionAge        time.Duration // after which a connection ends, once what is under way on it is answered; default 1 h
 	InFlight             int           // queries waiting for an upstream, in all; default 10000
 	InFlightPerClient    int           // of one client address (IPv6: /64), whatever the transport; default 1000
 	InFlightPerConn      int           // queries waiting on one TCP, TLS or QUIC connection; default 100
@@ -81,12 +85,39 @@ type Limits struct {
 	QueryTimeout         time.Duration // for a query that waits for upstreams; default 4 s
 	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
 	HTTP2                HTTP2Server   // which implementation of HTTP/2 serves DoH; default HTTP2Own
+
+	// Prefixes bound what all clients of a prefix have together, the narrowest first. Default is twice what a client may
+	// have for each IPv6 /56, and 16 times that for each IPv6 /48 and IPv4 /24.
+	Prefixes []PrefixLimit
+
+	// Rate is what a client may cost in a second, over UDP and, besides, over what proves its address: an answer from the
+	// cache costs 1, one for which upstreams are asked 101, a TLS or QUIC handshake 250. What is not spent in 5 s is lost.
+	// Negative is no bound; default DefaultRate.
+	Rate int
+	// Shared are prefixes of which each address stands for SharedBy customers, as behind carrier-grade NAT: all limits of
+	// a client and of the prefixes that it is in are that many times as high.
+	Shared   []netip.Prefix
+	SharedBy int // default 64
 }
+
+// DefaultRate is the default of Limits.Rate: 500 questions a second that upstreams have to be asked, which is more than a
+// household has, or 200 handshakes.
+const DefaultRate = 50000
+
+// MinRate is the least Limits.Rate with which a client can make a handshake at all.
+const MinRate = 50
 
 // withDefaults returns l with every zero field set to its default.
 func (l Limits) withDefaults() Limits {
+	l.Connections = cmp.Or(l.Connections, 20000)
 	return Limits{
-		Connections:          cmp.Or(l.Connections, 20000),
+		Connections:          l.Connections,
+		Sockets:              cmp.Or(l.Sockets, l.Connections),
+		ConnectionAge:        cmp.Or(l.ConnectionAge, time.Hour),
+		Prefixes:             l.Prefixes,
+		Rate:                 cmp.Or(l.Rate, DefaultRate),
+		Shared:               l.Shared,
+		SharedBy:             cmp.Or(l.SharedBy, 64),
 		ConnectionsPerClient: cmp.Or(l.ConnectionsPerClient, 100),
 		InFlight:             cmp.Or(l.InFlight, 10000),
 		InFlightPerClient:    cmp.Or(l.InFlightPerClient, 1000),
@@ -106,7 +137,10 @@ func (l Limits) validate() error {
 		value int64
 	}{
 		{"connections", int64(l.Connections)},
+		{"sockets", int64(l.Sockets)},
 		{"connections per client", int64(l.ConnectionsPerClient)},
+		{"connection age", int64(l.ConnectionAge)},
+		{"customers of a shared address", int64(l.SharedBy)},
 		{"queries in flight", int64(l.InFlight)},
 		{"queries in flight per client", int64(l.InFlightPerClient)},
 		{"queries in flight per connection", int64(l.InFlightPerConn)},
@@ -120,5 +154,8 @@ func (l Limits) validate() error {
 			return fmt.Errorf("limit of %s is negative", f.name)
 		}
 	}
-	return nil
+	if _, err := newPrefixSet(l.Shared); err != nil {
+		return fmt.Errorf("shared: %w", err)
+	}
+	return ValidatePrefixes(l.Prefixes)
 }

@@ -20,6 +20,7 @@ type quicListener struct {
 	pc        *net.UDPConn
 	tr        *quic.Transport
 	ln        *quic.Listener
+	noError   quic.ApplicationErrorCode // with which connections end in good order
 	// serveConn serves c until it has ended, until stop is done and nothing is under way, or until kill is done. Its
 	// caller closes c.
 	serveConn func(stop, kill context.Context, c *quic.Conn)
@@ -50,7 +51,8 @@ func (l *quicListener) listen(tlsConf *tls.Config, conf *quic.Config) error {
 		Conn:        l.pc,
 		ConnContext: l.admitConn,
 		VerifySourceAddress: func(a net.Addr) bool {
-			return !unverified.Allow() || l.nearLimit(quicAddr(a).Addr())
+			addr := quicAddr(a).Addr()
+			return !unverified.Allow() || l.nearLimit(addr) || !l.h.affords(addr, unproven)
 		},
 	}
 	ln, err := l.tr.Listen(tlsConf, conf)
@@ -62,13 +64,28 @@ var errOverLimit = errors.New("too many connections")
 
 // admitConn counts a connection from its first packet on, until it has ended or its handshake has failed.
 func (l *quicListener) admitConn(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	leave, ok := l.admit(l.transport, quicAddr(info.RemoteAddr).Addr())
-	if !ok {
+	slot := l.admitQUIC(info)
+	if slot == nil {
 		return nil, errOverLimit
 	}
-	context.AfterFunc(ctx, leave)
-	return ctx, nil
+	context.AfterFunc(ctx, func() { l.leave(slot) })
+	return context.WithValue(ctx, slotKey{}, slot), nil
 }
+
+// admitQUIC admits a connection. The handshake of a client that has not proven its address yet was charged when it was
+// decided that it need not.
+func (l *quicListener) admitQUIC(info *quic.ClientInfo) *connection {
+	addr := quicAddr(info.RemoteAddr).Addr()
+	if !info.AddrVerified {
+		return l.take(l.transport, addr)
+	}
+	return l.admit(l.transport, addr)
+}
+
+// slotKey is the key under which the context of a connection has what the table of connections knows about it.
+type slotKey struct{}
+
+func slotOf(c *quic.Conn) *connection { return c.Context().Value(slotKey{}).(*connection) }
 
 func quicAddr(a net.Addr) netip.AddrPort {
 	if ua, ok := a.(*net.UDPAddr); ok {
@@ -97,7 +114,11 @@ func (l *quicListener) serve(stop, kill context.Context) error {
 			return unlessClosed(err)
 		}
 		work.Go(func() {
-			defer context.AfterFunc(kill, func() { c.CloseWithError(0, "") })()
+			end := func() { c.CloseWithError(l.noError, "") }
+			defer context.AfterFunc(kill, end)()
+			stop, retire := context.WithCancel(stop)
+			defer retire()
+			slotOf(c).endBy(l.limits.ConnectionAge, connEnds{retire: retire, kill: end})
 			l.serveConn(stop, kill, c)
 		})
 	}

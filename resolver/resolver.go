@@ -61,6 +61,13 @@ import (
 // replaced while it runs, see Server.Update.
 type Config struct {
 	Listen Listen
+	// FreeBind binds addresses that the host does not have yet at once, which keeps others from taking them. Otherwise, and
+	// where the system cannot, they are bound within a second of their coming. Both are logged, and keep nothing else from
+	// being served.
+	FreeBind bool
+	// AddressesChanged is called after the host has got an address of Server.Absent; nil means that nobody wants to know. It
+	// is called on a goroutine of Run and may use the Server.
+	AddressesChanged func()
 	// TLS is cloned for each encrypted listener, which sets its own NextProtos. Nil if no encrypted listener is
 	// configured. Its GetCertificate must serve handshakes without SNI. See RFC 9462, Section 6.3.
 	TLS *tls.Config
@@ -74,7 +81,10 @@ type Config struct {
 	Limits Limits
 	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.
 	CacheBytes int64
-	Settings   Settings
+	// UpstreamSockets bounds the sockets that are open to upstreams, and with them the queries that wait for upstreams.
+	// What one client or one zone may have of them is derived from it. 0 means DefaultUpstreamSockets.
+	UpstreamSockets int
+	Settings        Settings
 	// Log receives what an operator must know; never a client together with a name. The zero Logger is silent.
 	Log zerolog.Logger
 }
@@ -168,7 +178,9 @@ const (
 const (
 	DefaultDoHPath    = "/dns-query"
 	DefaultCacheBytes = 64 << 20
-	DefaultSteerTTL   = steer.DefaultTTL
+
+	DefaultUpstreamSockets = upstream.DefaultSockets
+	DefaultSteerTTL        = steer.DefaultTTL
 )
 
 // Stats are counters of a Server. The arrays are indexed by Transport or by RCODE (the last one is "any other").
@@ -182,6 +194,7 @@ type Stats struct {
 	Steered     uint64 // answers in which an address was rewritten
 	SteerFailed uint64 // answers for which the relay could not take a destination
 	Shed        uint64 // queries dropped or refused because too many were in flight
+	Limited     uint64 // queries truncated, refused or dropped because their client has spent its budget
 	InFlight    int
 	Connections [NumTransports]int
 	Refused     [NumTransports]uint64 // connections over a limit

@@ -41,10 +41,11 @@ func (r *rewrite) synthesize() (made []wire.Record, err error) {
 	if m == nil {
 		return nil, nil
 	}
-	paths, ttl, owner := paths(m, r.qname), negativeTTL(r.m), r.end()
-	for _, a := range m.Sections[wire.AnswerSection] {
+	answer, paths, ttl, owner := m.Sections[wire.AnswerSection], paths(m, r.qname), negativeTTL(r.m), r.end()
+	living := r.living(answer)
+	for _, a := range answer {
 		path := paths[a.Name]
-		if a.Type != dns.TypeA || a.Class != dns.ClassINET || path == nil {
+		if a.Type != dns.TypeA || a.Class != dns.ClassINET || path == nil || living[a.RRset()] && r.dead(a) {
 			continue
 		}
 		dst, _ := netip.AddrFromSlice(a.Data)

@@ -79,6 +79,7 @@ const (
 //
 //   - an address that Policy steers becomes the relay's; if the relay has none in its family, it is removed. It is
 //     removed from an HTTPS or SVCB record as well if Hints says so.
+//   - an address that the relay cannot reach is removed if the name has others, and as a hint in any case.
 //   - if no AAAA record is left, or there was none, one is made of each steered A record that the relay expresses in
 //     IPv6. If nothing is left at all, the answer becomes NODATA, with an SOA record of ours. See RFC 2308, Section 2.2.
 //   - names that HTTPS and SVCB records of steered names point to are steered as well when they are asked for,
@@ -216,10 +217,10 @@ func (r *rewrite) answers() bool {
 
 // section rewrites the records of one section.
 func (r *rewrite) section(section int) error {
-	rrs := r.m.Sections[section]
+	rrs, spare := r.m.Sections[section], r.spare(section)
 	kept := rrs[:0]
 	for i := range rrs {
-		keep, err := r.record(section, &rrs[i])
+		keep, err := r.record(section, &rrs[i], spare[rrs[i].RRset()])
 		if err != nil {
 			return err
 		}
@@ -231,12 +232,12 @@ func (r *rewrite) section(section int) error {
 	return nil
 }
 
-// record rewrites one record and reports whether it stays.
-func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
+// record rewrites one record and reports whether it stays. spare says that its RRset can do without it if it is dead.
+func (r *rewrite) record(section int, rec *wire.Record, spare bool) (keep bool, err error) {
 	switch {
 	case rec.Class != dns.ClassINET:
 	case rec.Type == dns.TypeA, rec.Type == dns.TypeAAAA:
-		return r.address(section, rec)
+		return r.address(section, rec, spare)
 	case rec.IsService():
 		return r.service(section, rec)
 	}
@@ -244,11 +245,15 @@ func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
 }
 
 // address rewrites an A or AAAA record.
-func (r *rewrite) address(section int, rec *wire.Record) (keep bool, err error) {
+func (r *rewrite) address(section int, rec *wire.Record, spare bool) (keep bool, err error) {
 	old, _ := netip.AddrFromSlice(rec.Data)
 	names := r.path(section, rec.Name)
 	if r.undecided(names, old.Unmap()) {
 		r.trimmed = true
+		return false, nil
+	}
+	if spare && r.dead(*rec) && r.steers(names, old.Unmap()) {
+		r.changed[rec.RRset()] = true
 		return false, nil
 	}
 	addr, keep, err := r.replace(names, old, rec.TTL)
@@ -275,7 +280,8 @@ func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) 
 		names = extend(names, target)
 	}
 	rest, changed, err := rewriteHints(rec.Rest, func(addr netip.Addr) (netip.Addr, bool, error) {
-		if r.config.Hints == HintsStrip && r.steers(names, addr.Unmap()) {
+		dst := addr.Unmap()
+		if (r.config.Hints == HintsStrip || r.config.Relay.Dead(dst)) && r.steers(names, dst) {
 			return netip.Addr{}, false, nil
 		}
 		return r.replace(names, addr, rec.TTL)

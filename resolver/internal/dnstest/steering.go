@@ -52,6 +52,7 @@ type Relay struct {
 	No6    bool            // no IPv6 pool
 	Err    error           // what RelayAddr returns, or nil
 	Down   bool            // not healthy, though it has addresses
+	Died   []netip.Addr    // destinations that are dead
 	Asked  []time.Duration // the TTLs that RelayAddr was called with
 }
 
@@ -82,6 +83,9 @@ func (f *Relay) Contains(addr netip.Addr) bool {
 		return netip.MustParsePrefix(p).Contains(addr)
 	})
 }
+
+// Dead implements steer.Relay.
+func (f *Relay) Dead(dst netip.Addr) bool { return slices.Contains(f.Died, dst) }
 
 // Healthy implements steer.Relay.
 func (f *Relay) Healthy() bool { return !f.Down }
