@@ -136,17 +136,17 @@ func disjoint(prefixes []netip.Prefix) (list []netip.Prefix) {
 //			ip6 daddr { EGRESS } goto egress
 //		}
 //		chain relay {
+//			meta l4proto { tcp, udp } th dport { PORTS } accept
 //			meta nfproto ipv6 frag frag-off != 0 accept
 //			meta l4proto { icmp, icmpv6 } accept
-//			meta l4proto { tcp, udp } th dport { PORTS } accept
 //			meta l4proto tcp reject with tcp reset
 //			reject with icmpx port-unreachable
 //		}
 //		chain egress {
-//			meta nfproto ipv6 frag frag-off != 0 accept
-//			meta l4proto { icmp, icmpv6 } accept
 //			meta l4proto tcp tcp flags & (syn | ack) != syn accept
 //			meta l4proto udp socket wildcard 0 accept
+//			meta nfproto ipv6 frag frag-off != 0 accept
+//			meta l4proto { icmp, icmpv6 } accept
 //			meta l4proto tcp reject with tcp reset
 //			reject with icmpx port-unreachable
 //		}
@@ -155,7 +155,8 @@ func disjoint(prefixes []netip.Prefix) (list []netip.Prefix) {
 // Nothing of it needs connection tracking. The relay never listens at an egress address, so that no packet which opens
 // a TCP connection there is for it; others reach a program only within a connection, and the kernel resets the rest. Of
 // UDP, the sockets of flows are bound to their source address, while what answers everywhere is bound to the wildcard
-// address. The kernel has usually found the socket before the rule asks for it.
+// address. The kernel has usually found the socket before the rule asks for it. The rules for the packets of flows come
+// first: they cost some 0.3 µs for each packet that arrives at a relay or egress address.
 //
 // IPv6 packets are only put together behind this chain. A fragment that is not the first tells no port, and leads
 // nowhere without the first, which does. Fragments that overlap are dropped. See RFC 5722, Section 4.
@@ -255,7 +256,6 @@ func (b *builder) in(s nftables.Set, elements []nftables.SetElement) []expr.Any 
 
 // relayRules accept what is for the relay's listeners.
 func (b *builder) relayRules(c *nftables.Chain, ports []uint16) {
-	b.acceptAlways(c)
 	var elements []nftables.SetElement
 	for _, p := range ports {
 		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
@@ -266,12 +266,12 @@ func (b *builder) relayRules(c *nftables.Chain, ports []uint16) {
 		b.in(nftables.Set{KeyType: nftables.TypeInetService}, elements),
 		accept(),
 	)
+	b.acceptAlways(c)
 	b.reject(c)
 }
 
 // egressRules accept what belongs to a flow.
 func (b *builder) egressRules(c *nftables.Chain) {
-	b.acceptAlways(c)
 	const flags, syn, ack = 13, 2, 16 // the octet of the flags in the TCP header, and two of them
 	b.rule(c,
 		b.protocols(unix.IPPROTO_TCP),
@@ -287,6 +287,7 @@ func (b *builder) egressRules(c *nftables.Chain) {
 		[]expr.Any{&expr.Socket{Key: expr.SocketKeyWildcard, Register: 1}, equal(0)},
 		accept(),
 	)
+	b.acceptAlways(c)
 	b.reject(c)
 }
 
