@@ -220,6 +220,7 @@ func TestHostFirewallImpossible(t *testing.T) {
 		l.provider.must("ip", "-6", "route", "add", "local", p, "dev", "lo")
 	}
 	ca := l.newAuthority()
+	l.serveZones(ca)
 	path := l.write("cfrd.yaml", l.config(ca, settings{}))
 	p := l.provider.start("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin",
 		filepath.Clean(cfrd(t)), "serve", "--config", path)
