@@ -163,7 +163,7 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	if v4, _ := r.families(); v4 && e.v4.prefixes == nil {
 		return nil, errors.New("egress has no IPv4 prefix, but there are IPv4 relay addresses")
 	}
-	own, err := ownAddresses()
+	own, err := interfaceAddresses()
 	if err != nil {
 		return nil, err
 	}
@@ -181,12 +181,12 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	if s.destinations, err = NewDestinations(set); err != nil {
 		return nil, err
 	}
-	s.destinations.own, err = newPrefixSet(own)
-	return s, err
+	s.destinations.own = r.own
+	return s, nil
 }
 
-// ownAddresses returns the addresses of this host's interfaces.
-func ownAddresses() (own []netip.Prefix, err error) {
+// interfaceAddresses returns the addresses of this host's interfaces at the moment.
+func interfaceAddresses() (own []netip.Prefix, err error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("addresses of this host: %w", err)

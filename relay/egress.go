@@ -87,6 +87,9 @@ func (e *egress) family(v6 bool) *pool {
 	return &e.v4
 }
 
+// prefixes returns the disjoint prefixes of both families.
+func (e *egress) prefixes() []netip.Prefix { return slices.Concat(e.v4.prefixes, e.v6.prefixes) }
+
 // draw returns a source, uniform over addresses and ports.
 func (e *egress) draw(v6 bool) (netip.AddrPort, error) {
 	pool := e.family(v6)

@@ -5,7 +5,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"net/netip"
 )
 
 // plane is empty: New fails, since flows are relayed on Linux only.
@@ -20,6 +19,4 @@ func (r *Relay) listen() error { return errors.ErrUnsupported }
 
 func (r *Relay) runPlane(context.Context) error { return errors.ErrUnsupported }
 
-func (r *Relay) closePlane() error { return nil }
-
-func (r *Relay) ensureLocal([]netip.Prefix) error { return errors.ErrUnsupported }
+func (r *Relay) closePlane() {}

@@ -87,7 +87,7 @@ func (n *node) handler() http.Handler {
 			plain(w, http.StatusServiceUnavailable, reasons...)
 			return
 		}
-		plain(w, http.StatusOK, slices.Concat([]string{"ready"}, n.certs.Warnings(time.Now()), n.absentWarnings())...)
+		plain(w, http.StatusOK, append([]string{"ready"}, n.warnings()...)...)
 	})
 	if n.values.Admin.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -127,6 +127,15 @@ func (n *node) notReady() (reasons []string) {
 		reasons = append(reasons, why)
 	}
 	return reasons
+}
+
+// warnings returns what keeps no client away, but should be looked into, one line each.
+func (n *node) warnings() []string {
+	lines := append(n.certs.Warnings(time.Now()), n.absentWarnings()...)
+	if n.relay != nil {
+		lines = append(lines, n.relay.Warnings()...)
+	}
+	return lines
 }
 
 // absentWarnings returns a line for each listen address that this host does not have.

@@ -25,12 +25,20 @@ type (
 	Action uint8
 	// LogFormat is how log lines are written.
 	LogFormat uint8
+	// Firewall is whether the relay keeps other programs of its host from answering at its addresses.
+	Firewall uint8
 )
 
 // What a rule does: the zero value steers.
 const (
 	ActionSteer Action = iota
 	ActionPass
+)
+
+// Whether there is a firewall.
+const (
+	FirewallAuto Firewall = iota // where rights and kernel allow it; else a warning
+	FirewallOff
 )
 
 // Formats of log lines.
@@ -84,6 +92,8 @@ func decodeValue(from, to reflect.Value) (any, error) {
 		return parseAs(from, oneOf(map[string]LogFormat{
 			"auto": FormatAuto, "json": FormatJSON, "console": FormatConsole,
 		}))
+	case Firewall:
+		return parseAs(from, oneOf(map[string]Firewall{"auto": FirewallAuto, "off": FirewallOff}))
 	case zerolog.Level:
 		return parseAs(from, oneOf(map[string]zerolog.Level{
 			"debug": zerolog.DebugLevel, "info": zerolog.InfoLevel, "warn": zerolog.WarnLevel, "error": zerolog.ErrorLevel,
