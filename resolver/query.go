@@ -86,8 +86,8 @@ type Limits struct {
 	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
 	HTTP2                HTTP2Server   // which implementation of HTTP/2 serves DoH; default HTTP2Own
 
-	// Prefixes bound what all clients of a prefix have together, the narrowest first. Default is twice what a client may
-	// have for each IPv6 /56, and 16 times that for each IPv6 /48 and IPv4 /24.
+	// Prefixes bound what all clients of a prefix have together, the narrowest first. By default an IPv6 /56 has twice what
+	// a client may have, and an IPv6 /48 or IPv4 /24 has the defaults of PrefixLimit.
 	Prefixes []PrefixLimit
 
 	// Rate is what a client may cost in a second, over UDP and, besides, over what proves its address: an answer from the
