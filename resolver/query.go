@@ -68,7 +68,7 @@ type outcome uint8
 const (
 	answered outcome = iota // the response was appended
 	pending                 // nothing was appended: call answer
-	dropped                 // no response may be sent: not a query, or too short for a header. Streams are closed.
+	dropped                 // no response may be sent: not a query, too short for a header, or over a budget. Streams are closed.
 )
 
 // Limits bound what clients can make the server hold. A zero field means its default.
