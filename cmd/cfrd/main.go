@@ -44,6 +44,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		if !errors.Is(err, errReported) {
 			fmt.Fprintf(stderr, "cfrd: %v\n", err)
 		}
+		if _, _, unknown := root.Find(args); unknown != nil {
+			err = usageError{err}
+		}
 		return exitCode(err)
 	}
 	return 0
@@ -84,5 +87,6 @@ func newRootCommand() *cobra.Command {
 		newVersionCommand(),
 	)
 	root.AddCommand(newHelpTopics()...)
+	checkArgs(root)
 	return root
 }

@@ -15,11 +15,21 @@ type usageError struct{ error }
 // Unwrap returns what the mistake is.
 func (e usageError) Unwrap() error { return e.error }
 
+// checkArgs makes what the commands below cmd say of their arguments mistakes in how they were called.
+func checkArgs(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		if c.Args != nil {
+			c.Args = usageArgs(c.Args)
+		}
+		checkArgs(c)
+	}
+}
+
 // usageArgs returns check with its errors as mistakes in how the command was called.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return usageError{err}
+			return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 		}
 		return nil
 	}
