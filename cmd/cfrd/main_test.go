@@ -29,6 +29,8 @@ func TestCommandLine(t *testing.T) {
 		"help":              {"help", 0, "Available Commands", ""},
 		"help-topic":        {"help privacy", 0, "What each part may know", ""},
 		"unknown-command":   {"sevre", 2, "", "Did you mean this"},
+		"unknown-in-group":  {"dnr prnt", 2, "", "unknown command \"prnt\" for \"cfrd dnr\""},
+		"group":             {"dnr --help", 0, "Available Commands", ""},
 		"superfluous":       {"demo --once now", 2, "", "see `cfrd demo --help`"},
 		"missing-argument":  {"config check", 2, "", "see `cfrd config check --help`"},
 		"unknown-flag":      {"serve --bogus", 2, "", "unknown flag: --bogus; see `cfrd serve --help`"},

@@ -3,6 +3,8 @@ package main
 import (
 	"crypto/x509"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +25,20 @@ func checkArgs(cmd *cobra.Command) {
 		}
 		checkArgs(c)
 	}
+}
+
+// checkGroup returns an error if args name a command that only groups others, and something else behind it. cobra would
+// print help and report success.
+func checkGroup(root *cobra.Command, args []string) error {
+	group, rest, err := root.Find(args)
+	if err != nil || group == root || group.Runnable() {
+		return nil // what is wrong, if anything, ExecuteContext says
+	}
+	i := slices.IndexFunc(rest, func(arg string) bool { return !strings.HasPrefix(arg, "-") })
+	if i < 0 {
+		return nil
+	}
+	return usageError{fmt.Errorf("unknown command %q for %q; see `%s --help`", rest[i], group.CommandPath(), group.CommandPath())}
 }
 
 // usageArgs returns check with its errors as mistakes in how the command was called.
