@@ -73,6 +73,7 @@ func (n *node) resolverSettings(v *values, discovery *ddr.Zone) resolver.Setting
 		Clients:   v.Clients,
 		Local:     []resolver.Local{discovery, v.zones},
 		Upstreams: v.Upstreams,
+		TTLs:      v.Cache.TTLs(),
 		Public:    n.acme.Public(v.Name),
 	}
 	if v.policy != nil && n.addrs != nil {
