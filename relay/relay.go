@@ -12,8 +12,9 @@
 //     relay address stands for. Relay.open decides whether the client may have a flow there: Destinations
 //     (destinations.go) permits the address, and the limiter (limits.go, shares.go) has a place for it. An entrance that
 //     is told the destination in another way begins with Relay.Open.
-//   - Grant.DialTCP (tcp_linux.go, tcp_source_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
-//     egress.draw (egress.go) draws.
+//   - Grant.DialTCP (tcp_linux.go, tcp_source_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the
+//     destination, from what egress.draw (egress.go) draws. TCP to one that did not answer of late fails sooner or at
+//     once (reach.go).
 //   - tcpFlow (tcp_flow_linux.go, splice_linux.go) moves the bytes of both directions, or udpWorker the datagrams, in
 //     batches (udp_batch_linux.go), until Grant.Release.
 //
@@ -24,8 +25,12 @@
 //
 // Package cmd/cfrd makes a Relay with New and calls Run in a goroutine of its own. Run starts one goroutine per TCP
 // listener, one per TCP flow and direction, and one per processor for UDP. Any goroutine may call Open, Update, Permits,
-// Healthy, Entropy and Stats meanwhile. Settings are replaced as a whole, so that each flow is let in under one
-// generation of them.
+// Dead, Healthy, Entropy and Stats meanwhile. Settings are replaced as a whole: each decision about a flow is made under
+// one generation of them, and a flow that is let in while they are replaced may meet both.
+//
+// The package is larger than the rooms around it, because a flow has one way in, one account and one way out, whatever
+// moves its bytes: TCP by splice(2) and UDP in batches share the decisions of admit.go, the limits, the egress and the
+// sockets' options, and neither can be read without these.
 package relay
 
 import (

@@ -21,8 +21,8 @@ import (
 	"github.com/cfrd-project/cfrd/zones"
 )
 
-// values is a configuration with what the files hold that it names. It is not changed once loadValues has returned it; a
-// reload makes another one. settings.go makes the services' own configurations from it.
+// values is a configuration with what the files hold that it names. It is not changed once it is loaded; a reload makes
+// another one. settings.go makes the services' own configurations from it.
 type values struct {
 	*config.Config
 	certificate *tls.Certificate // or nil without encrypted listeners, and while waiting is not empty

@@ -12,6 +12,7 @@ type keyedPrefix struct {
 	prefix netip.Prefix
 }
 
+// String returns the prefix and the key that it comes from.
 func (k keyedPrefix) String() string { return fmt.Sprintf("%s (%s)", k.prefix, k.key) }
 
 // keyedPrefixes returns the prefixes of the list at key.
