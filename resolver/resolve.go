@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -57,30 +58,43 @@ func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *qu
 		f.cache.insertSteered(k, set.gen, raw, nil, until)
 		return raw, nil
 	}
-	out, v, err := f.applySteering(ctx, set, k.Flags, q, raw.Octets(now))
+	res, err := f.applySteering(ctx, set, k.Flags, q, raw.Octets(now))
 	if err != nil {
 		return nil, err
 	}
-	if v == steer.Untouched {
+	if res.Verdict == steer.Untouched {
 		f.cache.insertSteered(k, set.gen, raw, nil, until)
 		return raw, nil
 	}
-	p, err := wire.NewResponse(out, k, now)
+	p, err := steeredResponse(res, k, now)
 	if err != nil {
 		return nil, err
 	}
-	p.EDE, p.Rewritten = raw.EDE, v == steer.Steered
+	p.EDE = cmp.Or(raw.EDE+1, p.EDE+1) - 1 // NoEDE is -1
 	f.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.TTL)*int64(time.Second)))
 	return p, nil
 }
 
 // applySteering steers, and counts what failed.
-func (f *forwarder) applySteering(ctx context.Context, set *settings, flags uint8, q *query, octets []byte) ([]byte, steer.Verdict, error) {
-	out, v, err := set.steering.Apply(ctx, octets, f.lookupFor(set, flags, q))
-	if v == steer.Passed || errors.Is(err, steer.ErrRelayFailed) {
+func (f *forwarder) applySteering(ctx context.Context, set *settings, flags uint8, q *query, octets []byte) (steer.Result, error) {
+	res, err := set.steering.Apply(ctx, octets, f.lookupFor(set, flags, q))
+	if res.Verdict == steer.Passed || errors.Is(err, steer.ErrRelayFailed) {
 		f.steerFailed.Add(1)
 	}
-	return out, v, err
+	return res, err
+}
+
+// steeredResponse makes a response of what steering made of one to k.
+func steeredResponse(res steer.Result, k *wire.Key, now int64) (*wire.Response, error) {
+	p, err := wire.NewResponse(res.Octets, k, now)
+	if err != nil {
+		return nil, err
+	}
+	p.Rewritten = res.Verdict == steer.Steered
+	if res.Cut {
+		p.EDE = wire.EDEOther
+	}
+	return p, nil
 }
 
 // lookupFor returns the lookup for what steering the response to the client of q depends on. It does not steer, so that
@@ -117,7 +131,7 @@ const unansweredTTL = 1
 // ExtendedErrors returns the info-codes that a Server says of itself; upstreams may say others. See RFC 9606, Section 5.
 func ExtendedErrors() []uint16 {
 	return []uint16{
-		uint16(wire.EDENotReady), uint16(wire.EDEProhibited), uint16(wire.EDENotAuthoritative), uint16(wire.EDENoReachable),
+		uint16(wire.EDEOther), uint16(wire.EDENotReady), uint16(wire.EDEProhibited), uint16(wire.EDENotAuthoritative), uint16(wire.EDENoReachable),
 		uint16(wire.EDENetwork), uint16(wire.EDEInvalidData), uint16(wire.EDEInvalidType),
 	}
 }

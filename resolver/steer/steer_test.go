@@ -28,7 +28,8 @@ func (s *Steerer) ask(t *testing.T, w dnstest.World, question string) []string {
 	name, qtype, _ := strings.Cut(question, " ")
 	reply := dnstest.Pack(t, w.Response(name, dns.StringToType[qtype]))
 	before := slices.Clone(reply)
-	out, v, err := s.Apply(t.Context(), reply, w.Lookup(t))
+	got, err := s.Apply(t.Context(), reply, w.Lookup(t))
+	out, v := got.Octets, got.Verdict
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -332,7 +333,7 @@ func TestSteerFailure(t *testing.T) {
 		s := steererFor("cdn.example")
 		s.config.Relay, s.config.OnFailure = &dnstest.Relay{Err: exhausted}, FailServfail
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeHTTPS, dns.TypeAAAA} {
-			_, _, err := s.Apply(t.Context(), dnstest.Pack(t, w.Response("www.cdn.example.", qtype)), w.Lookup(t))
+			_, err := s.Apply(t.Context(), dnstest.Pack(t, w.Response("www.cdn.example.", qtype)), w.Lookup(t))
 			if !errors.Is(err, ErrRelayFailed) || !errors.Is(err, exhausted) {
 				t.Errorf("%s: got %v; want %v", dns.TypeToString[qtype], err, ErrRelayFailed)
 			}
@@ -351,7 +352,7 @@ func BenchmarkSteer(b *testing.B) {
 			s := steererFor(rules)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, err := s.Apply(b.Context(), reply, nil); err != nil {
+				if _, err := s.Apply(b.Context(), reply, nil); err != nil {
 					b.Fatal(err)
 				}
 				s.config.Relay = new(dnstest.Relay) // the old one remembers every question

@@ -30,8 +30,9 @@ type targets struct {
 	m  map[string][]origin // by target
 }
 
-// add remembers that o leads to target, and reports whether that is news.
-func (t *targets) add(target string, o origin) (news bool) {
+// add remembers that o leads to target, and reports whether that is news, and whether there is room for it: nothing that
+// holds is forgotten for something new, because whoever could have much remembered would choose what is forgotten.
+func (t *targets) add(target string, o origin) (news, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {
@@ -44,27 +45,26 @@ func (t *targets) add(target string, o origin) (news bool) {
 	if len(kept) == maxOrigins {
 		kept = kept[1:]
 	}
-	if len(kept) == 0 && len(t.m) >= maxTargets {
-		t.evictLocked()
+	if len(kept) == 0 && len(t.m) >= maxTargets && !t.sweepLocked(time.Now()) {
+		return news, false
 	}
 	t.m[target] = append(kept, o)
-	return news
+	return news, true
 }
 
-// evictLocked drops the target, of a few drawn at random, that ends first.
-func (t *targets) evictLocked() {
-	var victim string
-	var first time.Time
+// sweepLocked drops targets that are over, of a few drawn at random, and reports whether there were any.
+func (t *targets) sweepLocked(now time.Time) (room bool) {
 	n := 0
 	for target, origins := range t.m {
-		if until := origins[len(origins)-1].until; n == 0 || until.Before(first) {
-			victim, first = target, until
+		if !slices.ContainsFunc(origins, func(o origin) bool { return o.until.After(now) }) {
+			delete(t.m, target)
+			room = true
 		}
-		if n++; n == 8 {
+		if n++; n == 64 {
 			break
 		}
 	}
-	delete(t.m, victim)
+	return room
 }
 
 // lookup returns what led to target and is not over yet.
