@@ -12,13 +12,13 @@ import (
 // and goes out with an Extended DNS Error.
 const (
 	// maxRecords bounds the records that are looked at.
-	maxRecords = 512
+	maxRecords = 256
 	// maxNameOctets bounds the names in them in full. See wire.Bounds.
-	maxNameOctets = 16 << 10
+	maxNameOctets = 8 << 10
 	// maxLabels bounds the labels of all names that rules are looked for of. The longest path has 2,032.
-	maxLabels = 4096
+	maxLabels = 3072
 	// maxAddresses bounds the addresses, in records and hints, that the policy is asked about.
-	maxAddresses = 128
+	maxAddresses = 96
 	// maxHints bounds the addresses in ipv4hint and ipv6hint of one record, if any address at its target can be steered.
 	maxHints = 32
 	// maxNew bounds the relay addresses for which the relay has to make a new lease.

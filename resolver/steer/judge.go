@@ -3,8 +3,7 @@ package steer
 import (
 	"net/netip"
 	"slices"
-
-	"github.com/miekg/dns"
+	"strings"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
@@ -20,9 +19,9 @@ type path struct {
 
 // byQNAME is what the policy says of the names from one QNAME on.
 type byQNAME struct {
-	rules []int // as from Policy.Rules
-	ech   bool  // an HTTPS record of the origin carries ech
-	reach bool  // a rule can say that an address is steered
+	origin origin // what led to the path, or zero
+	rules  []int  // as from Policy.Rules
+	reach  bool   // a rule can say that an address is steered
 }
 
 // pathKey names a path: all that depends on the record.
@@ -62,9 +61,8 @@ func (r *rewrite) judge(names []string) *path {
 		if !ok {
 			return nil
 		}
-		if by.ech = o.ech; by.reach {
-			p.origins = append(p.origins, by)
-		}
+		by.origin = o
+		p.origins = append(p.origins, by)
 	}
 	return p
 }
@@ -73,7 +71,7 @@ func (r *rewrite) judge(names []string) *path {
 func (r *rewrite) rulesFor(names []string, ech bool) (byQNAME, bool) {
 	n := 0
 	for _, name := range names {
-		n += dns.CountLabel(name)
+		n += strings.Count(name, ".") // an escaped dot counts as well
 	}
 	if !r.spend(&r.labels, n) {
 		return byQNAME{}, false
@@ -84,7 +82,9 @@ func (r *rewrite) rulesFor(names []string, ech bool) (byQNAME, bool) {
 }
 
 // reachable reports whether any address at the end of p can be steered.
-func (p *path) reachable() bool { return p.reach || len(p.origins) > 0 }
+func (p *path) reachable() bool {
+	return p.reach || slices.ContainsFunc(p.origins, func(o byQNAME) bool { return o.reach })
+}
 
 // decision is what becomes of an address.
 type decision uint8
@@ -114,7 +114,7 @@ func (r *rewrite) decide(p *path, addr netip.Addr) decision {
 	switch {
 	case p.ours && !matched:
 		return decisionOf(slices.ContainsFunc(p.origins, func(o byQNAME) bool {
-			steer, _ := r.config.Policy.Steer(o.rules, addr, func() bool { return o.ech })
+			steer, _ := r.config.Policy.Steer(o.rules, addr, func() bool { return o.origin.ech })
 			return steer
 		}))
 	case asked && !p.ours && steer:

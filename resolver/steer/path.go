@@ -46,25 +46,19 @@ func extend(path []string, name string) []string {
 	return append(slices.Clone(path[:min(len(path), maxPath-1)]), name)
 }
 
-// remember notes the name that a service record points to, if steering depends on who does so, and keeps the TTL of the
-// record low, so that clients come back after a restart. A target that clients ask for anyway, because it is QNAME, needs
-// no remembering. It reports whether the record may stay: not if its target cannot be remembered, since clients would get
-// the address of that.
-func (r *rewrite) remember(rec *wire.Record) bool {
+// remember notes the name at the end of p that a service record points to, if steering depends on who does so, and keeps
+// the TTL of the record low, so that clients come back after a restart. A target that clients ask for anyway, because it
+// is QNAME, needs no remembering. It reports whether the record may stay: not if its target cannot be remembered, since
+// clients would get the address of that.
+func (r *rewrite) remember(p *path, rec *wire.Record) bool {
 	names, target := r.paths[rec.Name], rec.Target()
 	if names == nil || target == "" || target == r.qname {
 		return true
 	}
-	ech := r.carriesECH()
-	for _, o := range append([]origin{{ech: ech}}, r.origins...) {
-		o.ech = o.ech || ech
-		o.names = slices.Concat(o.names, names)
+	for _, by := range append([]byQNAME{p.byQNAME}, p.origins...) {
+		o := origin{names: slices.Concat(by.origin.names, names), ech: by.origin.ech || r.carriesECH()}
 		if len(o.names) > maxPath {
 			o.names = o.names[:maxPath]
-		}
-		by, ok := r.rulesFor(extend(o.names, target), o.ech)
-		if !ok {
-			return false
 		}
 		listed, byName, _ := r.config.Policy.Scope(by.rules, o.ech)
 		if !byName {

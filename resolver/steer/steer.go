@@ -297,7 +297,7 @@ func (r *rewrite) address(section int, rec *wire.Record) (keep bool, err error) 
 // we did not.
 func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) {
 	p := r.pathOf(section, rec.Name, rec.Target())
-	if p == nil || !r.remember(rec) {
+	if p == nil || !r.remember(p, rec) {
 		r.changed[rec.RRset()] = true
 		return false, nil
 	}

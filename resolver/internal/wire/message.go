@@ -65,6 +65,9 @@ func ParseMessage(msg []byte) (*Message, error) {
 	return m, err
 }
 
+// minRecord is the length of a record with the root as its owner and no RDATA.
+const minRecord = 11
+
 // Bounds limit what ParseWithin takes of a message.
 type Bounds struct {
 	Records    int // in all sections
@@ -84,7 +87,9 @@ func ParseWithin(msg []byte, b Bounds) (m *Message, cut bool, err error) {
 	m = &Message{Header: [HeaderLen]byte(msg), Question: msg[HeaderLen:off]}
 	p := parser{msg: msg, bounds: b, known: make(map[int]fullName)}
 	for section := range m.Sections {
-		for range binary.BigEndian.Uint16(msg[6+2*section:]) {
+		n := binary.BigEndian.Uint16(msg[6+2*section:])
+		m.Sections[section] = make([]Record, 0, min(int(n), b.Records, len(msg)/minRecord))
+		for range n {
 			r, end, ok := p.record(off)
 			switch {
 			case !ok:
@@ -269,7 +274,7 @@ func NameText(name []byte) string {
 
 // Pack puts the response together, with its names compressed.
 func (m *Message) Pack() ([]byte, error) {
-	p := packer{msg: slices.Concat(m.Header[:], m.Question), at: make(map[string]int)}
+	p := packer{msg: slices.Concat(m.Header[:], m.Question), at: make(map[string]int, len(m.Sections[AnswerSection]))}
 	qname := m.Question[:len(m.Question)-4]
 	p.note(qname, len(qname)-1, HeaderLen)
 	for section, rrs := range m.Sections {
