@@ -63,11 +63,12 @@ func (f *forwarder) complete(ctx context.Context, d *decision, q *query) (*wire.
 	}
 	res := steer.Result{Octets: octets}
 	if d.view != viewRaw {
-		if res, err = f.applySteering(ctx, d.settings, k.Flags, q, octets); err != nil {
+		r := steer.Request{Response: octets, Led: d.led}
+		if res, err = f.applySteering(ctx, d.settings, k.Flags, r, q); err != nil {
 			return nil, err
 		}
 	}
-	return steeredResponse(res, k, now)
+	return steeredResponse(d.settings, &res, nil, k, now)
 }
 
 // follow appends to octets, the response of a local source, what the target of the CNAME has that it ends with, if it ends

@@ -79,7 +79,7 @@ func TestCostIsBounded(t *testing.T) {
 				}
 				lookups := 0
 				lookup := func(context.Context, string, uint16) ([]byte, error) { lookups++; return response, nil }
-				res, err := s.Apply(t.Context(), response, lookup)
+				res, err := s.Apply(t.Context(), Request{Response: response, Lookup: lookup})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -114,7 +114,7 @@ func checkCut(t *testing.T, res Result, rules dnstest.Rules) {
 func TestFirstAddressIsHad(t *testing.T) {
 	s := steererFor(".")
 	s.config.Relay = &dnstest.Relay{Size: 1 << 16}
-	res, err := s.Apply(t.Context(), hostileAnswers(t)["addresses-of-the-name"], nil)
+	res, err := s.Apply(t.Context(), Request{Response: hostileAnswers(t)["addresses-of-the-name"], Lookup: nil})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestFirstAddressIsHad(t *testing.T) {
 
 // TestUnreachableHintsStay: what no rule can steer is nobody's expense, and is left as it is.
 func TestUnreachableHintsStay(t *testing.T) {
-	res, err := steererFor("nothing.example").Apply(t.Context(), hostileAnswers(t)["hints-behind-a-chain"], nil)
+	res, err := steererFor("nothing.example").Apply(t.Context(), Request{Response: hostileAnswers(t)["hints-behind-a-chain"], Lookup: nil})
 	if err != nil || res.Verdict != Untouched || res.Cut {
 		t.Errorf("got %v, %v, cut %v; want it untouched", err, res.Verdict.text(), res.Cut)
 	}
@@ -146,7 +146,7 @@ func BenchmarkHostile(b *testing.B) {
 			b.SetBytes(int64(len(response)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := s.Apply(b.Context(), response, lookup); err != nil {
+				if _, err := s.Apply(b.Context(), Request{Response: response, Lookup: lookup}); err != nil {
 					b.Fatal(err)
 				}
 				s.config.Relay = new(dnstest.Relay) // the old one remembers every question

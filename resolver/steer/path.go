@@ -77,6 +77,16 @@ func (r *rewrite) remember(p *path, rec *wire.Record) bool {
 
 // rememberOrigin notes for all, or for those who are given the record, that o leads to target.
 func (r *rewrite) rememberOrigin(rec *wire.Record, target string, o origin, listed bool) bool {
+	octets := 0
+	for _, name := range o.names {
+		octets += len(name)
+	}
+	switch {
+	case octets > maxOriginOctets:
+		return false
+	case !listed:
+		return r.lead(target, o, r.cap(rec.TTL))
+	}
 	o.until = time.Now().Add(time.Duration(wire.SaneTTL(rec.TTL))*time.Second + targetGrace)
 	news, ok := r.targets.add(target, o)
 	if news {

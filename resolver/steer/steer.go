@@ -22,6 +22,7 @@ type Lookup func(ctx context.Context, name string, qtype uint16) ([]byte, error)
 type Steerer struct {
 	config  Config
 	targets *targets          // handed on to the Steerer that replaces this one
+	leads   *leads            // likewise
 	forget  func(name string) // see New
 }
 
@@ -36,9 +37,9 @@ func New(c Config, old *Steerer, forget func(name string)) (*Steerer, error) {
 		return nil, fmt.Errorf("negative maximum TTL %s", c.MaxTTL)
 	}
 	c.MaxTTL = cmp.Or(c.MaxTTL, DefaultTTL)
-	s := &Steerer{config: c, targets: new(targets), forget: forget}
+	s := &Steerer{config: c, targets: new(targets), leads: new(leads), forget: forget}
 	if old != nil {
-		s.targets = old.targets
+		s.targets, s.leads = old.targets, old.leads
 	}
 	return s, nil
 }
@@ -80,48 +81,80 @@ type Result struct {
 	// Cut says that something is left out because the response went beyond the bounds of this package, or would have
 	// taken more of the relay's addresses than one response may.
 	Cut bool
+	// Leads are to be noted for each client that is given the message. See Give.
+	Leads []Lead
+
+	qname   string
+	origins []origin // what was known to lead to it
 }
 
-// Apply returns what a client that may use the relay gets instead of response, a complete message, which is never
-// changed. Every A and AAAA record and every hint is looked at, whatever was asked for and in
-// whichever section it is:
+// LeadsSize returns the octets that Leads occupies.
+func (res *Result) LeadsSize() (n int64) {
+	for i := range res.Leads {
+		n += res.Leads[i].size()
+	}
+	return n
+}
+
+// Request is what Apply needs to know.
+type Request struct {
+	Response []byte // a complete message; it is never changed
+	Lookup   Lookup
+	Client   netip.Addr // who the work is done for
+	// Led is what led Client to QNAME, from Steerer.Led. If it is not nil, the result is for Client alone.
+	Led []Origin
+}
+
+// Outdated reports whether more has become known meanwhile that leads to the name that res is about, so that it must not
+// be kept.
+func (s *Steerer) Outdated(res *Result) bool {
+	return slices.ContainsFunc(s.targets.lookup(res.qname, time.Now()), func(o origin) bool {
+		return !slices.ContainsFunc(res.origins, func(known origin) bool { return known.is(&o) })
+	})
+}
+
+// Apply returns what a client that may use the relay gets instead of a response. Every A and AAAA record and every hint
+// is looked at, whatever was asked for and in whichever section it is:
 //
 //   - an address that Policy steers becomes the relay's; if the relay has none in its family, it is removed. It is
 //     removed from an HTTPS or SVCB record as well if Hints says so.
 //   - if no AAAA record is left, or there was none, one is made of each steered A record that the relay expresses in
 //     IPv6. If nothing is left at all, the answer becomes NODATA, with an SOA record of ours. See RFC 2308, Section 2.2.
 //   - names that HTTPS and SVCB records of steered names point to are steered as well when they are asked for,
-//     unless a rule speaks of them.
+//     unless a rule speaks of them: for all clients if the operator has listed the name that points to them, else for
+//     those who were given the record, see Lead. A record is left out if that cannot be remembered.
 //   - signatures of what was changed are removed, and AD is cleared. See RFC 6147, Section 5.5.
 //   - what goes beyond the bounds of one response (bounds.go) is left out.
 //
 // If it cannot be found out whether a name has ech, it counts as having none, for unsureTTL. It ends when ctx is done. An
 // error is wire.ErrMalformed, ErrRelayFailed, or that of ctx.
-func (s *Steerer) Apply(ctx context.Context, response []byte, lookup Lookup) (Result, error) {
-	untouched := Result{Octets: response}
-	m, cut, err := parse(response)
+func (s *Steerer) Apply(ctx context.Context, q Request) (Result, error) {
+	m, cut, err := parse(q.Response)
 	if err != nil {
 		return Result{}, err
 	}
 	if !steerable(m) && !cut {
-		return untouched, nil
+		return Result{Octets: q.Response}, nil
 	}
-	r := s.newRewrite(ctx, m, lookup)
+	r := s.newRewrite(ctx, m, &q)
 	r.cut = cut
-	switch v, err := r.run(); {
+	res := Result{qname: r.qname, origins: r.origins}
+	res.Verdict, err = r.run()
+	switch {
 	case ctx.Err() != nil:
 		return Result{}, context.Cause(ctx)
 	case errors.Is(err, ErrRelayFailed) && s.config.OnFailure == FailPass:
-		out, err := shorten(response)
-		return Result{Octets: out, Verdict: Passed}, err
+		res.Verdict = Passed
+		res.Octets, err = shorten(q.Response)
 	case err != nil:
 		return Result{}, err
-	case v == Untouched:
-		return untouched, nil
+	case res.Verdict == Untouched:
+		res.Octets, res.Leads = q.Response, r.leads
 	default:
-		out, err := m.Pack()
-		return Result{Octets: out, Verdict: v, Cut: r.cut}, err
+		res.Cut, res.Leads = r.cut, r.leads
+		res.Octets, err = m.Pack()
 	}
+	return res, err
 }
 
 // steerable reports whether m can have an address to steer.
@@ -174,6 +207,7 @@ type rewrite struct {
 	trimmed               bool                // addresses that nobody asked for were left out
 	cut                   bool                // something went beyond the bounds
 	changed               map[wire.RRset]bool // RRsets in which an address or hint was replaced or removed
+	leads                 []Lead
 	capped                map[wire.RRset]bool // RRsets whose TTL must not be higher than MaxTTL
 	seen                  map[relayed]bool
 }
@@ -184,12 +218,12 @@ type relayed struct {
 	addr netip.Addr
 }
 
-func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, lookup Lookup) *rewrite {
+func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, q *Request) *rewrite {
 	qname := wire.NameText(m.Question[:len(m.Question)-4])
 	return &rewrite{
-		Steerer: s, ctx: ctx, lookup: lookup, m: m, qname: qname,
+		Steerer: s, ctx: ctx, lookup: q.Lookup, m: m, qname: qname,
 		paths: paths(m, qname), judged: make(map[pathKey]*path),
-		origins: s.targets.lookup(qname, time.Now()),
+		origins: append(s.targets.lookup(qname, time.Now()), q.Led...),
 		labels:  maxLabels, addresses: maxAddresses, leases: maxNew,
 		changed: make(map[wire.RRset]bool), capped: make(map[wire.RRset]bool), seen: make(map[relayed]bool),
 	}

@@ -15,16 +15,24 @@ const (
 	targetGrace = 10 * time.Minute
 )
 
-// origin is how clients come to ask for a name of which no rule speaks: an HTTPS or SVCB record of another name, of
+// Origin is how clients come to ask for a name of which no rule speaks: an HTTPS or SVCB record of another name, of
 // which one does, pointed them to it.
-type origin struct {
+type Origin struct {
 	names []string // from the name that was asked for to the owner of the record
 	ech   bool     // an HTTPS record of it carries ech
 	until time.Time
 }
 
-// targets remembers the names that service records of steered names pointed to, because clients ask for their
-// addresses next, and the question does not say why. It does not remember who asked. The zero value is ready for use.
+type origin = Origin
+
+// is reports whether o and other lead the same way.
+func (o *Origin) is(other *Origin) bool {
+	return o.ech == other.ech && slices.Equal(o.names, other.names)
+}
+
+// targets remembers the names that service records of names pointed to that the operator has listed, because clients ask
+// for their addresses next, and the question does not say why. It does not remember who asked: what an operator has
+// listed decides for all, see Lead for what others publish. The zero value is ready for use.
 type targets struct {
 	mu sync.Mutex
 	m  map[string][]origin // by target
@@ -40,7 +48,7 @@ func (t *targets) add(target string, o origin) (news, ok bool) {
 	}
 	// Never changed in place: others may be reading what lookup returned.
 	all := t.m[target]
-	news = !slices.ContainsFunc(all, func(old origin) bool { return old.ech == o.ech && slices.Equal(old.names, o.names) })
+	news = !slices.ContainsFunc(all, func(old origin) bool { return old.is(&o) })
 	kept := slices.DeleteFunc(slices.Clone(all), func(old origin) bool { return slices.Equal(old.names, o.names) })
 	if len(kept) == maxOrigins {
 		kept = kept[1:]
