@@ -24,10 +24,27 @@ func (f *forwarder) resolve(ctx context.Context, d *decision, q *query) (*wire.R
 	if d.led != nil {
 		return f.steerAlone(ctx, d, &client)
 	}
-	return f.flights.do(ctx, flightName(set.gen, d.view, k), func(ctx context.Context) (*wire.Response, error) {
+	p, err := f.flights.do(ctx, flightName(set.gen, d.view, k), func(ctx context.Context) (*wire.Response, error) {
 		return f.steer(ctx, set, k, &client)
 	})
+	var refused *refusedError
+	switch {
+	case !errors.As(err, &refused):
+		return p, err
+	case refused.client != q.client.Addr(): // somebody else has had too many relay addresses
+		return f.steerAlone(ctx, d, &client)
+	}
+	return refused.response, refused.cause
 }
+
+// refusedError is the end of a flight whose result is only for the client that it was begun for: response or cause.
+type refusedError struct {
+	client   netip.Addr
+	response *wire.Response
+	cause    error
+}
+
+func (e *refusedError) Error() string { return steer.ErrRefused.Error() }
 
 // fetch returns the unsteered response to k from the cache or the upstreams. k must not change any more: a flight may
 // outlive the call.
@@ -65,12 +82,18 @@ func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *qu
 	}
 	for range maxDecisions {
 		res, err := f.applySteering(ctx, l, steer.Request{Response: raw.Octets(now)})
+		if errors.Is(err, steer.ErrRefused) {
+			return nil, &refusedError{client: q.client.Addr(), cause: err}
+		}
 		if err != nil {
 			return nil, err
 		}
 		p, err := steeredResponse(set, &res, raw, k, now)
 		if err != nil {
 			return nil, err
+		}
+		if res.Refused {
+			return nil, &refusedError{client: q.client.Addr(), response: p}
 		}
 		if p == raw {
 			f.cache.insertSteered(k, set.gen, raw, nil, until)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -33,7 +34,7 @@ const (
 var errSlow = errors.New("addrmap: the lease file takes too long to write")
 
 // table is the stateful way for one address family. A lease is in one of three places: among the live ones, among
-// the idle ones, which expired and give up their address to whoever needs one, the longest expired first, or, if it
+// the idle ones, which expired and give up their address to whoever needs one, the least used first, or, if it
 // expired under a flow, in neither, parked until the last flow ends.
 type table struct {
 	// Set once by newTable.
@@ -59,11 +60,13 @@ type lease struct {
 
 	flows  atomic.Int32
 	parked atomic.Bool  // the last flow to end has to call unpark
+	uses   atomic.Int64 // answers
 	disk   atomic.Int64 // expiry in the store, or 0; only what the store says raises it
 
 	// Guarded by table.mu.
 	until   int64  // expiry
 	queue   *queue // the queue it is in, or nil while parked
+	order   int64  // in the queue: the lowest comes first
 	index   int    // in the queue
 	written int64  // expiry that the store was last asked to write
 	commit  *batch // which commits written, or nil
@@ -153,6 +156,7 @@ func (t *table) leased(dst netip.Addr, need int64) (netip.Addr, bool) {
 	if l == nil || l.until < need || t.store != nil && l.disk.Load() < need+ahead/2 {
 		return netip.Addr{}, false
 	}
+	l.uses.Add(1)
 	return l.relay, true
 }
 
@@ -177,6 +181,7 @@ func (t *table) renew(dst netip.Addr, need int64, fresh Fresh) (addr netip.Addr,
 		t.extendLocked(l, need+slack)
 	}
 	if t.store == nil {
+		l.uses.Add(1)
 		return l.relay, nil, nil
 	}
 	disk := l.disk.Load() // before the write begins: the time may be another when it ends
@@ -184,6 +189,7 @@ func (t *table) renew(dst netip.Addr, need int64, fresh Fresh) (addr netip.Addr,
 		commit, err = t.writeLocked(l, need)
 	}
 	if disk >= need {
+		l.uses.Add(1)
 		// Written early enough that nobody has to wait, nor to know if it went wrong: that shows in time.
 		return l.relay, nil, nil
 	}
@@ -231,7 +237,7 @@ func (t *table) unpark(l *lease) {
 	defer t.mu.Unlock()
 	if l.parked.Load() && l.flows.Load() == 0 && t.byRelay[l.relay] == l {
 		l.parked.Store(false)
-		t.live.push(l)
+		t.live.push(l, l.until)
 	}
 }
 
@@ -256,14 +262,19 @@ func (t *table) expireLocked() bool {
 		}
 		t.live.remove(l)
 		if !t.heldLocked(l) {
-			t.idle.push(l)
+			t.idle.push(l, t.idleOrder(l.until, l.uses.Load()))
 		}
 	}
 	return true
 }
 
+// idleOrder returns where an idle lease comes that expired at until and was in so many answers.
+func (t *table) idleOrder(until, uses int64) int64 {
+	return until + t.seconds(0)*int64(bits.Len64(uint64(uses)))
+}
+
 // allocateLocked returns an address that no lease has: one never used as long as there is one, so that a destination
-// keeps its address as long as possible, then that of the lease which expired first. before is what the store has for
+// keeps its address as long as possible, then that of the idle lease which comes first. before is what the store has for
 // that one.
 func (t *table) allocateLocked() (addr netip.Addr, before record, err error) {
 	if uint64(len(t.byRelay)) < t.capacity {
@@ -289,7 +300,7 @@ func (t *table) insertLocked(dst, relay netip.Addr, until int64) *lease {
 	l := &lease{dst: dst, relay: relay, until: until}
 	l.release = func() { t.end(l) }
 	t.byDst[dst], t.byRelay[relay] = l, l
-	t.live.push(l)
+	t.live.push(l, l.until)
 	return l
 }
 
@@ -308,7 +319,7 @@ func (t *table) extendLocked(l *lease, until int64) {
 	l.until = until
 	if l.queue != nil {
 		l.queue.remove(l)
-		t.live.push(l)
+		t.live.push(l, l.until)
 	}
 }
 
@@ -331,10 +342,11 @@ func (t *table) usage() (used, size uint64) {
 	return used, t.capacity
 }
 
-// queue orders leases by their expiry.
+// queue orders leases: the live ones by their expiry, and the idle ones by that and by how often they were in answers,
+// each doubling of which is worth another grace.
 type queue []*lease
 
-// first returns the lease that expires first, or nil.
+// first returns the lease that comes first, or nil.
 func (q *queue) first() *lease {
 	if len(*q) == 0 {
 		return nil
@@ -342,8 +354,8 @@ func (q *queue) first() *lease {
 	return (*q)[0]
 }
 
-func (q *queue) push(l *lease) {
-	l.queue = q
+func (q *queue) push(l *lease, order int64) {
+	l.queue, l.order = q, order
 	heap.Push(q, l)
 }
 
@@ -355,7 +367,7 @@ func (q *queue) remove(l *lease) {
 // Len, Less, Swap, Push and Pop implement heap.Interface.
 
 func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].until < q[j].until }
+func (q queue) Less(i, j int) bool { return q[i].order < q[j].order }
 
 func (q queue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]

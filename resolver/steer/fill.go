@@ -50,7 +50,9 @@ func (r *rewrite) synthesize() (made []wire.Record, err error) {
 		}
 		p, ok := judged[a.Name]
 		if !ok {
-			p = r.judge(names)
+			if p = r.judge(names); p != nil {
+				p.owner = a.Name
+			}
 			judged[a.Name] = p
 		}
 		dst, _ := netip.AddrFromSlice(a.Data)

@@ -21,8 +21,9 @@ type Lookup func(ctx context.Context, name string, qtype uint16) ([]byte, error)
 // Steerer applies a Config to responses. It may be used from any goroutine.
 type Steerer struct {
 	config  Config
-	targets *targets          // handed on to the Steerer that replaces this one
-	leads   *leads            // likewise
+	targets *targets // handed on to the Steerer that replaces this one
+	leads   *leads   // likewise
+	pace    *pace
 	forget  func(name string) // see New
 }
 
@@ -37,7 +38,7 @@ func New(c Config, old *Steerer, forget func(name string)) (*Steerer, error) {
 		return nil, fmt.Errorf("negative maximum TTL %s", c.MaxTTL)
 	}
 	c.MaxTTL = cmp.Or(c.MaxTTL, DefaultTTL)
-	s := &Steerer{config: c, targets: new(targets), leads: new(leads), forget: forget}
+	s := &Steerer{config: c, targets: new(targets), leads: new(leads), pace: new(pace), forget: forget}
 	if old != nil {
 		s.targets, s.leads = old.targets, old.leads
 	}
@@ -64,6 +65,9 @@ const (
 // ErrRelayFailed means that the relay cannot take a destination, and that clients must not get its own address instead.
 var ErrRelayFailed = errors.New("relay cannot take a destination")
 
+// ErrRefused means that Client of a Request has had enough of the relay's addresses for now. Others may get one.
+var ErrRefused = errors.New("too many new relay addresses")
+
 const (
 	// unsureTTL caps the TTLs, in seconds, of answers that would be others if an upstream or the relay had
 	// not failed.
@@ -81,6 +85,8 @@ type Result struct {
 	// Cut says that something is left out because the response went beyond the bounds of this package, or would have
 	// taken more of the relay's addresses than one response may.
 	Cut bool
+	// Refused is set if Verdict is Passed because of ErrRefused, so that nobody but Client of the Request must get it.
+	Refused bool
 	// Leads are to be noted for each client that is given the message. See Give.
 	Leads []Lead
 
@@ -144,7 +150,7 @@ func (s *Steerer) Apply(ctx context.Context, q Request) (Result, error) {
 	case ctx.Err() != nil:
 		return Result{}, context.Cause(ctx)
 	case errors.Is(err, ErrRelayFailed) && s.config.OnFailure == FailPass:
-		res.Verdict = Passed
+		res.Verdict, res.Refused = Passed, errors.Is(err, ErrRefused)
 		res.Octets, err = shorten(q.Response)
 	case err != nil:
 		return Result{}, err
@@ -199,7 +205,10 @@ type rewrite struct {
 	judged  map[pathKey]*path   // nil beyond the bounds
 	origins []origin            // what led to QNAME, if it was a target
 
-	labels, addresses, leases int // what is left of the bounds
+	client netip.Prefix // who the work is done for
+
+	labels, addresses, leases int  // what is left of the bounds
+	relayed                   bool // a relay address is in the response
 
 	echKnown, ech         bool
 	carriesKnown, carries bool                // a record of the response carries ech
@@ -221,7 +230,7 @@ type relayed struct {
 func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, q *Request) *rewrite {
 	qname := wire.NameText(m.Question[:len(m.Question)-4])
 	return &rewrite{
-		Steerer: s, ctx: ctx, lookup: q.Lookup, m: m, qname: qname,
+		Steerer: s, ctx: ctx, lookup: q.Lookup, client: clientOf(q.Client), m: m, qname: qname,
 		paths: paths(m, qname), judged: make(map[pathKey]*path),
 		origins: append(s.targets.lookup(qname, time.Now()), q.Led...),
 		labels:  maxLabels, addresses: maxAddresses, leases: maxNew,
@@ -382,23 +391,47 @@ func (r *rewrite) replace(p *path, addr netip.Addr, ttl uint32, extra bool) (net
 }
 
 // relayAddr asks the relay for an address that holds as long as the answer. It returns false without an error if there is
-// none, or none for an extra address.
+// none in this family, or if clients can do without this one and it would be a new lease beyond the bounds.
 func (r *rewrite) relayAddr(p *path, dst netip.Addr, v6 bool, ttl uint32, extra bool) (netip.Addr, bool, error) {
 	if !r.config.Relay.Healthy() {
 		return netip.Addr{}, false, ErrRelayFailed
 	}
+	extra = extra || r.relayed
 	refused := false
 	addr, ok, err := r.config.Relay.RelayAddr(r.ctx, dst, v6, time.Duration(r.cap(ttl))*time.Second, func(used, size uint64) bool {
-		refused = !r.spend(&r.leases, 1)
+		refused = !r.newLease(p, v6, extra, used, size)
 		return !refused
 	})
 	switch {
+	case refused && extra:
+		return netip.Addr{}, false, nil
 	case refused:
+		return netip.Addr{}, false, fmt.Errorf("%w: %w", ErrRelayFailed, ErrRefused)
+	case err != nil && r.relayed: // what there is has to do
+		r.cut = true
 		return netip.Addr{}, false, nil
 	case err != nil:
 		return netip.Addr{}, false, fmt.Errorf("%w: %w", ErrRelayFailed, err)
 	}
-	return addr, ok && addr.Is6() == v6, nil
+	ok = ok && addr.Is6() == v6
+	r.relayed = r.relayed || ok
+	return addr, ok, nil
+}
+
+// newLease reports whether the relay may make a lease for an address at the end of p.
+func (r *rewrite) newLease(p *path, v6, extra bool, used, size uint64) bool {
+	if extra && used >= size-size/reserve {
+		r.cut = true
+		return false
+	}
+	if !r.spend(&r.leases, 1) {
+		return false
+	}
+	if !r.pace.allow(r.client, zoneOf(p.owner), v6, used, size) {
+		r.cut = true
+		return false
+	}
+	return true
 }
 
 // dropSignatures removes the signatures of what is not what was signed, all of them if records were left out.
