@@ -21,6 +21,9 @@ type Config struct {
 	Relay  Relay
 	// MaxTTL caps the TTL of a rewritten record. 0 means DefaultTTL.
 	MaxTTL time.Duration
+	// NAT64 are prefixes for translation besides the well-known one, see CheckNAT64: the IPv4 address in an address with
+	// such a prefix decides what becomes of it.
+	NAT64 []netip.Prefix
 	// Hints says what becomes of ipv4hint and ipv6hint of steered addresses: HintsRewrite or HintsStrip.
 	Hints HintMode
 	// OnFailure says what the response is if the relay cannot take a destination: FailPass or FailServfail.

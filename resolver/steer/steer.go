@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -24,7 +25,8 @@ type Steerer struct {
 	targets *targets // handed on to the Steerer that replaces this one
 	leads   *leads   // likewise
 	pace    *pace
-	forget  func(name string) // see New
+	found   *atomic.Pointer[[]netip.Prefix] // see Discovered; handed on as well
+	forget  func(name string)               // see New
 }
 
 // New returns a steerer with configuration c, which remembers what old knew of targets; old may be nil. forget is
@@ -37,10 +39,15 @@ func New(c Config, old *Steerer, forget func(name string)) (*Steerer, error) {
 	if c.MaxTTL < 0 {
 		return nil, fmt.Errorf("negative maximum TTL %s", c.MaxTTL)
 	}
+	for _, p := range c.NAT64 {
+		if err := CheckNAT64(p); err != nil {
+			return nil, err
+		}
+	}
 	c.MaxTTL = cmp.Or(c.MaxTTL, DefaultTTL)
-	s := &Steerer{config: c, targets: new(targets), leads: new(leads), pace: new(pace), forget: forget}
+	s := &Steerer{config: c, targets: new(targets), leads: new(leads), pace: new(pace), found: new(atomic.Pointer[[]netip.Prefix]), forget: forget}
 	if old != nil {
-		s.targets, s.leads = old.targets, old.leads
+		s.targets, s.leads, s.found = old.targets, old.leads, old.found
 	}
 	return s, nil
 }
@@ -124,6 +131,7 @@ func (s *Steerer) Outdated(res *Result) bool {
 //
 //   - an address that Policy steers becomes the relay's; if the relay has none in its family, it is removed. It is
 //     removed from an HTTPS or SVCB record as well if Hints says so.
+//   - if an IPv4 address is written in an IPv6 address, that one decides (embedded.go).
 //   - if no AAAA record is left, or there was none, one is made of each steered A record that the relay expresses in
 //     IPv6. If nothing is left at all, the answer becomes NODATA, with an SOA record of ours. See RFC 2308, Section 2.2.
 //   - names that HTTPS and SVCB records of steered names point to are steered as well when they are asked for,
@@ -370,7 +378,8 @@ func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) 
 // replaceHint returns what stands for the address of a hint, or false if it is to be left out.
 func (r *rewrite) replaceHint(p *path, addr netip.Addr, ttl uint32) (netip.Addr, bool, error) {
 	if r.config.Hints == HintsStrip {
-		return addr, r.decide(p, addr.Unmap()) == stay, nil
+		dst, _ := r.destination(addr)
+		return addr, r.decide(p, dst) == stay, nil
 	}
 	addr, what, err := r.replace(p, addr, ttl, true)
 	return addr, what == stay || what == relay, err
@@ -379,9 +388,12 @@ func (r *rewrite) replaceHint(p *path, addr netip.Addr, ttl uint32) (netip.Addr,
 // replace returns what becomes of addr at the end of p, and the relay's address if that comes in its place. extra says that
 // clients can do without it.
 func (r *rewrite) replace(p *path, addr netip.Addr, ttl uint32, extra bool) (netip.Addr, decision, error) {
-	dst := addr.Unmap() // ::ffff:192.0.2.1 leads clients to 192.0.2.1
-	if what := r.decide(p, dst); what != relay {
+	dst, how := r.destination(addr)
+	switch what := r.decide(p, dst); {
+	case what != relay:
 		return addr, what, nil
+	case how == tunnels:
+		return addr, remove, nil
 	}
 	out, ok, err := r.relayAddr(p, dst, addr.Is6(), ttl, extra)
 	if !ok {
