@@ -54,6 +54,9 @@ func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key) (*wir
 	}
 	return f.flights.do(ctx, flightName(set.gen, viewRaw, k), func(ctx context.Context) (*wire.Response, error) {
 		p, err := set.upstreams.Resolve(ctx, k)
+		if err == nil {
+			p, err = f.followDNAMEs(ctx, set, k, p)
+		}
 		switch {
 		case err == nil:
 		case ctx.Err() == context.Canceled: // nobody waits, so that it may not even have been asked

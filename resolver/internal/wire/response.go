@@ -203,3 +203,11 @@ func (p *Response) SetAuthoritative() { p.msg[2] |= FlagAA }
 
 // Parse returns p taken apart, with the TTLs that it came with.
 func (p *Response) Parse() (*Message, error) { return ParseMessage(p.msg) }
+
+// HasType reports whether p has a record of a type.
+func (p *Response) HasType(rtype uint16) bool {
+	return ContainsType(p.msg, func(t uint16) bool { return t == rtype })
+}
+
+// ParseWithin returns p taken apart as ParseWithin does it.
+func (p *Response) ParseWithin(b Bounds) (m *Message, cut bool, err error) { return ParseWithin(p.msg, b) }
