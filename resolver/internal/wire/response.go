@@ -210,4 +210,6 @@ func (p *Response) HasType(rtype uint16) bool {
 }
 
 // ParseWithin returns p taken apart as ParseWithin does it.
-func (p *Response) ParseWithin(b Bounds) (m *Message, cut bool, err error) { return ParseWithin(p.msg, b) }
+func (p *Response) ParseWithin(b Bounds) (m *Message, cut bool, err error) {
+	return ParseWithin(p.msg, b)
+}
