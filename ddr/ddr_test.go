@@ -178,7 +178,9 @@ func TestWhereAndWhat(t *testing.T) {
 		"no-services":                   {Config{}, []netip.Addr{v4}, v4, nil},
 		"one-record-for-two-addresses": {
 			on(service(DoT, "192.0.2.53:853"), service(DoT, "0.0.0.0:853")),
-			[]netip.Addr{v4}, v4, []string{"dot"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"dot"},
 		},
 		"port-of-the-address-that-was-asked": {
 			Config{
@@ -188,19 +190,27 @@ func TestWhereAndWhat(t *testing.T) {
 		},
 		"two-ports-on-one-address": {
 			on(service(DoT, "192.0.2.53:8853"), service(DoT, "192.0.2.53:853")),
-			[]netip.Addr{v4}, v4, []string{"dot 8853", "dot"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"dot 8853", "dot"},
 		},
 		"default-port-of-doh-is-443": {
 			on(service(DoH, "192.0.2.53:853"), service(DoQ, "192.0.2.53:443")),
-			[]netip.Addr{v4}, v4, []string{"h2 853", "doq 443"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"h2 853", "doq 443"},
 		},
 		"http-versions-on-two-ports": {
 			on(service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:8443")),
-			[]netip.Addr{v4}, v4, []string{"h2", "dot", "h3 8443"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"h2", "dot", "h3 8443"},
 		},
 		"http-versions-apart-are-joined": {
 			on(service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:443")),
-			[]netip.Addr{v4}, v4, []string{"h2,h3", "dot"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"h2,h3", "dot"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -79,10 +79,10 @@ func (r *Relay) destination(client, local netip.Addr) (dst netip.Addr, unmap fun
 // client has all the flows it may have, or that the relay is about to end.
 func (r *Relay) Open(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, error) {
 	g, err := r.tryOpen(p, client.Unmap().WithZone(""), dst)
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		r.stats.flows[p].Add(1)
-	case errOverLimit:
+	case errors.Is(err, errOverLimit):
 		r.stats.overLimit[p].Add(1)
 	default:
 		r.stats.refused[p].Add(1)

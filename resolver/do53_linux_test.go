@@ -18,7 +18,7 @@ import (
 // fill makes b look as if n copies of msg had been received.
 func (b *batch) fill(n int, msg []byte) {
 	for i := range n {
-		sa := (*unix.RawSockaddrInet6)(&b.names[i])
+		sa := &b.names[i]
 		*sa = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: 0x3500}
 		sa.Addr = netip.MustParseAddr("2001:db8::1").As16()
 		b.in[i].Len = uint32(copy(b.bufs[i][:], msg))
@@ -133,7 +133,7 @@ func checkSource(t *testing.T, s *testServer, asked netip.Addr) {
 	srv := *s.Server
 	view.Server = &srv
 	a := s.Addrs()
-	srv.addrs = Listen{Do53: at(a.Do53), DoT: at(a.DoT), DoQ: at(a.DoQ), DoH: at(a.DoH)}
+	srv.where = &places{addrs: Listen{Do53: at(a.Do53), DoT: at(a.DoT), DoQ: at(a.DoQ), DoH: at(a.DoH)}}
 	for _, tr := range transports {
 		ask := tr.dial(t, &view)
 		for _, name := range []string{"now.example", "late.example"} {

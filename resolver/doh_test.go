@@ -327,7 +327,9 @@ func resetH2(t *testing.T, s *testServer, streams uint32, query string) {
 	for i := range streams {
 		block.Reset()
 		for _, field := range []hpack.HeaderField{
-			{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "https"}, {Name: ":authority", Value: "x"},
+			{Name: ":method", Value: "GET"},
+			{Name: ":scheme", Value: "https"},
+			{Name: ":authority", Value: "x"},
 			{Name: ":path", Value: "/dns-query?dns=" + query},
 		} {
 			e.WriteField(field)

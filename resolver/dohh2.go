@@ -38,6 +38,7 @@ func newH2(d *doh) *h2.Server {
 		MaxHeader:     maxHeader,
 		MaxBody:       maxBody,
 		IdleTimeout:   d.limits.IdleTimeout,
+		ShortenIdle:   d.conns.idleTime,
 		ReadTimeout:   d.limits.ReadTimeout,
 		WriteTimeout:  writeTimeout,
 	})
@@ -57,6 +58,7 @@ func (d dohH2) Answer(r *h2.Request, w *h2.Response) h2.Outcome {
 	x.method, x.path, x.query, x.contentType = r.Method, r.Path, r.Query(), r.ContentType
 	x.complete, x.canWait, x.body, x.reply = r.Complete, r.CanWait, r.Body, w.Body
 	x.q = query{client: p.client, local: p.local, transport: p.transport}
+	x.slot = p.slot
 	did := d.answer(x)
 	if did == h2.Answered {
 		d.respond(w, x)
@@ -115,7 +117,7 @@ func (d dohH2) serveOther(r *h2.Request, w *h2.Response) h2.Outcome {
 // record has the handler write to rec, and reports false if it has not ended well. A fault of it costs one request.
 func (d dohH2) record(rec *recorder, r *http.Request) (ok bool) {
 	defer func() {
-		if p := recover(); p != nil && p != http.ErrAbortHandler {
+		if p := recover(); p != nil && p != any(http.ErrAbortHandler) {
 			d.log.Error().Bytes("stack", debug.Stack()).Msg("the handler for other paths panics")
 		}
 	}()

@@ -27,6 +27,7 @@ import (
 //
 // and everything else at once. A reply is the query with QR set and one octet, the number of its transport, behind it.
 type fakeBackend struct {
+	backend // nil: nothing else is called
 	release chan struct{}
 
 	answering, maxAnswering atomic.Int64 // calls of answer
@@ -45,8 +46,8 @@ const largeReply = 60000
 
 func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} }
 
+func (f *fakeBackend) start()                 {}
 func (f *fakeBackend) close()                 {}
-func (f *fakeBackend) update(Settings) error  { return nil }
 func (f *fakeBackend) stats(*Stats)           {}
 func (f *fakeBackend) serves(netip.Addr) bool { return true }
 
@@ -146,11 +147,11 @@ func everywhere() Listen {
 const libraryDoH = 1
 
 func (s *testServer) useLibrary() {
-	if len(s.addrs.DoH) <= libraryDoH {
+	if len(s.Addrs().DoH) <= libraryDoH {
 		return
 	}
 	for _, b := range s.services {
-		if d, ok := b.service.(*dohTCP); ok && b.addr == s.addrs.DoH[libraryDoH] {
+		if d, ok := b.service.(*dohTCP); ok && b.addr == s.Addrs().DoH[libraryDoH] {
 			d.implementation = HTTP2Library
 		}
 	}

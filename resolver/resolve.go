@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -54,8 +55,8 @@ func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key) (*wir
 	}
 	return f.flights.do(ctx, flightName(set.gen, viewRaw, k), func(ctx context.Context) (*wire.Response, error) {
 		p, err := set.upstreams.Resolve(ctx, k)
-		if err == nil {
-			p, err = f.followDNAMEs(ctx, set, k, p)
+		if err == nil && p.Alias != nil {
+			p, err = f.chase(ctx, set, k, p)
 		}
 		switch {
 		case err == nil:
@@ -66,6 +67,42 @@ func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key) (*wir
 		}
 		f.cache.insert(k, set.gen, p)
 		return p, nil
+	})
+}
+
+// maxChase bounds the questions for the rest of one response.
+const maxChase = 8
+
+// errChase means that a chain of aliases does not end.
+var errChase = fmt.Errorf("%w: the chain of aliases does not end", wire.ErrMalformed)
+
+// chase returns the whole response to k: p, which ends with an alias, and what upstreams have for its target. Stub
+// resolvers expect the whole chain. See RFC 1034, Section 5.2.2.
+func (f *forwarder) chase(ctx context.Context, set *settings, k *wire.Key, p *wire.Response) (*wire.Response, error) {
+	for range maxChase {
+		next, err := f.target(ctx, set, p.Alias)
+		if err != nil {
+			return nil, err
+		}
+		now := f.cache.now()
+		if rcode := next.Rcode(); rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
+			return wire.Failure(k, next.EDE, wire.FailureTTL, now), nil
+		}
+		if p, err = p.Join(next, k, now); err != nil || p.Alias == nil {
+			return p, err
+		}
+	}
+	return nil, errChase
+}
+
+// target returns the response to k, the target of an alias, from the cache or the upstreams. It does not wait for other
+// aliases, so that nobody waits in a circle: what it returns may be partial as well.
+func (f *forwarder) target(ctx context.Context, set *settings, k *wire.Key) (*wire.Response, error) {
+	if p := f.cache.raw(k, 0, f.cache.now()); p != nil {
+		return p, nil
+	}
+	return f.flights.do(ctx, flightName(set.gen, viewTarget, k), func(ctx context.Context) (*wire.Response, error) {
+		return set.upstreams.Resolve(ctx, k)
 	})
 }
 

@@ -61,6 +61,13 @@ import (
 // replaced while it runs, see Server.Update.
 type Config struct {
 	Listen Listen
+	// FreeBind binds addresses that the host does not have yet at once, which keeps others from taking them. Otherwise, and
+	// where the system cannot, they are bound within a second of their coming. Both are logged, and keep nothing else from
+	// being served.
+	FreeBind bool
+	// AddressesChanged is called after the host has got an address of Server.Absent; nil means that nobody wants to know. It
+	// is called on a goroutine of Run and may use the Server.
+	AddressesChanged func()
 	// TLS is cloned for each encrypted listener, which sets its own NextProtos. Nil if no encrypted listener is
 	// configured. Its GetCertificate must serve handshakes without SNI. See RFC 9462, Section 6.3.
 	TLS *tls.Config

@@ -44,15 +44,19 @@ func TestDescribeTo(t *testing.T) {
 		},
 		"useless-addresses": {
 			config(listen("[::]:853"), "127.0.0.1", "::1", "fe80::1", "192.0.2.53"), addrPorts("[::]:53"),
-			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[192.0.2.53]", announce.PvD{ID: "dns.isp.example", Info: true},
+			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[192.0.2.53]",
+			announce.PvD{ID: "dns.isp.example", Info: true},
 		},
 		"other-port-of-do53": {
 			config(listen("[::]:853"), "192.0.2.53"), addrPorts("192.0.2.53:5353"),
-			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[]", announce.PvD{ID: "dns.isp.example", Info: true},
+			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[]",
+			announce.PvD{ID: "dns.isp.example", Info: true},
 		},
 		"no-certificate": {
-			ddr.Config{Name: "dns.isp.example", Addresses: addresses("192.0.2.53"), PvD: true}, addrPorts("192.0.2.53:53"),
-			"", "[192.0.2.53]", announce.PvD{ID: "dns.isp.example"},
+			ddr.Config{Name: "dns.isp.example", Addresses: addresses("192.0.2.53"), PvD: true},
+			addrPorts("192.0.2.53:53"),
+			"", "[192.0.2.53]",
+			announce.PvD{ID: "dns.isp.example"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

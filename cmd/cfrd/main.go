@@ -26,7 +26,7 @@ import (
 // main runs the command line until it ends or a signal comes, and exits with its code.
 func main() {
 	// quic-go would write its warning about small receive buffers to the global log. `cfrd help deploy` has it instead.
-	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
+	_ = os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal drains. From then on signals have their default effect, so that the second one ends at once.
 	context.AfterFunc(ctx, stop)

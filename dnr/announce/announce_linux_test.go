@@ -272,17 +272,22 @@ func TestAnnouncerVethChanges(t *testing.T) {
 		reason     string
 	}{
 		{
-			"down", [][]string{{"link", "set", "lan0", "down"}},
-			[][]string{{"link", "set", "lan0", "up"}}, "the interface is down",
+			"down",
+			[][]string{{"link", "set", "lan0", "down"}},
+			[][]string{{"link", "set", "lan0", "up"}},
+			"the interface is down",
 		},
 		{
-			"renamed", [][]string{{"link", "set", "lan0", "down"}, {"link", "set", "lan0", "name", "wan0"}, {"link", "set", "wan0", "up"}},
+			"renamed",
+			[][]string{{"link", "set", "lan0", "down"}, {"link", "set", "lan0", "name", "wan0"}, {"link", "set", "wan0", "up"}},
 			[][]string{{"link", "set", "wan0", "down"}, {"link", "set", "wan0", "name", "lan0"}, {"link", "set", "lan0", "up"}},
 			"no such interface",
 		},
 		{
-			"without-link-local", [][]string{{"addr", "flush", "dev", "lan0", "scope", "link"}},
-			[][]string{{"addr", "add", "fe80::53/64", "dev", "lan0"}}, "no link-local address",
+			"without-link-local",
+			[][]string{{"addr", "flush", "dev", "lan0", "scope", "link"}},
+			[][]string{{"addr", "add", "fe80::53/64", "dev", "lan0"}},
+			"no link-local address",
 		},
 	} {
 		t.Run(change.name, func(t *testing.T) {

@@ -52,10 +52,16 @@ func TestDHCPv6Reply(t *testing.T) {
 		"only-servers": {from, link.AllDHCPServers, options(23, 24), []uint16{2, 1, 23}, nil},
 		"others-only":  {from, link.AllDHCPServers, options(24, 32), nil, errNotAsked},
 		"no-request":   {from, link.AllDHCPServers, with(func(m *link.DHCPv6Message) { m.Options = nil }), nil, errNotAsked},
-		"anonymous": {from, link.AllDHCPServers, with(func(m *link.DHCPv6Message) { m.Options = m.Options[1:] }),
-			[]uint16{2, 144, 144, 23}, nil},
-		"to-us": {from, link.AllDHCPServers, with(func(m *link.DHCPv6Message) { m.Add(2, unhex(t, duid)) }),
-			[]uint16{2, 1, 144, 144, 23}, nil},
+		"anonymous": {
+			from, link.AllDHCPServers, with(func(m *link.DHCPv6Message) { m.Options = m.Options[1:] }),
+			[]uint16{2, 144, 144, 23},
+			nil,
+		},
+		"to-us": {
+			from, link.AllDHCPServers, with(func(m *link.DHCPv6Message) { m.Add(2, unhex(t, duid)) }),
+			[]uint16{2, 1, 144, 144, 23},
+			nil,
+		},
 		"opaque-duid": {from, link.AllDHCPServers, with(func(m *link.DHCPv6Message) {
 			m.Options[0].Data = unhex(t, "0004 0102030405060708") // a UUID that is too short
 		}), []uint16{2, 1, 144, 144, 23}, nil},

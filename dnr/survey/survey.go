@@ -198,7 +198,7 @@ func (s *surveyor) collect(ctx context.Context, conn link.IPConn, packets <-chan
 	for {
 		select {
 		case <-ctx.Done():
-			if err := context.Cause(ctx); err != errWindow {
+			if err := context.Cause(ctx); !errors.Is(err, errWindow) {
 				return err
 			}
 			return nil

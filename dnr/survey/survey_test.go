@@ -147,7 +147,8 @@ func TestRequests(t *testing.T) {
 			[]string{
 				"0s solicitation", "0s information-request", "0s inform from 192.0.2.2", "1s information-request",
 				"2s discover from 0.0.0.0", "3s information-request", "4s solicitation",
-			}, nil,
+			},
+			nil,
 		},
 		"all-answer": {
 			listenLink, DefaultWindow, func(a requester) []link.IPPacket {
@@ -155,26 +156,32 @@ func TestRequests(t *testing.T) {
 					advertisement(255, listenRouter), reply6(a, func(*link.DHCPv6Message) {}), reply4(a, func(*link.DHCPv4Message) {}),
 				}
 			},
-			[]string{"0s solicitation", "0s information-request", "0s inform from 192.0.2.2"}, nil,
+			[]string{"0s solicitation", "0s information-request", "0s inform from 192.0.2.2"},
+			nil,
 		},
 		"short": {
 			listenLink, 500 * time.Millisecond, nil,
-			[]string{"0s solicitation", "0s information-request", "0s inform from 192.0.2.2"}, nil,
+			[]string{"0s solicitation", "0s information-request", "0s inform from 192.0.2.2"},
+			nil,
 		},
 		"long": {
 			listenLink, time.Minute, func(a requester) []link.IPPacket { return []link.IPPacket{reply4(a, func(*link.DHCPv4Message) {})} },
 			[]string{
 				"0s solicitation", "0s information-request", "0s inform from 192.0.2.2", "1s information-request",
 				"3s information-request", "4s solicitation",
-			}, nil,
+			},
+			nil,
 		},
 		"no-address": {
 			bareLink, time.Second / 2, nil,
-			[]string{"0s solicitation", "0s discover from 0.0.0.0"}, []string{"dhcpv6: the interface has no link-local address"},
+			[]string{"0s solicitation", "0s discover from 0.0.0.0"},
+			[]string{"dhcpv6: the interface has no link-local address"},
 		},
 		"no-ethernet": {
-			link.State{Name: "tun0", LinkLocal: listenLink.LinkLocal}, time.Second / 2, nil,
-			[]string{"0s solicitation", "0s information-request"}, []string{"dhcpv4: the interface has no Ethernet address"},
+			link.State{Name: "tun0", LinkLocal: listenLink.LinkLocal},
+			time.Second / 2, nil,
+			[]string{"0s solicitation", "0s information-request"},
+			[]string{"dhcpv4: the interface has no Ethernet address"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

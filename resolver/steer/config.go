@@ -79,6 +79,9 @@ type Relay interface {
 	// Contains reports whether addr is no destination of the relay, such as a relay address itself: it is never
 	// steered.
 	Contains(addr netip.Addr) bool
+	// Dead reports whether the relay could not reach dst, or any address of its family, of late. Such an address is left
+	// out of the answers for names that have others.
+	Dead(dst netip.Addr) bool
 	// Healthy reports whether the relay takes flows. RelayAddr is not asked while it does not.
 	Healthy() bool
 }

@@ -132,6 +132,7 @@ func (s *Steerer) Outdated(res *Result) bool {
 //   - an address that Policy steers becomes the relay's; if the relay has none in its family, it is removed. It is
 //     removed from an HTTPS or SVCB record as well if Hints says so.
 //   - if an IPv4 address is written in an IPv6 address, that one decides (embedded.go).
+//   - an address that the relay cannot reach is removed if the name has others, and as a hint in any case.
 //   - if no AAAA record is left, or there was none, one is made of each steered A record that the relay expresses in
 //     IPv6. If nothing is left at all, the answer becomes NODATA, with an SOA record of ours. See RFC 2308, Section 2.2.
 //   - names that HTTPS and SVCB records of steered names point to are steered as well when they are asked for,
@@ -289,10 +290,10 @@ func (r *rewrite) answers() bool {
 
 // section rewrites the records of one section.
 func (r *rewrite) section(section int) error {
-	rrs := r.m.Sections[section]
+	rrs, spare := r.m.Sections[section], r.spare(section)
 	kept := rrs[:0]
 	for i := range rrs {
-		keep, err := r.record(section, &rrs[i])
+		keep, err := r.record(section, &rrs[i], spare[rrs[i].RRset()])
 		if err != nil {
 			return err
 		}
@@ -304,12 +305,12 @@ func (r *rewrite) section(section int) error {
 	return nil
 }
 
-// record rewrites one record and reports whether it stays.
-func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
+// record rewrites one record and reports whether it stays. spare says that its RRset can do without it if it is dead.
+func (r *rewrite) record(section int, rec *wire.Record, spare bool) (keep bool, err error) {
 	switch {
 	case rec.Class != dns.ClassINET:
 	case rec.Type == dns.TypeA, rec.Type == dns.TypeAAAA:
-		return r.address(section, rec)
+		return r.address(section, rec, spare)
 	case rec.IsSVCB():
 		return r.service(section, rec)
 	}
@@ -317,14 +318,14 @@ func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
 }
 
 // address rewrites an A or AAAA record.
-func (r *rewrite) address(section int, rec *wire.Record) (keep bool, err error) {
+func (r *rewrite) address(section int, rec *wire.Record, spare bool) (keep bool, err error) {
 	old, _ := netip.AddrFromSlice(rec.Data)
 	p := r.pathOf(section, rec.Name, "")
 	if p == nil {
 		r.changed[rec.RRset()] = true
 		return false, nil
 	}
-	addr, what, err := r.replace(p, old, rec.TTL, section != wire.AnswerSection)
+	addr, what, err := r.replace(p, old, rec.TTL, role{extra: section != wire.AnswerSection, spare: spare})
 	switch {
 	case err != nil:
 		return false, err
@@ -381,21 +382,26 @@ func (r *rewrite) replaceHint(p *path, addr netip.Addr, ttl uint32) (netip.Addr,
 		dst, _ := r.destination(addr)
 		return addr, r.decide(p, dst) == stay, nil
 	}
-	addr, what, err := r.replace(p, addr, ttl, true)
+	addr, what, err := r.replace(p, addr, ttl, role{extra: true, spare: true})
 	return addr, what == stay || what == relay, err
 }
 
-// replace returns what becomes of addr at the end of p, and the relay's address if that comes in its place. extra says that
-// clients can do without it.
-func (r *rewrite) replace(p *path, addr netip.Addr, ttl uint32, extra bool) (netip.Addr, decision, error) {
+// role is what an address is in a response.
+type role struct {
+	extra bool // clients can do without it, so that it is no reason for a new lease when addresses are short
+	spare bool // clients can do without it if the relay cannot reach it
+}
+
+// replace returns what becomes of addr at the end of p, and the relay's address if that comes in its place.
+func (r *rewrite) replace(p *path, addr netip.Addr, ttl uint32, is role) (netip.Addr, decision, error) {
 	dst, how := r.destination(addr)
 	switch what := r.decide(p, dst); {
 	case what != relay:
 		return addr, what, nil
-	case how == tunnels:
+	case how == tunnels, is.spare && r.config.Relay.Dead(dst):
 		return addr, remove, nil
 	}
-	out, ok, err := r.relayAddr(p, dst, addr.Is6(), ttl, extra)
+	out, ok, err := r.relayAddr(p, dst, addr.Is6(), ttl, is.extra)
 	if !ok {
 		return addr, remove, err
 	}

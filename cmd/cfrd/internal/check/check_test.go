@@ -195,7 +195,8 @@ func TestCheckFinds(t *testing.T) {
 		},
 		"another-answer-on-encrypted-transports": {
 			func(f *fakeResolver) { f.overrideEncrypted = answers(t, fakeName+". 60 A 192.0.2.1") },
-			nil, []string{
+			nil,
+			[]string{
 				"dot", "dot-sni", "doh", "doh-post", "doh-sni", "doh3", "doh3-post", "doh3-sni", "doq", "doq-sni",
 			},
 		},

@@ -124,17 +124,17 @@ func (c checker) addresses(d Designation, target string, extra []record) {
 
 // params returns what d says about its target, for a step.
 func (d Designation) params() string {
-	s := "alpn=" + strings.Join(d.ALPN, ",")
+	words := []string{"alpn=" + strings.Join(d.ALPN, ",")}
 	if d.Port != 0 {
-		s += fmt.Sprintf(" port=%d", d.Port)
+		words = append(words, fmt.Sprintf("port=%d", d.Port))
 	}
 	if d.DoHPath != "" {
-		s += " dohpath=" + d.DoHPath
+		words = append(words, "dohpath="+d.DoHPath)
 	}
 	for _, a := range d.Addresses {
-		s += " " + a.String()
+		words = append(words, a.String())
 	}
-	return s
+	return strings.Join(words, " ")
 }
 
 // addressRecordsOf returns the addresses that name has in section, with duplicates.

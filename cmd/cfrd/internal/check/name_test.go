@@ -179,7 +179,8 @@ func TestCheckPvDCertificate(t *testing.T) {
 		ck := checker{f.options(), &Report{OK: true}}
 		ck.Name = known
 		ck.pvd(t.Context(), fakeName+".", svcb.Record{Priority: 1, Target: ".", Params: []svcb.Param{
-			{Key: svcb.KeyALPN, Value: []byte("\x02h2")}, {Key: svcb.KeyNoDefaultALPN},
+			{Key: svcb.KeyALPN, Value: []byte("\x02h2")},
+			{Key: svcb.KeyNoDefaultALPN},
 			{Key: svcb.KeyPort, Value: []byte{byte(f.services[1].Addr.Port() >> 8), byte(f.services[1].Addr.Port())}},
 		}})
 		if len(ck.Steps) != 1 || ck.Steps[0].Status != want {

@@ -82,7 +82,7 @@ type decodeError interface {
 
 // addDecodeErrors adds what UnmarshalExact found: a tree of errors, the leaves of which know their key.
 func (ps *Problems) addDecodeErrors(err error, known []configKey) {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // every node of the tree is looked at in turn
 	case nil:
 	case decodeError:
 		if keys, ok := strings.CutPrefix(e.Unwrap().Error(), "has invalid keys: "); ok {
