@@ -21,6 +21,8 @@ type Config struct {
 	Relay  Relay
 	// MaxTTL caps the TTL of a rewritten record. 0 means DefaultTTL.
 	MaxTTL time.Duration
+	// Ports are those that the relay serves. Empty means every port.
+	Ports []uint16
 	// NAT64 are prefixes for translation besides the well-known one, see CheckNAT64: the IPv4 address in an address with
 	// such a prefix decides what becomes of it.
 	NAT64 []netip.Prefix

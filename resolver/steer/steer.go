@@ -139,6 +139,7 @@ func (s *Steerer) Outdated(res *Result) bool {
 //     unless a rule speaks of them: for all clients if the operator has listed the name that points to them, else for
 //     those who were given the record, see Lead. A record is left out if that cannot be remembered.
 //   - signatures of what was changed are removed, and AD is cleared. See RFC 6147, Section 5.5.
+//   - a record with a port that the relay does not serve loses port and hints if its target is steered (port.go).
 //   - what goes beyond the bounds of one response (bounds.go) is left out.
 //
 // If it cannot be found out whether a name has ech, it counts as having none, for unsureTTL. It ends when ctx is done. An
@@ -216,8 +217,9 @@ type rewrite struct {
 
 	client netip.Prefix // who the work is done for
 
-	labels, addresses, leases int  // what is left of the bounds
-	relayed                   bool // a relay address is in the response
+	labels, addresses, leases, portLookups int // what is left of the bounds
+
+	relayed bool // a relay address is in the response
 
 	echKnown, ech         bool
 	carriesKnown, carries bool                // a record of the response carries ech
@@ -242,7 +244,7 @@ func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, q *Request) *
 		Steerer: s, ctx: ctx, lookup: q.Lookup, client: clientOf(q.Client), m: m, qname: qname,
 		paths: paths(m, qname), judged: make(map[pathKey]*path),
 		origins: append(s.targets.lookup(qname, time.Now()), q.Led...),
-		labels:  maxLabels, addresses: maxAddresses, leases: maxNew,
+		labels:  maxLabels, addresses: maxAddresses, leases: maxNew, portLookups: maxPortLookups,
 		changed: make(map[wire.RRset]bool), capped: make(map[wire.RRset]bool), seen: make(map[relayed]bool),
 	}
 }
@@ -354,6 +356,10 @@ func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) 
 		return false, nil
 	}
 	if !p.reachable() {
+		return true, nil
+	}
+	if !r.relaysPort(rec) {
+		r.otherPort(p, rec)
 		return true, nil
 	}
 	left := maxHints
