@@ -37,6 +37,7 @@ type forwarder struct {
 	settings atomic.Pointer[settings]
 	mu       sync.Mutex // serializes update, and guards the following
 	started  bool
+	discover context.CancelFunc // ends what start and update have begun, or nil
 
 	queries     [NumTransports]atomic.Uint64
 	responses   [17]atomic.Uint64 // as Stats.Responses
@@ -89,6 +90,22 @@ func (f *forwarder) start() {
 	defer f.mu.Unlock()
 	f.started = true
 	f.settings.Load().upstreams.Check()
+	f.discoverLocked()
+}
+
+// discoverLocked replaces the search for prefixes for NAT64 by one with the settings of now, if they want that.
+func (f *forwarder) discoverLocked() {
+	if f.discover != nil {
+		f.discover()
+		f.discover = nil
+	}
+	set := f.settings.Load()
+	if set.steering == nil || !set.steering.discovers {
+		return
+	}
+	ctx, cancel := context.WithCancel(f.tasks.ctx)
+	f.discover = cancel
+	f.tasks.wg.Go(func() { f.discoverNAT64(ctx, set) })
 }
 
 // update replaces the settings. On an error the old ones stay.
@@ -106,6 +123,7 @@ func (f *forwarder) update(set Settings) error {
 	}
 	if f.started {
 		s.upstreams.Check()
+		f.discoverLocked()
 	}
 	return nil
 }

@@ -23,7 +23,8 @@ type settings struct {
 // steering is a Steering, ready for use.
 type steering struct {
 	*steer.Steerer
-	clients *prefixSet // whose responses are steered
+	clients   *prefixSet // whose responses are steered
+	discovers bool       // Steering.NAT64Discovery
 }
 
 // newSettings validates set. What old, which may be nil, knows of upstreams and targets is carried over.
@@ -95,7 +96,10 @@ func (f *forwarder) newSteering(s *Steering, old *settings) (*steering, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &steering{Steerer: st}
+	if !s.NAT64Discovery {
+		st.Discovered(nil)
+	}
+	out := &steering{Steerer: st, discovers: s.NAT64Discovery}
 	out.clients, err = newPrefixSet(s.Clients)
 	return out, err
 }
