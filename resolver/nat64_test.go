@@ -1,10 +1,14 @@
 package resolver
 
 import (
+	"context"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
 )
@@ -13,11 +17,15 @@ import (
 // nobody wants it any more.
 func TestNAT64Discovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := dnstest.World{
+		first := dnstest.World{
 			"ipv4only.arpa. 300 AAAA 2001:db8:64::192.0.0.170", "ipv4only.arpa. 300 AAAA 2001:db8:64::192.0.0.171",
 			"www.cdn.example. 3600 AAAA 2001:db8:64::192.0.2.1", "www.cdn.example. 3600 AAAA 2001:db8:46::192.0.2.1",
 		}
-		up := w.Upstream()
+		var known atomic.Pointer[dnstest.World]
+		known.Store(&first)
+		up := &dnstest.Upstream{Serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+			return known.Load().Response(m.Question[0].Name, m.Question[0].Qtype), nil
+		}}
 		st := &Steering{Policy: dnstest.Rules("192.0.2.0/24"), Relay: new(dnstest.Relay), Clients: everybody, NAT64Discovery: true}
 		h := testHandler(t, Config{Settings: Settings{Steering: st}}, up)
 		const question = "www.cdn.example. AAAA"
@@ -31,7 +39,7 @@ func TestNAT64Discovery(t *testing.T) {
 		check("NOERROR 2001:db8:64::c000:201 2001:db8:46::c000:201")
 		h.start()
 		check("NOERROR 2001:db8:5ea1::1 2001:db8:46::c000:201")
-		w[0], w[1] = "ipv4only.arpa. 300 AAAA 2001:db8:46::192.0.0.170", "ipv4only.arpa. 300 A 192.0.0.170"
+		known.Store(&dnstest.World{"ipv4only.arpa. 300 AAAA 2001:db8:46::192.0.0.170", first[2], first[3]})
 		time.Sleep(301 * time.Second)
 		check("NOERROR 2001:db8:64::c000:201 2001:db8:5ea1::1")
 		st.NAT64Discovery = false
