@@ -44,7 +44,7 @@ func (f *forwarder) askNAT64(ctx context.Context, set *settings) time.Duration {
 	if err != nil {
 		return maxDiscovery
 	}
-	p, err := set.upstreams.Resolve(ctx, k)
+	p, err := set.upstreams.Resolve(ctx, k, netip.Addr{})
 	if err != nil || p.Rcode() != dns.RcodeSuccess {
 		return minDiscovery
 	}

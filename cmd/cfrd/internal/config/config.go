@@ -219,7 +219,10 @@ type PrefixLimit struct {
 
 // Cache is the cache of answers.
 type Cache struct {
-	Size ByteSize `mapstructure:"size" reload:"restart"`
+	Size           ByteSize      `mapstructure:"size" reload:"restart"`
+	MinTTL         time.Duration `mapstructure:"min_ttl" reload:"yes"`
+	MaxTTL         time.Duration `mapstructure:"max_ttl" reload:"yes"`
+	MaxNegativeTTL time.Duration `mapstructure:"max_negative_ttl" reload:"yes"`
 }
 
 // Admin is what the admin address serves beside metrics and health.
@@ -231,6 +234,11 @@ type Admin struct {
 type Log struct {
 	Level  zerolog.Level `mapstructure:"level" reload:"restart"`
 	Format LogFormat     `mapstructure:"format" reload:"restart"`
+}
+
+// TTLs returns the bounds of the section as the resolver takes them.
+func (c Cache) TTLs() resolver.TTLs {
+	return resolver.TTLs{Min: c.MinTTL, Max: c.MaxTTL, MaxNegative: c.MaxNegativeTTL}
 }
 
 // defaultConfig returns what holds for keys that are not written. Zero values are left to the services' own defaults,

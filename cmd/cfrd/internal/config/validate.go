@@ -31,6 +31,7 @@ func (v *validator) validate() {
 		v.checkDDR()
 		v.checkAnnounce()
 		v.checkSteer()
+		v.refusedBelow("cache", v.Cache.TTLs().Validate())
 		v.refusedBelow("limits", resolver.ValidatePrefixes(v.Limits.Resolver().Prefixes))
 	}
 	v.checkAddressMap()
