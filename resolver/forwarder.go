@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+	"github.com/cfrd-project/cfrd/resolver/steer"
 	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
@@ -32,10 +33,12 @@ type forwarder struct {
 	cache     *cache
 	budgets   *budgets // or nil
 	flights   flights
+	silence   silence
 
 	settings atomic.Pointer[settings]
 	mu       sync.Mutex // serializes update, and guards the following
 	started  bool
+	discover context.CancelFunc // ends what start and update have begun, or nil
 
 	queries     [NumTransports]atomic.Uint64
 	responses   [17]atomic.Uint64 // as Stats.Responses
@@ -51,6 +54,7 @@ type decision struct {
 	asked    wire.Query
 	settings *settings
 	view     view
+	led      []steer.Origin // what led this client to the name, so that it gets a response of its own; or nil
 	local    *wire.Response // ends with a CNAME whose target is still to be found; or nil
 }
 
@@ -89,6 +93,22 @@ func (f *forwarder) start() {
 	defer f.mu.Unlock()
 	f.started = true
 	f.settings.Load().upstreams.Check()
+	f.discoverLocked()
+}
+
+// discoverLocked replaces the search for prefixes for NAT64 by one with the settings of now, if they want that.
+func (f *forwarder) discoverLocked() {
+	if f.discover != nil {
+		f.discover()
+		f.discover = nil
+	}
+	set := f.settings.Load()
+	if set.steering == nil || !set.steering.discovers {
+		return
+	}
+	ctx, cancel := context.WithCancel(f.tasks.ctx)
+	f.discover = cancel
+	f.tasks.wg.Go(func() { f.discoverNAT64(ctx, set) })
 }
 
 // update replaces the settings. On an error the old ones stay.
@@ -106,6 +126,7 @@ func (f *forwarder) update(set Settings) error {
 	}
 	if f.started {
 		s.upstreams.Check()
+		f.discoverLocked()
 	}
 	return nil
 }
@@ -159,8 +180,11 @@ func (f *forwarder) answerNow(q *query, dst []byte) ([]byte, outcome) {
 // the query has to wait.
 func (f *forwarder) answerClient(q *query, asked *wire.Query, set *settings, now int64, dst []byte) ([]byte, outcome) {
 	view := set.view(q.client.Addr(), asked)
-	if p := f.cache.lookup(&asked.Key, view, set.gen, now); p != nil {
-		return f.respond(q, asked, p, dst, now), answered
+	led := set.led(q.client.Addr(), view, &asked.Key)
+	if led == nil {
+		if p := f.cache.lookup(&asked.Key, view, set.gen, now); p != nil {
+			return f.respond(q, asked, p, dst, now), answered
+		}
 	}
 	p, known := f.known(set, asked, q, true)
 	if known && !endsWithCNAME(p) {
@@ -169,7 +193,7 @@ func (f *forwarder) answerClient(q *query, asked *wire.Query, set *settings, now
 	if !f.budgets.spend(q.client.Addr(), proofOf(q.transport), costMiss, now) {
 		return f.overBudget(q, asked, dst)
 	}
-	q.decision = &decision{asked: *asked, settings: set, view: view, local: p}
+	q.decision = &decision{asked: *asked, settings: set, view: view, led: led, local: p}
 	return dst, pending
 }
 
@@ -216,8 +240,11 @@ func (f *forwarder) answer(ctx context.Context, q *query, dst []byte) []byte {
 	return f.respond(q, &d.asked, p, dst, now)
 }
 
-// respond appends p as the response to q.
+// respond appends p as the response to q, or one without records if its client must not get p.
 func (f *forwarder) respond(q *query, asked *wire.Query, p *wire.Response, dst []byte, now int64) []byte {
+	if !p.Give(q.client.Addr(), now) {
+		return f.fail(asked, dst, dns.RcodeSuccess, wire.EDENotReady)
+	}
 	asked.IdleTimeout = f.idle
 	f.responses[p.Rcode()].Add(1)
 	if p.Rewritten {

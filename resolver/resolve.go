@@ -23,10 +23,30 @@ func (f *forwarder) resolve(ctx context.Context, d *decision, q *query) (*wire.R
 		return f.fetch(ctx, set, k, customer(q.client.Addr()))
 	}
 	client := query{client: q.client, local: q.local, transport: q.transport} // the flight may outlive q
-	return f.flights.do(ctx, flightName(set.gen, d.view, k), func(ctx context.Context) (*wire.Response, error) {
+	if d.led != nil {
+		return f.steerAlone(ctx, d, &client)
+	}
+	p, err := f.flights.do(ctx, flightName(set.gen, d.view, k), func(ctx context.Context) (*wire.Response, error) {
 		return f.steer(ctx, set, k, &client)
 	})
+	var refused *refusedError
+	switch {
+	case !errors.As(err, &refused):
+		return p, err
+	case refused.client != q.client.Addr(): // somebody else has had too many relay addresses
+		return f.steerAlone(ctx, d, &client)
+	}
+	return refused.response, refused.cause
 }
+
+// refusedError is the end of a flight whose result is only for the client that it was begun for: response or cause.
+type refusedError struct {
+	client   netip.Addr
+	response *wire.Response
+	cause    error
+}
+
+func (e *refusedError) Error() string { return steer.ErrRefused.Error() }
 
 // customer is whose questions share a part of what may wait for upstreams: an IPv4 address, or a /56, since one customer
 // has that much in IPv6 as a rule. See RFC 6177.
@@ -107,6 +127,8 @@ func (f *forwarder) target(ctx context.Context, set *settings, k *wire.Key, clie
 
 // steer returns what clients that may use the relay get as the response to k, and has the cache keep it.
 func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *query) (*wire.Response, error) {
+	l := f.lookAhead(ctx, set, k, q)
+	defer l.close()
 	raw, err := f.fetch(ctx, set, k, customer(q.client.Addr()))
 	if err != nil {
 		return nil, err
@@ -117,50 +139,87 @@ func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *qu
 		f.cache.insertSteered(k, set.gen, raw, nil, until)
 		return raw, nil
 	}
-	out, v, err := f.applySteering(ctx, set, k.Flags, q, raw.Octets(now))
-	if err != nil {
-		return nil, err
+	for range maxDecisions {
+		res, err := f.applySteering(ctx, l, steer.Request{Response: raw.Octets(now)})
+		if errors.Is(err, steer.ErrRefused) {
+			return nil, &refusedError{client: q.client.Addr(), cause: err}
+		}
+		if err != nil {
+			return nil, err
+		}
+		p, err := steeredResponse(set, &res, raw, k, now)
+		if err != nil {
+			return nil, err
+		}
+		if res.Refused {
+			return nil, &refusedError{client: q.client.Addr(), response: p}
+		}
+		if p == raw {
+			f.cache.insertSteered(k, set.gen, raw, nil, until)
+		} else {
+			f.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.TTL)*int64(time.Second)))
+		}
+		// What becomes known from now on takes the decision out of the cache by itself.
+		if !set.steering.Outdated(&res) {
+			return p, nil
+		}
+		f.cache.insertSteered(k, set.gen, raw, nil, 0)
 	}
-	if v == steer.Untouched {
-		f.cache.insertSteered(k, set.gen, raw, nil, until)
-		return raw, nil
-	}
-	p, err := wire.NewResponse(out, k, now)
-	if err != nil {
-		return nil, err
-	}
-	p.EDE, p.Rewritten = raw.EDE, v == steer.Steered
-	f.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.TTL)*int64(time.Second)))
-	return p, nil
+	return wire.Failure(k, wire.EDENotReady, 0, now), nil
 }
 
-// applySteering steers, and counts what failed.
-func (f *forwarder) applySteering(ctx context.Context, set *settings, flags uint8, q *query, octets []byte) ([]byte, steer.Verdict, error) {
-	out, v, err := set.steering.Apply(ctx, octets, f.lookupFor(set, flags, q))
-	if v == steer.Passed || errors.Is(err, steer.ErrRelayFailed) {
+// maxDecisions bounds how often a response is steered anew because what it depends on changed meanwhile.
+const maxDecisions = 3
+
+// steerAlone returns what the client of q gets as the response to the question of d, which no other client gets.
+func (f *forwarder) steerAlone(ctx context.Context, d *decision, q *query) (*wire.Response, error) {
+	set, k := d.settings, &d.asked.Key
+	l := f.lookAhead(ctx, set, k, q)
+	defer l.close()
+	raw, err := f.fetch(ctx, set, k, customer(q.client.Addr()))
+	if err != nil || raw.Rcode() != dns.RcodeSuccess {
+		return raw, err
+	}
+	now := f.cache.now()
+	res, err := f.applySteering(ctx, l, steer.Request{Response: raw.Octets(now), Led: d.led})
+	if err != nil {
+		return nil, err
+	}
+	return steeredResponse(set, &res, raw, k, now)
+}
+
+// applySteering does the work of r for the client of l, and counts what failed.
+func (f *forwarder) applySteering(ctx context.Context, l *lookups, r steer.Request) (steer.Result, error) {
+	r.Lookup, r.Client = l.lookup(), l.q.client.Addr()
+	res, err := l.set.steering.Apply(ctx, r)
+	if res.Verdict == steer.Passed || errors.Is(err, steer.ErrRelayFailed) {
 		f.steerFailed.Add(1)
 	}
-	return out, v, err
+	return res, err
 }
 
-// lookupFor returns the lookup for what steering the response to the client of q depends on. It does not steer, so that
-// nothing goes in circles, and takes DO and CD over, so that what it finds serves the client's own question as well.
-func (f *forwarder) lookupFor(set *settings, flags uint8, q *query) steer.Lookup {
-	return func(ctx context.Context, name string, qtype uint16) ([]byte, error) {
-		k, err := wire.NewKey(name, qtype, flags)
-		if err != nil {
-			return nil, err
-		}
-		p, local, err := f.source(ctx, set, k, q)
-		if err != nil {
-			return nil, err
-		}
-		octets := p.Octets(f.cache.now())
-		if local {
-			octets, _, err = f.follow(ctx, set, flags, q, octets)
-		}
-		return octets, err
+// steeredResponse makes a response of what steering made of raw, which is the response to k and may be nil. It is raw
+// itself if nothing came of it.
+func steeredResponse(set *settings, res *steer.Result, raw *wire.Response, k *wire.Key, now int64) (*wire.Response, error) {
+	if raw != nil && res.Verdict == steer.Untouched && len(res.Leads) == 0 {
+		return raw, nil
 	}
+	p, err := wire.NewResponse(res.Octets, k, now)
+	if err != nil {
+		return nil, err
+	}
+	p.Rewritten = res.Verdict == steer.Steered
+	if raw != nil {
+		p.EDE = raw.EDE
+	}
+	if res.Cut && p.EDE == wire.NoEDE {
+		p.EDE = wire.EDEOther
+	}
+	if leads := res.Leads; len(leads) > 0 {
+		p.Given = func(client netip.Addr, age uint32) bool { return set.steering.Give(client, leads, age) }
+		p.GivenSize = res.LeadsSize()
+	}
+	return p, nil
 }
 
 // flightName returns the name under which the work for a question is shared.
@@ -177,7 +236,7 @@ const unansweredTTL = 1
 // ExtendedErrors returns the info-codes that a Server says of itself; upstreams may say others. See RFC 9606, Section 5.
 func ExtendedErrors() []uint16 {
 	return []uint16{
-		uint16(wire.EDENotReady), uint16(wire.EDEProhibited), uint16(wire.EDENotAuthoritative), uint16(wire.EDENoReachable),
+		uint16(wire.EDEOther), uint16(wire.EDENotReady), uint16(wire.EDEProhibited), uint16(wire.EDENotAuthoritative), uint16(wire.EDENoReachable),
 		uint16(wire.EDENetwork), uint16(wire.EDEInvalidData), uint16(wire.EDEInvalidType),
 	}
 }

@@ -24,7 +24,8 @@ type settings struct {
 // steering is a Steering, ready for use.
 type steering struct {
 	*steer.Steerer
-	clients *prefixSet // whose responses are steered
+	clients   *prefixSet // whose responses are steered
+	discovers bool       // Steering.NAT64Discovery
 }
 
 // newSettings validates set. What old, which may be nil, knows of upstreams and targets is carried over.
@@ -94,12 +95,15 @@ func (f *forwarder) newSteering(s *Steering, old *settings) (*steering, error) {
 	if old != nil && old.steering != nil {
 		before = old.steering.Steerer
 	}
-	c := steer.Config{Policy: s.Policy, Relay: s.Relay, MaxTTL: s.MaxTTL, Hints: s.Hints, OnFailure: s.OnFailure}
+	c := steer.Config{Policy: s.Policy, Relay: s.Relay, MaxTTL: s.MaxTTL, Ports: s.Ports, NAT64: s.NAT64, Hints: s.Hints, OnFailure: s.OnFailure}
 	st, err := steer.New(c, before, f.cache.unsteer)
 	if err != nil {
 		return nil, err
 	}
-	out := &steering{Steerer: st}
+	if !s.NAT64Discovery {
+		st.Discovered(nil)
+	}
+	out := &steering{Steerer: st, discovers: s.NAT64Discovery}
 	out.clients, err = newPrefixSet(s.Clients)
 	return out, err
 }
@@ -115,4 +119,12 @@ func (s *settings) view(client netip.Addr, r *wire.Query) view {
 		return viewSteered
 	}
 	return viewDown
+}
+
+// led returns what led client to the name of k, if that decides about what it gets.
+func (s *settings) led(client netip.Addr, v view, k *wire.Key) []steer.Origin {
+	if v == viewRaw {
+		return nil
+	}
+	return s.steering.Led(client, k.Name())
 }

@@ -86,12 +86,15 @@ func (n *node) resolverSettings(v *values, discovery *ddr.Zone) resolver.Setting
 	}
 	if v.policy != nil && n.addrs != nil {
 		s.Steering = &resolver.Steering{
-			Policy:    v.policy,
-			Relay:     steering{n, v.destinations},
-			Clients:   v.Relay.Clients,
-			MaxTTL:    v.Steer.MaxTTL,
-			Hints:     v.Steer.Hints,
-			OnFailure: v.Steer.OnFailure,
+			Policy:         v.policy,
+			Relay:          steering{n, v.destinations},
+			Clients:        v.Relay.Clients,
+			MaxTTL:         v.Steer.MaxTTL,
+			Ports:          v.Relay.Ports,
+			NAT64:          v.Steer.NAT64Prefixes,
+			NAT64Discovery: v.Steer.NAT64Discovery,
+			Hints:          v.Steer.Hints,
+			OnFailure:      v.Steer.OnFailure,
 		}
 	}
 	return s

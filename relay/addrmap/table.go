@@ -2,8 +2,10 @@ package addrmap
 
 import (
 	"container/heap"
+	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -32,7 +34,7 @@ const (
 var errSlow = errors.New("addrmap: the lease file takes too long to write")
 
 // table is the stateful way for one address family. A lease is in one of three places: among the live ones, among
-// the idle ones, which expired and give up their address to whoever needs one, the longest expired first, or, if it
+// the idle ones, which expired and give up their address to whoever needs one, the least used first, or, if it
 // expired under a flow, in neither, parked until the last flow ends.
 type table struct {
 	// Set once by newTable.
@@ -58,11 +60,13 @@ type lease struct {
 
 	flows  atomic.Int32
 	parked atomic.Bool  // the last flow to end has to call unpark
+	uses   atomic.Int64 // answers
 	disk   atomic.Int64 // expiry in the store, or 0; only what the store says raises it
 
 	// Guarded by table.mu.
 	until   int64  // expiry
 	queue   *queue // the queue it is in, or nil while parked
+	order   int64  // in the queue: the lowest comes first
 	index   int    // in the queue
 	written int64  // expiry that the store was last asked to write
 	commit  *batch // which commits written, or nil
@@ -119,8 +123,8 @@ func (t *table) restore(r record) {
 	l.disk.Store(r.expiry)
 }
 
-// relay returns the relay address of dst after it has put a lease for ttl on disk.
-func (t *table) relay(dst netip.Addr, ttl time.Duration) (netip.Addr, error) {
+// relay returns the relay address of dst after it has put a lease for ttl on disk. For ctx and fresh, see Map.Lease.
+func (t *table) relay(ctx context.Context, dst netip.Addr, ttl time.Duration, fresh Fresh) (netip.Addr, error) {
 	if ttl > maxTTL {
 		return netip.Addr{}, fmt.Errorf("addrmap: TTL %v is longer than any lease; want %v or less", ttl, maxTTL)
 	}
@@ -129,11 +133,11 @@ func (t *table) relay(dst netip.Addr, ttl time.Duration) (netip.Addr, error) {
 		if addr, ok := t.leased(dst, need); ok {
 			return addr, nil
 		}
-		addr, commit, err := t.renew(dst, need)
+		addr, commit, err := t.renew(dst, need, fresh)
 		if err != nil || commit == nil {
 			return addr, err
 		}
-		if err := commit.wait(); errors.Is(err, errTaken) {
+		if err := commit.wait(ctx); errors.Is(err, errTaken) {
 			t.give(dst, addr)
 			continue
 		} else if err != nil {
@@ -152,16 +156,21 @@ func (t *table) leased(dst netip.Addr, need int64) (netip.Addr, bool) {
 	if l == nil || l.until < need || t.store != nil && l.disk.Load() < need+ahead/2 {
 		return netip.Addr{}, false
 	}
+	l.uses.Add(1)
 	return l.relay, true
 }
 
 // renew makes the lease of dst last until need, or makes one. If commit is not nil, the lease is not on disk before
 // that has ended.
-func (t *table) renew(dst netip.Addr, need int64) (addr netip.Addr, commit *batch, err error) {
+func (t *table) renew(dst netip.Addr, need int64, fresh Fresh) (addr netip.Addr, commit *batch, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := t.byDst[dst]
 	if l == nil {
+		t.expireLocked() // a part at a time, so that usedLocked is not far off
+		if fresh != nil && !fresh(t.usedLocked(), t.capacity) {
+			return netip.Addr{}, nil, ErrRefused
+		}
 		var before record
 		if addr, before, err = t.allocateLocked(); err != nil {
 			return netip.Addr{}, nil, err
@@ -172,6 +181,7 @@ func (t *table) renew(dst netip.Addr, need int64) (addr netip.Addr, commit *batc
 		t.extendLocked(l, need+slack)
 	}
 	if t.store == nil {
+		l.uses.Add(1)
 		return l.relay, nil, nil
 	}
 	disk := l.disk.Load() // before the write begins: the time may be another when it ends
@@ -179,6 +189,7 @@ func (t *table) renew(dst netip.Addr, need int64) (addr netip.Addr, commit *batc
 		commit, err = t.writeLocked(l, need)
 	}
 	if disk >= need {
+		l.uses.Add(1)
 		// Written early enough that nobody has to wait, nor to know if it went wrong: that shows in time.
 		return l.relay, nil, nil
 	}
@@ -226,7 +237,7 @@ func (t *table) unpark(l *lease) {
 	defer t.mu.Unlock()
 	if l.parked.Load() && l.flows.Load() == 0 && t.byRelay[l.relay] == l {
 		l.parked.Store(false)
-		t.live.push(l)
+		t.live.push(l, l.until)
 	}
 }
 
@@ -251,14 +262,19 @@ func (t *table) expireLocked() bool {
 		}
 		t.live.remove(l)
 		if !t.heldLocked(l) {
-			t.idle.push(l)
+			t.idle.push(l, t.idleOrder(l.until, l.uses.Load()))
 		}
 	}
 	return true
 }
 
+// idleOrder returns where an idle lease comes that expired at until and was in so many answers.
+func (t *table) idleOrder(until, uses int64) int64 {
+	return until + t.seconds(0)*int64(bits.Len64(uint64(uses)))
+}
+
 // allocateLocked returns an address that no lease has: one never used as long as there is one, so that a destination
-// keeps its address as long as possible, then that of the lease which expired first. before is what the store has for
+// keeps its address as long as possible, then that of the idle lease which comes first. before is what the store has for
 // that one.
 func (t *table) allocateLocked() (addr netip.Addr, before record, err error) {
 	if uint64(len(t.byRelay)) < t.capacity {
@@ -284,7 +300,7 @@ func (t *table) insertLocked(dst, relay netip.Addr, until int64) *lease {
 	l := &lease{dst: dst, relay: relay, until: until}
 	l.release = func() { t.end(l) }
 	t.byDst[dst], t.byRelay[relay] = l, l
-	t.live.push(l)
+	t.live.push(l, l.until)
 	return l
 }
 
@@ -303,11 +319,14 @@ func (t *table) extendLocked(l *lease, until int64) {
 	l.until = until
 	if l.queue != nil {
 		l.queue.remove(l)
-		t.live.push(l)
+		t.live.push(l, l.until)
 	}
 }
 
 func (t *table) taken(addr netip.Addr) bool { return t.byRelay[addr] != nil }
+
+// usedLocked returns how many addresses are leased, as far as expireLocked has come.
+func (t *table) usedLocked() uint64 { return uint64(len(t.byRelay) - len(t.idle)) }
 
 // usage returns how many addresses are leased and how many can be at a time.
 func (t *table) usage() (used, size uint64) {
@@ -315,7 +334,7 @@ func (t *table) usage() (used, size uint64) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		more := t.expireLocked()
-		used = uint64(len(t.byRelay) - len(t.idle))
+		used = t.usedLocked()
 		return more
 	}
 	for step() {
@@ -323,10 +342,11 @@ func (t *table) usage() (used, size uint64) {
 	return used, t.capacity
 }
 
-// queue orders leases by their expiry.
+// queue orders leases: the live ones by their expiry, and the idle ones by that and by how often they were in answers,
+// each doubling of which is worth another grace.
 type queue []*lease
 
-// first returns the lease that expires first, or nil.
+// first returns the lease that comes first, or nil.
 func (q *queue) first() *lease {
 	if len(*q) == 0 {
 		return nil
@@ -334,8 +354,8 @@ func (q *queue) first() *lease {
 	return (*q)[0]
 }
 
-func (q *queue) push(l *lease) {
-	l.queue = q
+func (q *queue) push(l *lease, order int64) {
+	l.queue, l.order = q, order
 	heap.Push(q, l)
 }
 
@@ -347,7 +367,7 @@ func (q *queue) remove(l *lease) {
 // Len, Less, Swap, Push and Pop implement heap.Interface.
 
 func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].until < q[j].until }
+func (q queue) Less(i, j int) bool { return q[i].order < q[j].order }
 
 func (q queue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]

@@ -64,5 +64,6 @@ func (r *rewrite) dead(rec wire.Record) bool {
 		return false
 	}
 	addr, _ := netip.AddrFromSlice(rec.Data)
-	return r.config.Relay.Dead(addr.Unmap())
+	dst, _ := r.destination(addr)
+	return r.config.Relay.Dead(dst)
 }

@@ -1,7 +1,6 @@
 package steer
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -10,26 +9,49 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
+// Question is what Lookup is called with.
+type Question struct {
+	Name string
+	Type uint16
+}
+
+// Ahead returns what steering a response to a question for name, in lower case, may have to look up, so that it can be
+// asked for at the same time: the HTTPS records if a rule depends on ech, and the A records for AAAA records that are made
+// of them.
+func (s *Steerer) Ahead(name string, qtype uint16) (list []Question) {
+	if !hasAddress(qtype) {
+		return nil
+	}
+	rules := s.config.Policy.Rules([]string{name})
+	_, byName, byAddr := s.config.Policy.Scope(rules, true)
+	_, byName0, byAddr0 := s.config.Policy.Scope(rules, false)
+	https := Question{stripAttrleaf(name), dns.TypeHTTPS}
+	if (byName != byName0 || byAddr != byAddr0) && https != (Question{name, qtype}) {
+		list = append(list, https)
+	}
+	if qtype == dns.TypeAAAA && (byName || byAddr) {
+		list = append(list, Question{name, dns.TypeA})
+	}
+	return list
+}
+
 // hasECH reports whether an HTTPS record of QNAME, or of the name behind its Attrleaf labels, carries ech. A response that
 // has such records tells by itself.
 func (r *rewrite) hasECH() bool {
 	if !r.echKnown {
 		r.echKnown = true
 		tells := hasService(r.m) && !strings.HasPrefix(r.qname, "_")
-		r.ech = carriesECH(r.m) || !tells && r.lookupECH()
+		r.ech = r.carriesECH() || !tells && r.lookupECH()
 	}
 	return r.ech
 }
 
-// undecided reports whether addr is steered if the first of names has ech, which is not found out for names that are
-// not of the question: those of mail servers, say, in an Additional section that clients can do without.
-func (r *rewrite) undecided(names []string, addr netip.Addr) bool {
-	if names[0] == r.qname || r.config.Relay.Contains(addr) {
-		return false
+// carriesECH reports whether a service record of the response carries ech.
+func (r *rewrite) carriesECH() bool {
+	if !r.carriesKnown {
+		r.carriesKnown, r.carries = true, carriesECH(r.m)
 	}
-	asked := false
-	steer, _ := r.config.Policy.Steer(names, addr, func() bool { asked = true; return true })
-	return asked && steer
+	return r.carries
 }
 
 // carriesECH reports whether a service record in m carries ech.
@@ -71,7 +93,7 @@ func (r *rewrite) ask(name string, qtype uint16) *wire.Message {
 		r.unsure = true
 		return nil
 	}
-	m, err := wire.ParseMessage(response)
+	m, _, err := parse(response)
 	if err != nil || m.Rcode() != dns.RcodeSuccess {
 		r.unsure = r.unsure || err != nil || m.Rcode() != dns.RcodeNameError
 		return nil

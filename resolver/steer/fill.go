@@ -42,17 +42,24 @@ func (r *rewrite) synthesize() (made []wire.Record, err error) {
 		return nil, nil
 	}
 	answer, paths, ttl, owner := m.Sections[wire.AnswerSection], paths(m, r.qname), negativeTTL(r.m), r.end()
-	living := r.living(answer)
+	living, judged := r.living(answer), make(map[string]*path)
 	for _, a := range answer {
-		path := paths[a.Name]
-		if a.Type != dns.TypeA || a.Class != dns.ClassINET || path == nil || living[a.RRset()] && r.dead(a) {
+		names := paths[a.Name]
+		if a.Type != dns.TypeA || a.Class != dns.ClassINET || names == nil || living[a.RRset()] && r.dead(a) {
 			continue
+		}
+		p, ok := judged[a.Name]
+		if !ok {
+			if p = r.judge(names); p != nil {
+				p.owner = a.Name
+			}
+			judged[a.Name] = p
 		}
 		dst, _ := netip.AddrFromSlice(a.Data)
-		if !r.steers(path, dst) {
+		if p == nil || r.decide(p, dst) != relay {
 			continue
 		}
-		addr, ok, err := r.relayAddr(dst, true, min(wire.SaneTTL(a.TTL), ttl))
+		addr, ok, err := r.relayAddr(p, dst, true, min(wire.SaneTTL(a.TTL), ttl), false)
 		if err != nil {
 			return nil, err
 		}
@@ -70,13 +77,8 @@ func (r *rewrite) synthesize() (made []wire.Record, err error) {
 
 // inScope reports whether any address at the end of the chain can be steered at all, so that it is worth a question.
 func (r *rewrite) inScope() bool {
-	path := r.path(wire.AnswerSection, wire.NameText(r.end()))
-	for _, o := range append([]origin{{}}, r.origins...) {
-		if byName, byAddr := r.config.Policy.Scope(slices.Concat(o.names, path), true); byName || byAddr {
-			return true
-		}
-	}
-	return false
+	p := r.pathOf(wire.AnswerSection, wire.NameText(r.end()), "")
+	return p != nil && p.reachable()
 }
 
 // negativeTTL returns for how long m denies the type, in seconds. See RFC 2308, Section 5.

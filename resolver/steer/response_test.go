@@ -18,7 +18,8 @@ import (
 // TestSteerLeavesTheRest: only addresses, TTLs of their RRsets, and AD differ.
 func TestSteerLeavesTheRest(t *testing.T) {
 	in := dnstest.Everything()
-	out, v, err := steererFor("cdn.example").Apply(t.Context(), dnstest.Pack(t, in), nil)
+	got, err := steererFor("cdn.example").Apply(t.Context(), Request{Response: dnstest.Pack(t, in), Lookup: nil})
+	out, v := got.Octets, got.Verdict
 	if err != nil || v != Steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
 	}
@@ -42,7 +43,8 @@ func TestSteerOtherClassesAndCodes(t *testing.T) {
 			m := dnstest.Everything()
 			change(m)
 			in := dnstest.Pack(t, m)
-			out, v, err := s.Apply(t.Context(), in, nil)
+			got, err := s.Apply(t.Context(), Request{Response: in, Lookup: nil})
+			out, v := got.Octets, got.Verdict
 			if v != Untouched || err != nil || !bytes.Equal(in, out) {
 				t.Errorf("got %v, %v, changed %v; want the reply itself", v, err, !bytes.Equal(in, out))
 			}
@@ -58,7 +60,8 @@ func TestSteerUnreadableParameters(t *testing.T) {
 	msg[7] = 1
 	rdata := append([]byte{0, 1, 0}, 0, 4, 0, 5, 192, 0, 2, 1, 9)
 	msg = append(msg, 0xc0, 12, 0, 65, 0, 1, 0, 0, 1, 44, 0, byte(len(rdata)))
-	out, v, err := steererFor("cdn.example").Apply(t.Context(), append(msg, rdata...), nil)
+	result, err := steererFor("cdn.example").Apply(t.Context(), Request{Response: append(msg, rdata...), Lookup: nil})
+	out, v := result.Octets, result.Verdict
 	if err != nil || v != Steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
 	}
@@ -70,7 +73,7 @@ func TestSteerUnreadableParameters(t *testing.T) {
 func TestSteerMalformed(t *testing.T) {
 	good := dnstest.Pack(t, dnstest.Everything())
 	for n := range good {
-		if _, _, err := steererFor(".").Apply(t.Context(), good[:n], nil); !errors.Is(err, wire.ErrMalformed) {
+		if _, err := steererFor(".").Apply(t.Context(), Request{Response: good[:n], Lookup: nil}); !errors.Is(err, wire.ErrMalformed) {
 			t.Fatalf("the first %d octets: got %v; want %v", n, err, wire.ErrMalformed)
 		}
 	}
@@ -87,9 +90,17 @@ func FuzzSteer(f *testing.F) {
 	f.Add(dnstest.Pack(f, w.Response("a.example.", dns.TypeAAAA)), dnstest.Pack(f, w.Response("a.example.", dns.TypeA)), false) // made of A
 	f.Add(dnstest.Pack(f, w.Response("a.example.", dns.TypeANY)), dnstest.Pack(f, w.Response("a.example.", dns.TypeA)), true)
 	f.Fuzz(func(t *testing.T, reply, other []byte, poor bool) {
-		s := steererFor("192.0.2.0/24 2001:db8:1::/48 ech")
-		s.config.Relay = &dnstest.Relay{No4: poor, No6: poor}
-		out, v, err := s.Apply(t.Context(), reply, func(context.Context, string, uint16) ([]byte, error) { return other, nil })
+		policy, relay := &dnstest.Counted{Policy: "192.0.2.0/24 2001:db8:1::/48 ech"}, &dnstest.Relay{No4: poor, No6: poor, Size: 1 << 16}
+		s, err := New(Config{Policy: policy, Relay: relay, Ports: []uint16{443}}, nil, func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := s.Apply(t.Context(), Request{Response: reply, Lookup: func(context.Context, string, uint16) ([]byte, error) { return other, nil }})
+		out, v := result.Octets, result.Verdict
+		if policy.Labels > maxLabels || policy.Calls > 2*maxAddresses || relay.Leased() > maxNew {
+			t.Errorf("got %d labels, %d calls of the policy, %d new leases; want bounds of %d, %d, %d",
+				policy.Labels, policy.Calls, relay.Leased(), maxLabels, 2*maxAddresses, maxNew)
+		}
 		if err != nil {
 			return
 		}
@@ -105,15 +116,15 @@ func FuzzSteer(f *testing.F) {
 		}
 		for _, r := range slices.Concat(after.Answer, after.Ns, after.Extra) {
 			if r.Header().Class == dns.ClassINET {
-				checkNoLeak(t, r)
+				checkNoLeak(t, s, r)
 			}
 		}
-		if want, got := otherParams(&before), otherParams(&after); !cmp.Equal(want, got) {
+		if want, got := otherParams(&before), otherParams(&after); !result.Cut && !cmp.Equal(want, got) {
 			t.Errorf("other parameters (-want +got):\n%s", cmp.Diff(want, got))
 		}
-		again, v, err := s.Apply(t.Context(), out, func(context.Context, string, uint16) ([]byte, error) { return nil, wire.ErrMalformed })
-		if err != nil || v == Steered {
-			t.Errorf("steered again, or %v: %x", err, again)
+		again, err := s.Apply(t.Context(), Request{Response: out, Lookup: func(context.Context, string, uint16) ([]byte, error) { return nil, wire.ErrMalformed }})
+		if err != nil || again.Verdict == Steered {
+			t.Errorf("steered again, or %v: %x", err, again.Octets)
 		}
 	})
 }
@@ -129,13 +140,14 @@ func exotic(m *dns.Msg) bool {
 	})
 }
 
-// checkNoLeak checks that r has no steered address.
-func checkNoLeak(t *testing.T, r dns.RR) {
+// checkNoLeak checks that r has no steered address, nor one in which that is written.
+func checkNoLeak(t *testing.T, s *Steerer, r dns.RR) {
 	t.Helper()
 	var addrs []netip.Addr
 	add := func(ip []byte) {
 		addr, _ := netip.AddrFromSlice(ip)
-		addrs = append(addrs, addr.Unmap())
+		dst, _ := s.destination(addr)
+		addrs = append(addrs, dst)
 	}
 	var svcb *dns.SVCB
 	switch r := r.(type) {
@@ -148,7 +160,7 @@ func checkNoLeak(t *testing.T, r dns.RR) {
 	case *dns.SVCB:
 		svcb = r
 	}
-	if svcb != nil && svcb.Priority > 0 {
+	if svcb != nil {
 		for _, v := range svcb.Value {
 			switch v := v.(type) {
 			case *dns.SVCBIPv4Hint:
@@ -181,7 +193,7 @@ func otherParams(m *dns.Msg) []string {
 			params = r.Value
 		}
 		for _, p := range params {
-			if k := p.Key(); k != dns.SVCB_IPV4HINT && k != dns.SVCB_IPV6HINT && k != dns.SVCB_MANDATORY {
+			if k := p.Key(); k != dns.SVCB_IPV4HINT && k != dns.SVCB_IPV6HINT && k != dns.SVCB_MANDATORY && k != dns.SVCB_PORT {
 				all = append(all, k.String()+"="+p.String())
 			}
 		}

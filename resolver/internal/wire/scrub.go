@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/miekg/dns"
 )
@@ -31,7 +32,7 @@ const (
 var errChain = fmt.Errorf("%w: the chain of aliases does not end", ErrMalformed)
 
 // Scrub returns what of p, an upstream's response to k, belongs to the answer: the chain of aliases from QNAME on and what
-// was asked for at its end; in the Authority section the SOA record that covers the end, and denials for clients that
+// was asked for at its end, with the CNAME records that DNAME records stand for; in the Authority section the SOA record that covers the end, and denials for clients that
 // validate; in the Additional section records of names that the answer points to; and the signatures of all that. Everything
 // else could be about anybody's names, and is removed. Usually that is nothing, and p itself is returned. The error is
 // ErrMalformed.
@@ -45,6 +46,11 @@ func (p *Response) Scrub(k *Key) (*Response, Content, error) {
 	m, err := p.Parse()
 	if err != nil {
 		return nil, Complete, err
+	}
+	if slices.ContainsFunc(m.Sections[AnswerSection], func(r Record) bool { return r.Type == dns.TypeDNAME }) {
+		if err := m.addCNAMEs(); err != nil {
+			return nil, Complete, err
+		}
 	}
 	s := scrubber{Message: m, qtype: k.Type(), do: k.Flags&DO != 0}
 	if err := s.follow(string(k.Name())); err != nil {

@@ -115,11 +115,13 @@ type Announce struct {
 
 // Steer says which destinations are reached through the relay.
 type Steer struct {
-	MaxTTL       time.Duration     `mapstructure:"max_ttl" reload:"yes"`
-	Hints        resolver.HintMode `mapstructure:"hints" reload:"yes"`
-	OnFailure    resolver.FailMode `mapstructure:"on_failure" reload:"yes"`
-	AllowSpecial []netip.Prefix    `mapstructure:"allow_special" reload:"yes"`
-	Rules        []Rule            `mapstructure:"rules" reload:"yes"`
+	MaxTTL         time.Duration     `mapstructure:"max_ttl" reload:"yes"`
+	Hints          resolver.HintMode `mapstructure:"hints" reload:"yes"`
+	OnFailure      resolver.FailMode `mapstructure:"on_failure" reload:"yes"`
+	AllowSpecial   []netip.Prefix    `mapstructure:"allow_special" reload:"yes"`
+	NAT64Prefixes  []netip.Prefix    `mapstructure:"nat64_prefixes" reload:"yes"`
+	NAT64Discovery bool              `mapstructure:"nat64_discovery" reload:"yes"`
+	Rules          []Rule            `mapstructure:"rules" reload:"yes"`
 }
 
 // Rule is one rule of steering, whose conditions must all hold.

@@ -245,6 +245,11 @@ func (v *validator) checkSteer() {
 		v.bad("steer.max_ttl", "%s is longer than relay.sealed.epoch, %s: relay addresses would end before answers",
 			v.Steer.MaxTTL, epoch)
 	}
+	for i, p := range v.Steer.NAT64Prefixes {
+		if err := resolver.CheckNAT64(p); err != nil {
+			v.bad(fmt.Sprintf("steer.nat64_prefixes[%d]", i), "%s", err)
+		}
+	}
 	for i, r := range v.Steer.Rules {
 		v.checkRule(fmt.Sprintf("steer.rules[%d]", i), r)
 	}
