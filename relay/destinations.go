@@ -6,12 +6,16 @@ import (
 	"slices"
 )
 
-// Destinations are the addresses that a relay connects to. They are never changed, and so safe for concurrent use.
+// Destinations are the addresses that a relay connects to. They are safe for concurrent use, and never changed, but for
+// the addresses that the host has.
 type Destinations struct {
 	egress  *prefixSet
-	own     *prefixSet // addresses of the relay's host, or nil
-	allowed *prefixSet // although special-purpose, or the host's own
+	own     ownAddresses // or nil, if the relay is on another host
+	allowed *prefixSet   // although special-purpose, or the host's own
 }
+
+// ownAddresses are the addresses of the relay's host at the moment.
+type ownAddresses interface{ Contains(addr netip.Addr) bool }
 
 // NewDestinations returns the destinations of a relay with these settings, as far as they do not depend on the host
 // that it runs on. A resolver on another host hands out relay addresses for no others, since the relay would refuse
@@ -35,7 +39,7 @@ func (d *Destinations) Permits(dst netip.Addr) bool {
 	if d.egress.contains(dst) {
 		return false
 	}
-	return !SpecialPurpose(dst) && !d.own.contains(dst) || d.allowed.contains(dst)
+	return !SpecialPurpose(dst) && (d.own == nil || !d.own.Contains(dst)) || d.allowed.contains(dst)
 }
 
 // SpecialPurpose reports whether addr is in one of IANA's special-purpose registries, or is not a global unicast

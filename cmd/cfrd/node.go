@@ -18,6 +18,7 @@ import (
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
+	"github.com/cfrd-project/cfrd/relay/host"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -25,15 +26,16 @@ import (
 // replaces what it answers from meanwhile. The admin server asks it for its state from goroutines of its own.
 type node struct {
 	// Set once by newNode.
-	mode       config.Mode
-	log        zerolog.Logger
-	certs      *certs.Holder    // nil without encrypted listeners
-	acme       *acme.Service    // nil without tls.acme
-	addrs      *addrmap.Map     // nil without relay addresses
-	dns        *resolver.Server // nil in mode relay
-	relay      *relay.Relay     // nil in mode resolver, and without relay addresses
-	admin      *adminServer     // nil without listen.admin
-	announcers []announcer      // one for each link of dnr.announce
+	mode        config.Mode
+	log         zerolog.Logger
+	descriptors descriptors
+	certs       *certs.Holder    // nil without encrypted listeners
+	acme        *acme.Service    // nil without tls.acme
+	addrs       *addrmap.Map     // nil without relay addresses
+	dns         *resolver.Server // nil in mode relay
+	relay       *relay.Relay     // nil in mode resolver, and without relay addresses
+	admin       *adminServer     // nil without listen.admin
+	announcers  []announcer      // one for each link of dnr.announce
 
 	// discovery is what dns answers discovery from; nil without dns. applyResolver replaces it.
 	discovery atomic.Pointer[ddr.Zone]
@@ -60,6 +62,9 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 	if m.Resolves() && v.Encrypted() {
 		n.certs = certs.NewHolder(v.certificate)
 		n.complainOfWaiting(v)
+	}
+	if n.descriptors, err = ownDescriptors(v.Config, m); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -96,10 +101,21 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}
 	// The relay comes last: the routes that it puts in place are removed by its Run.
-	if n.relays() {
+	switch {
+	case n.relays():
 		n.relay, err = relay.New(n.relayConfig())
+	case m.Relays():
+		n.reclaimHost()
 	}
 	return n, err
+}
+
+// reclaimHost removes what a run before has left on the host, when the configuration has no relay any more. That it may
+// not, for lack of rights, keeps nothing from starting.
+func (n *node) reclaimHost() {
+	if err := host.Reclaim(); err != nil {
+		n.log.Debug().Err(err).Msg("look for routes and tables of a relay that has ended")
+	}
 }
 
 // relays reports whether this node relays flows.

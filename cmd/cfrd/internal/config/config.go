@@ -139,6 +139,7 @@ type Relay struct {
 	Clients      []netip.Prefix `mapstructure:"clients" reload:"yes"` // once parsed, never empty beside a relay
 	AllowSpecial []netip.Prefix `mapstructure:"allow_special" reload:"yes"`
 	Routes       bool           `mapstructure:"routes" reload:"restart"`
+	Firewall     Firewall       `mapstructure:"firewall" reload:"restart"`
 	GSO          bool           `mapstructure:"gso" reload:"restart"`
 	Limits       RelayLimits    `mapstructure:"limits"`
 }
