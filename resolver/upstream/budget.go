@@ -24,6 +24,7 @@ type budget struct {
 	used           int
 	waiting        queue
 	zones, clients map[uint64]*share // by hash; none is empty, so that there are never more than queries and questions
+	spare          []*share          // empty ones, to be used again
 }
 
 // share is what one zone or one client has of the budget. The lock of budget guards it.
@@ -75,21 +76,30 @@ func (b *budget) enter(w *waiter, name []byte, client netip.Addr) {
 	defer b.mu.Unlock()
 	w.present = true
 	b.waiting.push(w)
-	w.zone = shareOf(b.zones, zone, inZone)
+	w.zone = b.shareLocked(b.zones, zone, inZone)
 	w.zone.waiting.push(w)
 	if client.IsValid() {
-		w.client = shareOf(b.clients, maphash.Comparable(b.seed, client), inClient)
+		w.client = b.shareLocked(b.clients, maphash.Comparable(b.seed, client), inClient)
 		w.client.waiting.push(w)
 	}
 }
 
-// shareOf returns the share of key in m, which it makes if there is none.
-func shareOf(m map[uint64]*share, key uint64, index int) *share {
-	s := m[key]
-	if s == nil {
-		s = &share{key: key, waiting: queue{index: index}}
-		m[key] = s
+// maxSpare bounds the shares that are kept to be used again.
+const maxSpare = 256
+
+// shareLocked returns the share of key in m, which it makes if there is none.
+func (b *budget) shareLocked(m map[uint64]*share, key uint64, index int) *share {
+	if s := m[key]; s != nil {
+		return s
 	}
+	var s *share
+	if last := len(b.spare) - 1; last >= 0 {
+		s, b.spare = b.spare[last], b.spare[:last]
+	} else {
+		s = new(share)
+	}
+	*s = share{key: key, waiting: queue{index: index}}
+	m[key] = s
 	return s
 }
 
@@ -165,11 +175,23 @@ func (b *budget) unlinkLocked(w *waiter) {
 
 // forgetLocked forgets the shares of w if they are empty.
 func (b *budget) forgetLocked(w *waiter) {
-	if w.zone.empty() {
-		delete(b.zones, w.zone.key)
+	if w.present {
+		return
 	}
-	if w.client != nil && w.client.empty() {
-		delete(b.clients, w.client.key)
+	b.forgetShareLocked(b.zones, w.zone)
+	if w.client != nil {
+		b.forgetShareLocked(b.clients, w.client)
+	}
+}
+
+// forgetShareLocked forgets s, which is in m, if it is empty.
+func (b *budget) forgetShareLocked(m map[uint64]*share, s *share) {
+	if !s.empty() || m[s.key] != s {
+		return
+	}
+	delete(m, s.key)
+	if len(b.spare) < maxSpare {
+		b.spare = append(b.spare, s)
 	}
 }
 

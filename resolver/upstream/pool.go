@@ -3,10 +3,14 @@
 // asked, over which protocol, is the matter of its Exchanger: there is one in each of the files udp.go and stream.go (TCP
 // and TLS), and a further protocol is a further file.
 //
-// It keeps no responses, does not join identical questions, and knows neither clients nor steering: all of that is the
-// forwarder's in the package resolver, which calls it from the goroutine of a flight, for what is not in its cache. A
-// Group owns every goroutine and connection here: those that read and write connections, the tries of a race, which may
-// outlive Resolve, and the probes of upstreams that are sick.
+// A response leaves here without what is beside the answer (wire.Response.Scrub), and only an upstream that has no trouble
+// of its own has the last word (upstream.go, race.go). How many questions of one zone or one client may wait is decided
+// here too (budget.go), over all upstreams, within the sockets that a Group may have open (sockets.go).
+//
+// It keeps no responses, does not join identical questions, knows no clients but as the address that a question is counted
+// for, and nothing of steering: all of that is the forwarder's in the package resolver, which calls it from the goroutine
+// of a flight, for what is not in its cache. A Group owns every goroutine and connection here: those that read and write
+// connections, the tries of a race, which may outlive Resolve, and the probes of upstreams that are new or sick.
 package upstream
 
 import (
@@ -52,7 +56,7 @@ func (a Config) equal(b Config) bool {
 type Stats struct {
 	Name     string // as configured: "udp://192.0.2.1:53"
 	Queries  uint64
-	Failures uint64 // queries without a response
+	Failures uint64 // queries without a response that can be passed on
 	Healthy  bool   // it has answered, and has not ceased to
 }
 

@@ -24,8 +24,8 @@ const (
 	// maxChain bounds the aliases of one response. Resolvers give up on chains of about that length.
 	maxChain = 16
 	// maxScrubbed bounds the records of a response from which some are to be removed, because that costs far more than
-	// to read them.
-	maxScrubbed = 256
+	// to read them. Beyond it the Additional section goes as a whole; if that is not enough, the response.
+	maxScrubbed = 100
 )
 
 // errChain means that aliases go in a circle, or do not end.
@@ -39,6 +39,11 @@ var errChain = fmt.Errorf("%w: the chain of aliases does not end", ErrMalformed)
 func (p *Response) Scrub(k *Key) (*Response, Content, error) {
 	if p.tidy(k.Type()) {
 		return p, Complete, nil
+	}
+	if p.records() > maxScrubbed {
+		if p = p.withoutAdditional(); p.tidy(k.Type()) {
+			return p, Complete, nil
+		}
 	}
 	if p.records() > maxScrubbed {
 		return nil, Complete, ErrMalformed
@@ -79,6 +84,16 @@ func (p *Response) records() (n int) {
 		n += int(binary.BigEndian.Uint16(p.msg[6+2*section:]))
 	}
 	return n
+}
+
+// withoutAdditional returns p without its Additional section.
+func (p *Response) withoutAdditional() *Response {
+	short := *p
+	short.msg = bytes.Clone(p.msg[:p.additional])
+	clear(short.msg[10:HeaderLen])
+	n, _ := slices.BinarySearch(p.ttls, p.additional)
+	short.ttls = slices.Clone(p.ttls[:n])
+	return &short
 }
 
 // tidy reports whether p is complete and Scrub would remove nothing, at least if its records are in the usual order.

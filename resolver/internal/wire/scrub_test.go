@@ -2,6 +2,7 @@ package wire
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -180,6 +181,20 @@ func TestScrubRejects(t *testing.T) {
 		if _, _, left, err := scrubbed(t, "www.example.", dns.TypeA, 0, 0, records); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: got %q, %v; want %v", name, left, err, ErrMalformed)
 		}
+	}
+}
+
+// Beyond the bound, what the answer points to goes, and the answer stays.
+func TestScrubOfManyRecords(t *testing.T) {
+	var records, want []string
+	for i := range maxScrubbed {
+		mx := fmt.Sprintf("www.example. 300 IN MX 1 mx%d.example.", i)
+		records, want = append(records, mx), append(want, mx)
+		records = append(records, fmt.Sprintf("+mx%d.example. 60 IN A 198.51.100.1", i))
+	}
+	_, content, left, err := scrubbed(t, "www.example.", dns.TypeMX, 0, 0, records)
+	if err != nil || content != Complete || !slices.Equal(left, want) {
+		t.Errorf("got %d, %q, %v; want the answer", content, left, err)
 	}
 }
 
