@@ -127,13 +127,13 @@ func (c *cache) lookup(k *wire.Key, v view, gen uint32, now int64) *wire.Respons
 }
 
 // raw returns the fresh reply of an upstream to k, or nil, after no local source of generation gen had one. If none was
-// asked, gen is 0.
-func (c *cache) raw(k *wire.Key, gen uint32, now int64) *wire.Response {
+// asked, gen is 0. What was kept under other settings for longer than ttls allow counts as not there.
+func (c *cache) raw(k *wire.Key, gen uint32, ttls wire.TTLBounds, now int64) *wire.Response {
 	hash, s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(hash, k)
-	if e == nil || !e.raw.Fresh(now) {
+	if e == nil || !e.raw.Fresh(now) || e.checked != gen && !e.raw.Within(ttls) {
 		return nil
 	}
 	if gen != 0 {

@@ -96,7 +96,7 @@ func TestCacheViews(t *testing.T) {
 
 	check("new settings", viewSteered, 2, 19, nil)
 	check("new settings, raw", viewRaw, 2, 19, nil)
-	if got := c.raw(k, 2, 19); got != raw {
+	if got := c.raw(k, 2, TTLs{}.bounds(), 19); got != raw {
 		t.Errorf("new settings, upstream's reply: got %p; want %p", got, raw)
 	}
 	check("no local source had it", viewRaw, 2, 19, raw)
@@ -163,7 +163,7 @@ func TestCacheIsSoundUnderConcurrency(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(uint64(w), 1))
 			for range 5000 {
 				k := keyOf(t, fmt.Sprintf("n%d.example.", rnd.IntN(2000)), dns.TypeA, 0)
-				raw := c.raw(k, 1, 0)
+				raw := c.raw(k, 1, TTLs{}.bounds(), 0)
 				if raw == nil {
 					raw = filler(k, rnd.IntN(1500))
 					c.insert(k, 1, raw)

@@ -286,14 +286,3 @@ func TestGivesWayAtOnce(t *testing.T) {
 		})
 	}
 }
-
-// A connection that has to give way before it is known how it ends is ended as soon as it is.
-func TestKilledBeforeItsEndIsKnown(t *testing.T) {
-	limits := Limits{}.withDefaults()
-	l := newConnTable(&limits)
-	c := l.take(TCP, netip.MustParseAddr("192.0.2.1"), false)
-	c.kill()
-	killed := make(chan struct{})
-	c.endBy(time.Hour, connEnds{retire: func() {}, kill: func() { close(killed) }})
-	<-killed
-}

@@ -67,10 +67,7 @@ func newForwarder(cfg *Config) (*forwarder, error) {
 		cache:   newCache(cmp.Or(cfg.CacheBytes, DefaultCacheBytes)),
 	}
 	f.tasks.ctx, f.stop = context.WithCancel(context.Background())
-	f.upstreams = upstream.NewGroup(f.tasks.ctx, f.cache.now, cfg.Log)
-	if n := limits.UpstreamSockets; n > 0 {
-		f.upstreams.LimitSockets(n / max(1, len(cfg.Settings.Upstreams)))
-	}
+	f.upstreams = upstream.NewGroup(f.tasks.ctx, limits.UpstreamSockets, f.cache.now, cfg.Log)
 	f.flights = flights{tasks: &f.tasks, timeout: limits.QueryTimeout, m: make(map[string]*flight)}
 	if err := f.update(cfg.Settings); err != nil {
 		f.close()

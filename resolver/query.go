@@ -76,7 +76,7 @@ const (
 type Limits struct {
 	Connections          int           // TCP, TLS and QUIC connections in all, at most a sixteenth of them of those who may not ask; default 20000
 	Sockets              int           // of Connections, those over TCP and TLS, each of which has a descriptor; default all
-	UpstreamSockets      int           // over UDP to all of the first upstreams together; default MaxUpstreamSockets to each
+	UpstreamSockets      int           // open to upstreams, from which what one client or zone may have waiting is derived; default DefaultUpstreamSockets
 	ConnectionsPerClient int           // of one client address (IPv6: /64); default 100
 	ConnectionAge        time.Duration // after which a connection ends, once what is under way on it is answered; default 1 h
 	InFlight             int           // queries waiting for an upstream, in all; default 10000
@@ -108,8 +108,8 @@ type Limits struct {
 // DefaultConnections is the default of Limits.Connections.
 const DefaultConnections = 20000
 
-// MaxUpstreamSockets is the most sockets to one upstream that are open at a time over UDP.
-const MaxUpstreamSockets = upstream.MaxSockets
+// DefaultUpstreamSockets is the default of Limits.UpstreamSockets.
+const DefaultUpstreamSockets = upstream.DefaultSockets
 
 // DescriptorsOf returns how many descriptors the server needs for Limits.Sockets: some connections are ending besides.
 func DescriptorsOf(sockets int) int { return sockets + sockets/leavingShare }

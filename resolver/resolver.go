@@ -103,6 +103,8 @@ type Settings struct {
 	Public *Public
 	// Upstreams are tried in order of health, then of this list.
 	Upstreams []Upstream
+	// TTLs bounds for how long answers of upstreams are kept.
+	TTLs TTLs
 	// Steering rewrites addresses to those of a relay. Nil switches it off.
 	Steering *Steering
 }

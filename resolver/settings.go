@@ -17,6 +17,7 @@ type settings struct {
 	local     []Local
 	public    public
 	upstreams *upstream.Pool
+	ttls      wire.TTLBounds
 	steering  *steering // or nil
 }
 
@@ -32,7 +33,10 @@ func (f *forwarder) newSettings(set *Settings, old *settings) (*settings, error)
 	if err != nil {
 		return nil, fmt.Errorf("clients: %w", err)
 	}
-	s := &settings{gen: 1, clients: clients, local: set.Local}
+	if err := set.TTLs.Validate(); err != nil {
+		return nil, fmt.Errorf("TTLs: %w", err)
+	}
+	s := &settings{gen: 1, clients: clients, local: set.Local, ttls: set.TTLs.bounds()}
 	if old != nil {
 		s.gen = old.gen + 1
 	}

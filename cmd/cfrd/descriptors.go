@@ -30,7 +30,7 @@ func shareDescriptors(limit int, cfg *config.Config, m config.Mode) descriptors 
 	d := descriptors{limit: limit}
 	rest := limit - min(max(limit/16, leastReserve), mostReserve)
 	if m.Resolves() {
-		d.upstreams = max(1, min(rest/4, resolver.MaxUpstreamSockets*len(cfg.Upstreams)))
+		d.upstreams = max(1, min(rest/4, resolver.DefaultUpstreamSockets))
 		rest -= d.upstreams
 		most := rest
 		if m.Relays() && cfg.Relays() {

@@ -80,6 +80,7 @@ func (n *node) resolverSettings(v *values, discovery *ddr.Zone) resolver.Setting
 		Clients:   v.Clients,
 		Local:     []resolver.Local{discovery, v.zones},
 		Upstreams: v.Upstreams,
+		TTLs:      v.Cache.TTLs(),
 		Public:    n.acme.Public(v.Name),
 	}
 	if v.policy != nil && n.addrs != nil {
@@ -103,7 +104,7 @@ func (n *node) relayConfig() relay.Config {
 		Ports:       v.Relay.Ports,
 		Routes:      v.Relay.Routes,
 		DisableGSO:  !v.Relay.GSO,
-		Limits:      relay.Limits(v.Relay.Limits),
+		Limits:      v.Relay.Limits.Relay(),
 		Descriptors: n.descriptors.relay,
 		Settings:    v.relaySettings(),
 		Log:         component(n.log, "relay"),
@@ -133,6 +134,7 @@ func (v *values) discovery(running resolver.Listen, holder *certs.Holder, relays
 		Name:        v.Name,
 		OwnName:     ownName,
 		OwnHTTPS:    ownHTTPS,
+		Reverse:     v.reverse(ownName),
 		PvD:         v.DDR.PvD,
 		Addresses:   v.addressesOf(running),
 		Services:    services(running),

@@ -63,24 +63,20 @@ type Group struct {
 	ctx   context.Context
 	clock func() int64 // in nanoseconds; see wire.Response.Received
 	log   zerolog.Logger
-	// sockets is set by LimitSockets, or 0.
-	sockets int
 
-	work sync.WaitGroup
+	work    sync.WaitGroup
+	sockets sockets
+	budget  *budget
 }
 
-// NewGroup returns a group that lasts until ctx is done. clock, in nanoseconds, says when responses came. log gets what
-// changes in the health of upstreams.
-func NewGroup(ctx context.Context, clock func() int64, log zerolog.Logger) *Group {
-	return &Group{ctx: ctx, clock: clock, log: log}
+// NewGroup returns a group that lasts until ctx is done, and never has more than maxSockets sockets open; 0 means
+// DefaultSockets. clock, in nanoseconds, says when responses came. log gets what changes in the health of upstreams.
+func NewGroup(ctx context.Context, maxSockets int, clock func() int64, log zerolog.Logger) *Group {
+	g := &Group{ctx: ctx, clock: clock, log: log}
+	g.sockets.max = int64(cmp.Or(maxSockets, DefaultSockets))
+	g.budget = newBudget(int(g.sockets.max - g.sockets.reserve()))
+	return g
 }
-
-// LimitSockets has no more than n sockets, but at least one, open over UDP to each upstream of pools that are made from
-// now on, and never more than MaxSockets.
-func (g *Group) LimitSockets(n int) { g.sockets = min(max(1, n), MaxSockets) }
-
-// maxSockets returns how many sockets may be open to one upstream.
-func (g *Group) maxSockets() int { return cmp.Or(g.sockets, MaxSockets) }
 
 // Wait waits until everything that g started has ended, which it does when the context of g is done. No Resolve may be
 // under way any more.

@@ -130,12 +130,13 @@ func TestReferenceDefaults(t *testing.T) {
 	for _, line := range []string{"tcp_flows: 0", "udp_flows: 0"} {
 		text = strings.Replace(text, line, line[:len(line)-1]+"1", 1)
 	}
+	text = strings.Replace(text, "min_ttl: 0s", "min_ttl: 1s", 1)
 	cfg := parse(t, text)
 	// The packages' defaults, as far as they have names, which the file repeats.
-	got := []any{cfg.Steer.MaxTTL, cfg.Relay.Sealed.Epoch, int64(cfg.Cache.Size)}
-	want := []any{resolver.DefaultSteerTTL, addrmap.DefaultEpoch, int64(resolver.DefaultCacheBytes)}
+	got := []any{cfg.Steer.MaxTTL, cfg.Relay.Sealed.Epoch, int64(cfg.Cache.Size), cfg.Cache.MaxTTL, cfg.Cache.MaxNegativeTTL}
+	want := []any{resolver.DefaultSteerTTL, addrmap.DefaultEpoch, int64(resolver.DefaultCacheBytes), resolver.MaxTTL, resolver.DefaultMaxNegativeTTL}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("defaults of steer.max_ttl, relay.sealed.epoch and cache.size (-want +got):\n%s", diff)
+		t.Errorf("defaults of steer.max_ttl, relay.sealed.epoch and cache (-want +got):\n%s", diff)
 	}
 	for _, key := range configKeys() {
 		_, name := splitKey(key.path)
@@ -310,5 +311,30 @@ func TestDo53Addresses(t *testing.T) {
 	got := fmt.Sprint(cfg.Do53Addresses())
 	if want := "[192.0.2.53 2001:db8::53]"; got != want {
 		t.Errorf("got %s; want %s: an address for the wildcard", got, want)
+	}
+}
+
+// TestUpstreamForms writes upstreams in every form that has only one meaning.
+func TestUpstreamForms(t *testing.T) {
+	for text, want := range map[string]string{
+		"192.0.2.1":                "192.0.2.1:53",
+		"192.0.2.1:5353":           "192.0.2.1:5353",
+		"2001:db8::1":              "[2001:db8::1]:53",
+		"[2001:db8::1]":            "[2001:db8::1]:53",
+		"[2001:db8::1]:5353":       "[2001:db8::1]:5353",
+		"::ffff:192.0.2.1":         "192.0.2.1:53",
+		"udp://192.0.2.1":          "192.0.2.1:53",
+		"udp://[2001:db8::1]":      "[2001:db8::1]:53",
+		"udp://[2001:db8::1]:5353": "[2001:db8::1]:5353",
+	} {
+		up, err := parseUpstream(text)
+		if err != nil || up.Protocol != resolver.UpstreamUDP || up.Addr != netip.MustParseAddrPort(want) || up.Name != "" {
+			t.Errorf("%s: got %+v, error %v; want %s over UDP", text, up, err, want)
+		}
+	}
+	for _, text := range []string{"", "[192.0.2.1", "192.0.2.1]", "fe80::1%eth0", "192.0.2.1#dns.example", "192.0.2.1/24", "2001:db8::1:"} {
+		if up, err := parseUpstream(text); err == nil {
+			t.Errorf("%q: got %+v; want an error", text, up)
+		}
 	}
 }
