@@ -136,6 +136,8 @@ server:
   num-threads: 1
   module-config: "iterator"
   local-zone: "%[4]s." typetransparent
+  local-zone: "." typetransparent
+  local-data: ". 3600 NS ns.root.example."
   local-data: "%[4]s. 60 A %[5]s"
   local-data: "%[4]s. 60 AAAA %[6]s"
   local-zone: "internet.example." static

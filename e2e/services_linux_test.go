@@ -178,6 +178,8 @@ server:
   root-key-sentinel: no
   qname-minimisation: no
   target-fetch-policy: "0 0 0 0 0"
+  local-zone: "." typetransparent
+  local-data: ". 3600 NS ns.root.example."
 remote-control:
   control-enable: no
 stub-zone:

@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/rs/zerolog"
 
+	"github.com/cfrd-project/cfrd/resolver/internal/h2"
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
@@ -27,7 +28,8 @@ type frontend struct {
 
 	conns *connTable
 	slots slots
-	jobs  sync.Pool // of *job
+	kept  *h2.Memory // by all connections over HTTP/2
+	jobs  sync.Pool  // of *job
 
 	shed        atomic.Uint64
 	connections [NumTransports]atomic.Int64
@@ -44,6 +46,7 @@ func newFrontend(h handler, l Limits, log zerolog.Logger) *frontend {
 
 		conns: newConnTable(&l),
 		slots: slots{max: l.InFlight, levels: l.completePrefixes(), shared: newSharing(&l), used: make(map[netip.Prefix]int)},
+		kept:  h2.NewMemory(l.HTTP2Memory),
 		jobs:  sync.Pool{New: func() any { return new(job) }},
 	}
 }

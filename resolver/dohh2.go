@@ -37,6 +37,7 @@ func newH2(d *doh) *h2.Server {
 		MaxConcurrent: d.limits.InFlightPerConn,
 		MaxHeader:     maxHeader,
 		MaxBody:       maxBody,
+		Memory:        d.kept,
 		IdleTimeout:   d.limits.IdleTimeout,
 		ShortenIdle:   d.conns.idleTime,
 		ReadTimeout:   d.limits.ReadTimeout,

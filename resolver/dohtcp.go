@@ -48,9 +48,13 @@ func newDoHTCP(d *doh, ln *net.TCPListener, conf *tls.Config) *dohTCP {
 		WriteTimeout:      l.ReadTimeout + l.QueryTimeout + writeTimeout,
 		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: l.InFlightPerConn},
-		ErrorLog:          HTTPErrorLog(d.log),
-		ConnContext:       withPeer,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: l.InFlightPerConn,
+			// The least that has room for the largest message; the library's defaults are 16 times that.
+			MaxReceiveBufferPerConnection: 128 << 10, MaxReceiveBufferPerStream: maxBody + 1,
+		},
+		ErrorLog:    HTTPErrorLog(d.log),
+		ConnContext: withPeer,
 	}
 	return s
 }

@@ -87,6 +87,9 @@ type Limits struct {
 	QueryTimeout         time.Duration // for a query that waits for upstreams; default 4 s
 	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
 	HTTP2                HTTP2Server   // which implementation of HTTP/2 serves DoH; default HTTP2Own
+	// HTTP2Memory is how many octets all connections of HTTP/2 may keep together: bodies, header blocks and responses that
+	// are on their way. Beyond it the connection that keeps most ends. Default 64 MiB.
+	HTTP2Memory int64
 
 	// Prefixes bound what all clients of a prefix have together, the narrowest first. By default an IPv6 /56 has twice what
 	// a client may have, and an IPv6 /48 or IPv4 /24 has the defaults of PrefixLimit.
@@ -129,6 +132,7 @@ func (l Limits) withDefaults() Limits {
 		Sockets:              cmp.Or(l.Sockets, l.Connections),
 		UpstreamSockets:      l.UpstreamSockets,
 		ConnectionAge:        cmp.Or(l.ConnectionAge, time.Hour),
+		HTTP2Memory:          cmp.Or(l.HTTP2Memory, 64<<20),
 		Prefixes:             l.Prefixes,
 		Rate:                 cmp.Or(l.Rate, DefaultRate),
 		Shared:               l.Shared,
@@ -155,6 +159,7 @@ func (l Limits) validate() error {
 		{"sockets", int64(l.Sockets)},
 		{"sockets to upstreams", int64(l.UpstreamSockets)},
 		{"connections per client", int64(l.ConnectionsPerClient)},
+		{"memory of HTTP/2", l.HTTP2Memory},
 		{"connection age", int64(l.ConnectionAge)},
 		{"customers of a shared address", int64(l.SharedBy)},
 		{"queries in flight", int64(l.InFlight)},

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,6 +24,9 @@ type conn struct {
 	in []byte // what was read and is not yet handled
 
 	answers sync.WaitGroup // goroutines in finish
+
+	kept atomic.Int64 // octets, as memory knows; changed with its lock held
+	gone bool         // memory does not count it any more; guarded by its lock
 
 	mu       sync.Mutex
 	session  session
@@ -169,6 +173,7 @@ func (h *conn) receive() error {
 	}
 	h.session.noteRest(len(rest) > 0)
 	h.in = keep(h.in, rest, readBuffer, frameHeaderLen+maxFrame)
+	h.accountLocked()
 	h.armExpiryLocked()
 	return nil
 }
@@ -210,7 +215,9 @@ func (h *conn) finish(ctx context.Context, st *stream, x *exchange) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.session.now = time.Now()
+	h.session.waiting -= len(x.body)
 	h.session.finish(st, x)
+	h.accountLocked()
 	h.armExpiryLocked()
 	h.srv.freeExchange(x)
 	h.flushLocked()
@@ -236,6 +243,7 @@ func (h *conn) expire() {
 		return
 	}
 	h.session.expire()
+	h.accountLocked()
 	h.armExpiryLocked()
 	h.flushLocked()
 }

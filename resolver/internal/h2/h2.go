@@ -93,7 +93,7 @@ func (w *Response) AddUint(name FieldName, prefix string, n uint64) {
 	w.fields = appendDecimal(w.fields, name, prefix, n)
 }
 
-// Config is what a Server needs. All fields but KeepHeader and ShortenIdle must be set.
+// Config is what a Server needs. All fields but KeepHeader, Memory and ShortenIdle must be set.
 type Config struct {
 	Handler Handler
 	// KeepHeader reports whether the handler wants to see Request.Header for a path, which costs memory for each field.
@@ -105,6 +105,8 @@ type Config struct {
 	MaxHeader int
 	// MaxBody bounds the body of a request in octets, of which two may be on their way to us on one connection.
 	MaxBody int
+	// Memory bounds what connections keep for their clients, of all servers that have the same one. Nil is no bound.
+	Memory *Memory
 	// IdleTimeout ends a connection without a request under way. Other frames do not prolong its life.
 	IdleTimeout time.Duration
 	// ShortenIdle returns how much of IdleTimeout a connection has at the moment, for when there are many. Nil means all.
@@ -154,6 +156,7 @@ func (s *Server) Serve(stop, kill context.Context, c net.Conn, lower Lower, peer
 	ctx, cancel := context.WithCancel(kill)
 	defer cancel()
 	h := newConn(ctx, s, c, lower, peer)
+	defer s.cfg.Memory.leave(h)
 	lower.BeforeRead(h.beforeRead)
 	err := h.serve(stop)
 	lower.BeforeRead(nil)

@@ -49,6 +49,7 @@ type session struct {
 	initial    int64     // what we may send on a new stream
 	blocked    []*stream // have a rest of a response to send
 	queued     int       // octets of those rests
+	waiting    int       // octets of the bodies of requests that wait for an answer
 	resizeNext bool      // the next header block says that its dynamic table is empty
 	date       []byte
 	dateSecond int64

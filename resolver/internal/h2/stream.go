@@ -267,6 +267,7 @@ func (s *session) later(st *stream, x *exchange) {
 	st.cancel = cancel
 	x.body = append(x.body[:0], x.r.Body...) // the reader uses its buffer again
 	x.r.Body = x.body
+	s.waiting += len(x.body)
 	s.x = nil
 	s.running++
 	s.host.start(ctx, st, x)

@@ -201,7 +201,8 @@ type Limits struct {
 	QueryTimeout         time.Duration `mapstructure:"query_timeout" reload:"restart"`
 	DrainTimeout         time.Duration `mapstructure:"drain_timeout" reload:"restart"`
 
-	HTTP2 resolver.HTTP2Server `mapstructure:"http2" reload:"restart"`
+	HTTP2       resolver.HTTP2Server `mapstructure:"http2" reload:"restart"`
+	HTTP2Memory ByteSize             `mapstructure:"http2_memory" reload:"restart"`
 
 	Rate     Rate           `mapstructure:"rate" reload:"restart"`
 	Prefixes []PrefixLimit  `mapstructure:"prefixes" reload:"restart"`
@@ -323,6 +324,7 @@ func (l *Limits) Resolver() resolver.Limits {
 		QueryTimeout:         l.QueryTimeout,
 		DrainTimeout:         l.DrainTimeout,
 		HTTP2:                l.HTTP2,
+		HTTP2Memory:          int64(l.HTTP2Memory),
 		Rate:                 int(l.Rate),
 		Shared:               l.Shared,
 		SharedBy:             l.SharedBy,
