@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 )
 
@@ -162,6 +163,14 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	if v4, _ := r.families(); v4 && e.v4.prefixes == nil {
 		return nil, errors.New("egress has no IPv4 prefix, but there are IPv4 relay addresses")
 	}
+	own, err := ownAddresses()
+	if err != nil {
+		return nil, err
+	}
+	first, last := localPorts()
+	if err := e.leave(own, first, last); err != nil {
+		return nil, err
+	}
 	if err := e.suffices(r.cfg.Limits.mostFlows()); err != nil {
 		return nil, err
 	}
@@ -174,4 +183,21 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	}
 	s.destinations.own = r.own
 	return s, nil
+}
+
+// ownAddresses returns the addresses of this host's interfaces.
+func ownAddresses() (own []netip.Prefix, err error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of this host: %w", err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				addr = addr.Unmap()
+				own = append(own, netip.PrefixFrom(addr, addr.BitLen()))
+			}
+		}
+	}
+	return own, nil
 }

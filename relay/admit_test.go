@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cfrd-project/cfrd/e2e/netns"
@@ -83,6 +84,13 @@ func TestAdmit(t *testing.T) {
 type fakeHost netip.Addr
 
 func (h fakeHost) Contains(addr netip.Addr) bool { return addr == netip.Addr(h) }
+
+func TestOwnAddresses(t *testing.T) {
+	own, err := ownAddresses()
+	if err != nil || !slices.Contains(own, netip.MustParsePrefix("127.0.0.1/32")) {
+		t.Errorf("got %v, %v; want 127.0.0.1 among them", own, err)
+	}
+}
 
 // TestAdmitAllocs allows the map its release function, and nothing to admission.
 func TestAdmitAllocs(t *testing.T) {

@@ -13,12 +13,14 @@ type plane struct {
 	pipes     *pipes // or nil before
 	listeners []*net.TCPListener
 	udp       *udpServer // or nil before
+	sources   sources
 
 	flows tcpFlows
 }
 
 // listen binds every port.
 func (r *Relay) listen() (err error) {
+	r.sources = newSources()
 	r.pipes = newPipes(r.cfg.Limits.pipes())
 	r.flows.all = make(map[*tcpFlow]struct{})
 	for _, port := range r.cfg.Ports {

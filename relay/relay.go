@@ -12,7 +12,7 @@
 //     relay address stands for. Relay.open decides whether the client may have a flow there: Destinations
 //     (destinations.go) permits the address, and the limiter (limits.go, shares.go) has a place for it. An entrance that
 //     is told the destination in another way begins with Relay.Open.
-//   - Grant.DialTCP (tcp_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
+//   - Grant.DialTCP (tcp_linux.go, tcp_source_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
 //     egress.draw (egress.go) draws.
 //   - tcpFlow (tcp_flow_linux.go, splice_linux.go) moves the bytes of both directions, or udpWorker the datagrams, in
 //     batches (udp_batch_linux.go), until Grant.Release.
@@ -57,7 +57,9 @@ type Config struct {
 	// other program of the host answers there. Where that is not possible, Relay.Warnings says so.
 	Firewall bool
 	Limits   Limits
-	Settings Settings
+	// Descriptors is how many flows may have together. 0 means all that the process may have.
+	Descriptors int
+	Settings    Settings
 	// DisableGSO sends each UDP datagram by itself, for kernels or network cards that get groups of them wrong.
 	DisableGSO bool
 	Log        zerolog.Logger // never gets a client together with a destination
@@ -112,9 +114,12 @@ func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
 	if len(cfg.Ports) == 0 || slices.Contains(cfg.Ports, 0) {
 		return nil, fmt.Errorf("relay: ports %v: at least one is needed, and none may be 0", cfg.Ports)
 	}
-	fds, err := descriptors()
-	if err != nil {
-		return nil, fmt.Errorf("relay: %w", err)
+	fds := cfg.Descriptors
+	if fds == 0 {
+		var err error
+		if fds, err = RaiseDescriptors(); err != nil {
+			return nil, fmt.Errorf("relay: %w", err)
+		}
 	}
 	limits, err := cfg.Limits.complete(fds)
 	if err != nil {

@@ -10,7 +10,10 @@ import (
 // plane is empty: New fails, since flows are relayed on Linux only.
 type plane struct{}
 
-func descriptors() (int, error) { return 0, errors.ErrUnsupported }
+// RaiseDescriptors is not known here.
+func RaiseDescriptors() (int, error) { return 0, errors.ErrUnsupported }
+
+func localPorts() (first, last uint16) { return 0, 0 }
 
 func (r *Relay) listen() error { return errors.ErrUnsupported }
 

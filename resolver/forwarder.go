@@ -59,9 +59,6 @@ func newForwarder(cfg *Config) (*forwarder, error) {
 	if cfg.CacheBytes < 0 {
 		return nil, fmt.Errorf("negative cache size %d", cfg.CacheBytes)
 	}
-	if cfg.UpstreamSockets < 0 {
-		return nil, fmt.Errorf("negative number of sockets for upstreams %d", cfg.UpstreamSockets)
-	}
 	limits := cfg.Limits.withDefaults()
 	f := &forwarder{
 		log:     cfg.Log,
@@ -70,7 +67,7 @@ func newForwarder(cfg *Config) (*forwarder, error) {
 		cache:   newCache(cmp.Or(cfg.CacheBytes, DefaultCacheBytes)),
 	}
 	f.tasks.ctx, f.stop = context.WithCancel(context.Background())
-	f.upstreams = upstream.NewGroup(f.tasks.ctx, cfg.UpstreamSockets, f.cache.now, cfg.Log)
+	f.upstreams = upstream.NewGroup(f.tasks.ctx, limits.UpstreamSockets, f.cache.now, cfg.Log)
 	f.flights = flights{tasks: &f.tasks, timeout: limits.QueryTimeout, m: make(map[string]*flight)}
 	if err := f.update(cfg.Settings); err != nil {
 		f.close()

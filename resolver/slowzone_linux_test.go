@@ -32,7 +32,7 @@ func TestSlowZoneOverSockets(t *testing.T) {
 	} {
 		t.Run(transport, func(t *testing.T) {
 			u := serve(answer)
-			s := serverFor(t, func(c *Config) { c.UpstreamSockets = sockets }, u)
+			s := serverFor(t, func(c *Config) { c.Limits.UpstreamSockets = sockets }, u)
 			eventually(t, "the upstream is reached", func() bool { return s.Stats().Upstreams[0].Healthy })
 			stop := make(chan struct{})
 			var wg sync.WaitGroup

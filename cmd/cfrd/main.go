@@ -83,5 +83,8 @@ func newRootCommand() *cobra.Command {
 		newVersionCommand(),
 	)
 	root.AddCommand(newHelpTopics()...)
+	root.Version = versionText()
+	root.SetVersionTemplate("{{.Version}}")
+	checkUsage(root)
 	return root
 }

@@ -28,7 +28,18 @@ func TestCommandLine(t *testing.T) {
 		"version":           {"version", 0, "cfrd ", ""},
 		"help":              {"help", 0, "Available Commands", ""},
 		"help-topic":        {"help privacy", 0, "What each part may know", ""},
-		"unknown-command":   {"sevre", 1, "", "Did you mean this"},
+		"version-flag":      {"--version", 0, "cfrd ", ""},
+		"unknown-command":   {"sevre", 2, "", "did you mean serve?"},
+		"unknown-below":     {"config chek", 2, "", `unknown command "chek" for "cfrd config"; did you mean check?`},
+		"unknown-below-dnr": {"dnr foo", 2, "", `unknown command "foo" for "cfrd dnr"`},
+		"unknown-below-ddr": {"ddr foo", 2, "", `unknown command "foo" for "cfrd ddr"`},
+		"unknown-topic":     {"help nothing", 2, "", `unknown help topic "nothing"`},
+		"unknown-topic-dnr": {"help dnr foo", 2, "", `unknown help topic "foo" for "cfrd dnr"`},
+		"group-alone":       {"config", 0, "Available Commands", ""},
+		"help-command":      {"help config check", 0, "check reads a configuration", ""},
+		"too-few-arguments": {"config check", 2, "", "accepts 1 arg(s), received 0"},
+		"too-many":          {"version now", 2, "", "unknown command"},
+		"nothing":           {"", 0, "Available Commands", ""},
 		"unknown-flag":      {"serve --bogus", 2, "", "unknown flag: --bogus; see `cfrd serve --help`"},
 		"wrong-mode":        {"serve --mode both", 2, "", "must be all, resolver or relay"},
 		"no-configuration":  {"serve --config /nonexistent", 1, "", "read configuration: open /nonexistent"},
@@ -81,7 +92,7 @@ func TestConfigInit(t *testing.T) {
 func TestConfigCheckOfLab(t *testing.T) {
 	l := newLab(t)
 	l.write(t)
-	if code, stdout, _ := cfrd(t, "config", "check", l.path()); code != 0 || stdout != "OK\n" {
+	if code, stdout, _ := cfrd(t, "config", "check", l.path()); code != 0 || !strings.HasPrefix(stdout, "descriptors: ") || !strings.HasSuffix(stdout, "\nOK\n") {
 		t.Errorf("got exit code %d, %q; want OK", code, stdout)
 	}
 }

@@ -92,7 +92,8 @@ func (l *loader) loadTLS(now time.Time) {
 	cert, err := certs.Load(l.TLS.Certificate, l.TLS.Key, l.Name, now)
 	if err != nil {
 		key := "tls.certificate"
-		if missing, ok := errors.AsType[*fs.PathError](err); ok && missing.Path == l.TLS.Key {
+		missing, ok := errors.AsType[*fs.PathError](err)
+		if ok && missing.Path == l.TLS.Key || strings.HasPrefix(err.Error(), l.TLS.Key+": ") {
 			key = "tls.key"
 		}
 		l.waiting.Add(key, "%s", err)
