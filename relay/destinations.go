@@ -10,12 +10,12 @@ import (
 // the addresses that the host has.
 type Destinations struct {
 	egress  *prefixSet
-	own     ownAddresses // or nil, if the relay is on another host
-	allowed *prefixSet   // although special-purpose, or the host's own
+	own     hostAddresses // or nil, if the relay is on another host
+	allowed *prefixSet    // although special-purpose, or the host's own
 }
 
-// ownAddresses are the addresses of the relay's host at the moment.
-type ownAddresses interface{ Contains(addr netip.Addr) bool }
+// hostAddresses are the addresses of the relay's host at the moment.
+type hostAddresses interface{ Contains(addr netip.Addr) bool }
 
 // NewDestinations returns the destinations of a relay with these settings, as far as they do not depend on the host
 // that it runs on. A resolver on another host hands out relay addresses for no others, since the relay would refuse

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// TestOwnAddresses: what becomes an address of the relay's host while the relay runs, as with VRRP or DHCP, or a local
+// TestOwnAddressesLater: what becomes an address of the relay's host while the relay runs, as with VRRP or DHCP, or a local
 // route of another program, is no destination any more, neither to admission nor to steering, and is one again when it
 // has gone.
-func TestOwnAddresses(t *testing.T) {
+func TestOwnAddressesLater(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
