@@ -20,8 +20,8 @@ func TestShareDescriptors(t *testing.T) {
 		{1024, config.ModeResolver, descriptors{connections: 677, upstreams: 240}},
 		{1024, config.ModeAll, descriptors{connections: 225, upstreams: 240, relay: 481}},
 		{1024, config.ModeRelay, descriptors{relay: 960}},
-		{1 << 20, config.ModeResolver, descriptors{connections: 20000, upstreams: 8192}},
-		{1 << 20, config.ModeAll, descriptors{connections: 20000, upstreams: 8192, relay: 1018110}},
+		{1 << 20, config.ModeResolver, descriptors{connections: 20000, upstreams: 4096}},
+		{1 << 20, config.ModeAll, descriptors{connections: 20000, upstreams: 4096, relay: 1022206}},
 	} {
 		got := shareDescriptors(row.limit, cfg, row.mode)
 		used := resolver.DescriptorsOf(got.connections) + got.upstreams + got.relay
