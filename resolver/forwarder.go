@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+	"github.com/cfrd-project/cfrd/resolver/steer"
 	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
@@ -48,6 +49,7 @@ type decision struct {
 	asked    wire.Query
 	settings *settings
 	view     view
+	led      []steer.Origin // what led this client to the name, so that it gets a response of its own; or nil
 	local    *wire.Response // ends with a CNAME whose target is still to be found; or nil
 }
 
@@ -140,14 +142,17 @@ func (f *forwarder) answerNow(q *query, dst []byte) ([]byte, outcome) {
 // the query has to wait.
 func (f *forwarder) answerClient(q *query, asked *wire.Query, set *settings, dst []byte) ([]byte, outcome) {
 	view, now := set.view(q.client.Addr(), asked), f.cache.now()
-	if p := f.cache.lookup(&asked.Key, view, set.gen, now); p != nil {
-		return f.respond(q, asked, p, dst, now), answered
+	led := set.led(q.client.Addr(), view, &asked.Key)
+	if led == nil {
+		if p := f.cache.lookup(&asked.Key, view, set.gen, now); p != nil {
+			return f.respond(q, asked, p, dst, now), answered
+		}
 	}
 	p, known := f.known(set, asked, q, true)
 	if known && !endsWithCNAME(p) {
 		return f.respond(q, asked, p, dst, now), answered
 	}
-	q.decision = &decision{asked: *asked, settings: set, view: view, local: p}
+	q.decision = &decision{asked: *asked, settings: set, view: view, led: led, local: p}
 	return dst, pending
 }
 
@@ -194,8 +199,11 @@ func (f *forwarder) answer(ctx context.Context, q *query, dst []byte) []byte {
 	return f.respond(q, &d.asked, p, dst, now)
 }
 
-// respond appends p as the response to q.
+// respond appends p as the response to q, or one without records if its client must not get p.
 func (f *forwarder) respond(q *query, asked *wire.Query, p *wire.Response, dst []byte, now int64) []byte {
+	if !p.Give(q.client.Addr(), now) {
+		return f.fail(asked, dst, dns.RcodeSuccess, wire.EDENotReady)
+	}
 	asked.IdleTimeout = f.idle
 	f.responses[p.Rcode()].Add(1)
 	if p.Rewritten {

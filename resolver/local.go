@@ -61,18 +61,14 @@ func (f *forwarder) complete(ctx context.Context, d *decision, q *query) (*wire.
 	if err != nil || !done {
 		return d.local, err
 	}
-	v := steer.Untouched
+	res := steer.Result{Octets: octets}
 	if d.view != viewRaw {
-		if octets, v, err = f.applySteering(ctx, d.settings, k.Flags, q, octets); err != nil {
+		r := steer.Request{Response: octets, Led: d.led}
+		if res, err = f.applySteering(ctx, d.settings, k.Flags, r, q); err != nil {
 			return nil, err
 		}
 	}
-	p, err := wire.NewResponse(octets, k, now)
-	if err != nil {
-		return nil, err
-	}
-	p.Rewritten = v == steer.Steered
-	return p, nil
+	return steeredResponse(d.settings, &res, nil, k, now)
 }
 
 // follow appends to octets, the response of a local source, what the target of the CNAME has that it ends with, if it ends

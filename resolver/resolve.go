@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/miekg/dns"
@@ -20,6 +21,9 @@ func (f *forwarder) resolve(ctx context.Context, d *decision, q *query) (*wire.R
 		return f.fetch(ctx, set, k)
 	}
 	client := query{client: q.client, local: q.local, transport: q.transport} // the flight may outlive q
+	if d.led != nil {
+		return f.steerAlone(ctx, d, &client)
+	}
 	return f.flights.do(ctx, flightName(set.gen, d.view, k), func(ctx context.Context) (*wire.Response, error) {
 		return f.steer(ctx, set, k, &client)
 	})
@@ -57,30 +61,79 @@ func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *qu
 		f.cache.insertSteered(k, set.gen, raw, nil, until)
 		return raw, nil
 	}
-	out, v, err := f.applySteering(ctx, set, k.Flags, q, raw.Octets(now))
-	if err != nil {
-		return nil, err
+	for range maxDecisions {
+		res, err := f.applySteering(ctx, set, k.Flags, steer.Request{Response: raw.Octets(now)}, q)
+		if err != nil {
+			return nil, err
+		}
+		p, err := steeredResponse(set, &res, raw, k, now)
+		if err != nil {
+			return nil, err
+		}
+		if p == raw {
+			f.cache.insertSteered(k, set.gen, raw, nil, until)
+		} else {
+			f.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.TTL)*int64(time.Second)))
+		}
+		// What becomes known from now on takes the decision out of the cache by itself.
+		if !set.steering.Outdated(&res) {
+			return p, nil
+		}
+		f.cache.insertSteered(k, set.gen, raw, nil, 0)
 	}
-	if v == steer.Untouched {
-		f.cache.insertSteered(k, set.gen, raw, nil, until)
-		return raw, nil
-	}
-	p, err := wire.NewResponse(out, k, now)
-	if err != nil {
-		return nil, err
-	}
-	p.EDE, p.Rewritten = raw.EDE, v == steer.Steered
-	f.cache.insertSteered(k, set.gen, raw, p, min(until, now+int64(p.TTL)*int64(time.Second)))
-	return p, nil
+	return wire.Failure(k, wire.EDENotReady, 0, now), nil
 }
 
-// applySteering steers, and counts what failed.
-func (f *forwarder) applySteering(ctx context.Context, set *settings, flags uint8, q *query, octets []byte) ([]byte, steer.Verdict, error) {
-	out, v, err := set.steering.Apply(ctx, octets, f.lookupFor(set, flags, q))
-	if v == steer.Passed || errors.Is(err, steer.ErrRelayFailed) {
+// maxDecisions bounds how often a response is steered anew because what it depends on changed meanwhile.
+const maxDecisions = 3
+
+// steerAlone returns what the client of q gets as the response to the question of d, which no other client gets.
+func (f *forwarder) steerAlone(ctx context.Context, d *decision, q *query) (*wire.Response, error) {
+	set, k := d.settings, &d.asked.Key
+	raw, err := f.fetch(ctx, set, k)
+	if err != nil || raw.Rcode() != dns.RcodeSuccess {
+		return raw, err
+	}
+	now := f.cache.now()
+	res, err := f.applySteering(ctx, set, k.Flags, steer.Request{Response: raw.Octets(now), Led: d.led}, q)
+	if err != nil {
+		return nil, err
+	}
+	return steeredResponse(set, &res, raw, k, now)
+}
+
+// applySteering does the work of r for the client of q, and counts what failed.
+func (f *forwarder) applySteering(ctx context.Context, set *settings, flags uint8, r steer.Request, q *query) (steer.Result, error) {
+	r.Lookup, r.Client = f.lookupFor(set, flags, q), q.client.Addr()
+	res, err := set.steering.Apply(ctx, r)
+	if res.Verdict == steer.Passed || errors.Is(err, steer.ErrRelayFailed) {
 		f.steerFailed.Add(1)
 	}
-	return out, v, err
+	return res, err
+}
+
+// steeredResponse makes a response of what steering made of raw, which is the response to k and may be nil. It is raw
+// itself if nothing came of it.
+func steeredResponse(set *settings, res *steer.Result, raw *wire.Response, k *wire.Key, now int64) (*wire.Response, error) {
+	if raw != nil && res.Verdict == steer.Untouched && len(res.Leads) == 0 {
+		return raw, nil
+	}
+	p, err := wire.NewResponse(res.Octets, k, now)
+	if err != nil {
+		return nil, err
+	}
+	p.Rewritten = res.Verdict == steer.Steered
+	if raw != nil {
+		p.EDE = raw.EDE
+	}
+	if res.Cut && p.EDE == wire.NoEDE {
+		p.EDE = wire.EDEOther
+	}
+	if leads := res.Leads; len(leads) > 0 {
+		p.Given = func(client netip.Addr, age uint32) bool { return set.steering.Give(client, leads, age) }
+		p.GivenSize = res.LeadsSize()
+	}
+	return p, nil
 }
 
 // lookupFor returns the lookup for what steering the response to the client of q depends on. It does not steer, so that
@@ -117,7 +170,7 @@ const unansweredTTL = 1
 // ExtendedErrors returns the info-codes that a Server says of itself; upstreams may say others. See RFC 9606, Section 5.
 func ExtendedErrors() []uint16 {
 	return []uint16{
-		uint16(wire.EDENotReady), uint16(wire.EDEProhibited), uint16(wire.EDENotAuthoritative), uint16(wire.EDENoReachable),
+		uint16(wire.EDEOther), uint16(wire.EDENotReady), uint16(wire.EDEProhibited), uint16(wire.EDENotAuthoritative), uint16(wire.EDENoReachable),
 		uint16(wire.EDENetwork), uint16(wire.EDEInvalidData), uint16(wire.EDEInvalidType),
 	}
 }

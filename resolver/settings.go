@@ -112,3 +112,11 @@ func (s *settings) view(client netip.Addr, r *wire.Query) view {
 	}
 	return viewDown
 }
+
+// led returns what led client to the name of k, if that decides about what it gets.
+func (s *settings) led(client netip.Addr, v view, k *wire.Key) []steer.Origin {
+	if v == viewRaw {
+		return nil
+	}
+	return s.steering.Led(client, k.Name())
+}

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"strings"
@@ -152,6 +153,6 @@ func TestRelayFailure(t *testing.T) {
 // exhausted is a relay that is well, but has no address left.
 type exhausted struct{ dnstest.Relay }
 
-func (*exhausted) RelayAddr(netip.Addr, bool, time.Duration) (netip.Addr, bool, error) {
+func (*exhausted) RelayAddr(context.Context, netip.Addr, bool, time.Duration, func(used, size uint64) bool) (netip.Addr, bool, error) {
 	return netip.Addr{}, false, errors.New("no relay address left")
 }

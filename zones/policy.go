@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -37,6 +38,7 @@ type Policy struct {
 type rule struct {
 	prefixes    *prefixSet
 	hasSuffixes bool
+	root        bool // "." is among the suffixes
 	hasPrefixes bool
 	ech         bool
 	pass        bool
@@ -74,11 +76,13 @@ func (p *Policy) add(i int, r Rule) error {
 	if err != nil {
 		return fmt.Errorf(".prefixes: %w", err)
 	}
+	root := false
 	for j, s := range r.Suffixes {
 		suffix, err := canonicalSuffix(s)
 		if err != nil {
 			return fmt.Errorf(".suffixes[%d]: %q %w", j, s, err)
 		}
+		root = root || suffix == "."
 		if of := p.bySuffix[suffix]; len(of) == 0 || of[len(of)-1] != i {
 			p.bySuffix[suffix] = append(of, i)
 		}
@@ -89,6 +93,7 @@ func (p *Policy) add(i int, r Rule) error {
 	p.rules = append(p.rules, rule{
 		prefixes:    set,
 		hasSuffixes: len(r.Suffixes) > 0,
+		root:        root,
 		hasPrefixes: len(r.Prefixes) > 0,
 		ech:         r.ECH,
 		pass:        r.Pass,
@@ -96,50 +101,61 @@ func (p *Policy) add(i int, r Rule) error {
 	return nil
 }
 
-// Steer reports whether addr is to be steered, and whether a rule said so, either way. names are the names that
-// lead to addr, in lower case with a final dot, as resolver.Policy describes. hasECH is called at most once, and
-// only if a rule depends on it.
-func (p *Policy) Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool) {
+// Rules returns the rules whose suffixes match one of names, and those without suffixes, in ascending order, for Steer
+// and Scope. names are in lower case with a final dot. This is where every label of every name is looked at, so that
+// callers do it once for all addresses that names lead to.
+func (p *Policy) Rules(names []string) []int {
+	var buf [maxHits][]int
+	c := p.candidates(names, buf[:0])
+	if len(c.lists) == 1 {
+		return slices.Clip(c.lists[0])
+	}
+	var rules []int
+	for {
+		i, ok := c.next()
+		if !ok {
+			return rules
+		}
+		rules = append(rules, i)
+	}
+}
+
+// Steer reports whether addr is to be steered, and whether a rule said so, either way. rules are what Rules returned
+// for the names that lead to addr. hasECH is called at most once, and only if a rule depends on it.
+func (p *Policy) Steer(rules []int, addr netip.Addr, hasECH func() bool) (steer, matched bool) {
 	if p.special(addr) && !p.allowed.contains(addr) {
 		return false, true
 	}
-	var buf [maxHits][]int
 	ech := unknown
-	for c := p.candidates(names, buf[:0]); ; {
-		i, ok := c.next()
-		if !ok {
-			return false, false
-		}
+	for _, i := range rules {
 		r := &p.rules[i]
 		if r.hasPrefixes && !r.prefixes.contains(addr) || r.ech && !ech.ask(hasECH) {
 			continue
 		}
 		return !r.pass, true
 	}
+	return false, false
 }
 
-// Scope reports what steering can depend on for names if their HTTPS record carries ech or not: byName on the names
-// or on ech, byAddr on the address alone. If both are false, Steer says no for every address.
-func (p *Policy) Scope(names []string, ech bool) (byName, byAddr bool) {
-	var buf [maxHits][]int
-	for c := p.candidates(names, buf[:0]); ; {
-		i, ok := c.next()
-		if !ok {
-			return byName, byAddr
-		}
+// Scope reports what steering can depend on, if rules are what Rules returned for names whose HTTPS record carries ech
+// or does not: listed, on names that the operator has listed, which "." does not do; byName on any names or on ech;
+// byAddr on the address alone. If none holds, Steer says no for every address.
+func (p *Policy) Scope(rules []int, ech bool) (listed, byName, byAddr bool) {
+	for _, i := range rules {
 		r := &p.rules[i]
 		switch {
 		case r.ech && !ech:
 			continue
 		case !r.pass && (r.hasSuffixes || r.ech):
-			byName = true
+			listed, byName = listed || r.hasSuffixes && !r.root, true
 		case !r.pass:
 			byAddr = true
 		}
 		if !r.hasPrefixes { // nothing gets past this rule
-			return byName, byAddr
+			return listed, byName, byAddr
 		}
 	}
+	return listed, byName, byAddr
 }
 
 // tristate remembers the answer to a question that may be expensive.
@@ -161,7 +177,7 @@ func (t *tristate) ask(f func() bool) bool {
 	return *t == yes
 }
 
-// maxHits is how many suffixes can match the names of one question before Steer allocates. Real chains have two or
+// maxHits is how many suffixes can match the names of one question before Rules allocates for the lists of them. Real chains have two or
 // three names of three or four labels, and few of those suffixes are in rules.
 const maxHits = 16
 

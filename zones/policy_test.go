@@ -78,7 +78,7 @@ func TestPolicySteer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			names, addr := strings.Fields(tt.names), netip.MustParseAddr(tt.addr)
-			steer, matched := p.Steer(names, addr, func() bool { return tt.ech })
+			steer, matched := p.Steer(p.Rules(names), addr, func() bool { return tt.ech })
 			if steer != tt.steer || matched != tt.matched {
 				t.Errorf("Steer(%v, %s) = %v, %v; want %v, %v", names, addr, steer, matched, tt.steer, tt.matched)
 			}
@@ -106,7 +106,7 @@ func TestPolicyAsksForECHOnlyIfNeeded(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			asked := 0
-			p.Steer([]string{tt.qname}, netip.MustParseAddr(tt.addr), func() bool { asked++; return false })
+			p.Steer(p.Rules([]string{tt.qname}), netip.MustParseAddr(tt.addr), func() bool { asked++; return false })
 			if asked != tt.asked {
 				t.Errorf("got hasECH called %d times; want %d", asked, tt.asked)
 			}
@@ -116,15 +116,16 @@ func TestPolicyAsksForECHOnlyIfNeeded(t *testing.T) {
 
 func TestPolicyScope(t *testing.T) {
 	tests := []struct {
-		name           string
-		rules          []Rule
-		ech            bool
-		byName, byAddr bool
+		name                   string
+		rules                  []Rule
+		ech                    bool
+		listed, byName, byAddr bool
 	}{
 		{name: "no-rules"},
 		{name: "other-suffix", rules: []Rule{{Suffixes: []string{"other.example"}}}},
-		{name: "suffix", rules: []Rule{{Suffixes: []string{"shop.example"}}}, byName: true},
-		{name: "suffix-and-prefix", rules: []Rule{{Suffixes: []string{"shop.example"}, Prefixes: prefixes("192.0.2.0/24")}}, byName: true},
+		{name: "suffix", rules: []Rule{{Suffixes: []string{"shop.example"}}}, listed: true, byName: true},
+		{name: "suffix-and-prefix", rules: []Rule{{Suffixes: []string{"shop.example"}, Prefixes: prefixes("192.0.2.0/24")}}, listed: true, byName: true},
+		{name: "root-with-others", rules: []Rule{{Suffixes: []string{"shop.example", "."}}}, byName: true},
 		{name: "prefix", rules: []Rule{{Prefixes: prefixes("192.0.2.0/24")}}, byAddr: true},
 		{name: "exception-hides-the-rest", rules: []Rule{{Suffixes: []string{"shop.example"}, Pass: true}, {Prefixes: prefixes("192.0.2.0/24")}, {ECH: true}}, ech: true},
 		{name: "exception-of-a-prefix-does-not", rules: []Rule{{Prefixes: prefixes("192.0.2.0/24"), Pass: true}, {Suffixes: []string{"."}}}, byName: true},
@@ -134,9 +135,10 @@ func TestPolicyScope(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			byName, byAddr := newPolicy(t, tt.rules...).Scope([]string{"www.shop.example."}, tt.ech)
-			if byName != tt.byName || byAddr != tt.byAddr {
-				t.Errorf("got byName %v, byAddr %v; want %v, %v", byName, byAddr, tt.byName, tt.byAddr)
+			p := newPolicy(t, tt.rules...)
+			listed, byName, byAddr := p.Scope(p.Rules([]string{"www.shop.example."}), tt.ech)
+			if listed != tt.listed || byName != tt.byName || byAddr != tt.byAddr {
+				t.Errorf("got listed %v, byName %v, byAddr %v; want %v, %v, %v", listed, byName, byAddr, tt.listed, tt.byName, tt.byAddr)
 			}
 		})
 	}
@@ -183,9 +185,9 @@ func manyRules(n int) []Rule {
 func TestPolicySteerDoesNotAllocate(t *testing.T) {
 	p := newPolicy(t, manyRules(1000)...)
 	names := []string{"_4443._https.www.site501.example.", "a.b.c.edge.example.", "site77.example."}
-	addr := netip.MustParseAddr("192.0.2.1")
+	addr, rules := netip.MustParseAddr("192.0.2.1"), p.Rules(names)
 	hasECH := func() bool { return false }
-	if n := testing.AllocsPerRun(100, func() { p.Steer(names, addr, hasECH) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { p.Steer(rules, addr, hasECH) }); n != 0 {
 		t.Errorf("got %v allocations; want 0", n)
 	}
 }
@@ -199,7 +201,7 @@ func BenchmarkPolicySteer(b *testing.B) {
 			hasECH := func() bool { return false }
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Steer(names, addr, hasECH)
+				p.Steer(p.Rules(names), addr, hasECH)
 			}
 		})
 	}
@@ -264,12 +266,12 @@ func FuzzPolicy(f *testing.F) {
 		if err != nil {
 			t.Skip()
 		}
-		steer, matched := p.Steer(names, addr, func() bool { return ech })
+		steer, matched := p.Steer(p.Rules(names), addr, func() bool { return ech })
 		wantSteer, wantMatched := naiveSteer(rules, names, addr, ech)
 		if steer != wantSteer || matched != wantMatched {
 			t.Errorf("rules %+v, names %q, addr %s, ech %v: got %v, %v; want %v, %v", rules, names, addr, ech, steer, matched, wantSteer, wantMatched)
 		}
-		if byName, byAddr := p.Scope(names, ech); steer && !byName && !byAddr {
+		if _, byName, byAddr := p.Scope(p.Rules(names), ech); steer && !byName && !byAddr {
 			t.Errorf("rules %+v, names %q: steered, but out of scope", rules, names)
 		}
 	})

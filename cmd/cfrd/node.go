@@ -198,10 +198,12 @@ type steering struct {
 	destinations *relay.Destinations // of a relay on another host; nil if nothing is steered
 }
 
-// RelayAddr returns the relay address of dst for at least ttl. It is false without an error if no relay prefix can
-// express dst, so that the answer stays as it is.
-func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, bool, error) {
-	addr, err := s.addrs.Relay(dst, v6, ttl)
+// RelayAddr returns the relay address of dst for at least ttl, a new one only if fresh agrees. It is false without an
+// error if no relay prefix can express dst.
+func (s steering) RelayAddr(
+	ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh func(used, size uint64) bool,
+) (netip.Addr, bool, error) {
+	addr, err := s.addrs.Lease(ctx, dst, v6, ttl, fresh)
 	if errors.Is(err, addrmap.ErrNoWay) {
 		return netip.Addr{}, false, nil
 	}

@@ -77,7 +77,7 @@ func steerEverything(t *testing.T, m config.Mode) (steered, refuses func(netip.A
 	}
 	s := n.resolverSettings(v, nil).Steering
 	steered = func(addr netip.Addr) bool {
-		yes, _ := s.Policy.Steer([]string{"www.example."}, addr, func() bool { return false })
+		yes, _ := s.Policy.Steer(s.Policy.Rules([]string{"www.example."}), addr, func() bool { return false })
 		return yes && !s.Relay.Contains(addr)
 	}
 	return steered, func(addr netip.Addr) bool { return !destinations.Permits(addr) || n.addrs.Contains(addr) }

@@ -20,25 +20,29 @@
 // Any goroutine calls Relay, for an answer, and Acquire, for a flow. Run, in one of its own, takes in the leases that
 // others write to the same store, see leaseStore; the lease file is one that nobody else writes.
 //
-// What it does not: it does not limit who makes it lease. Whoever can have many destinations steered can use up a
-// pool, and then others get ErrExhausted until leases expire. It does not judge destinations, beyond refusing what
+// What it does not: it does not limit who makes it lease, but asks its caller, who knows that, before each new lease.
+// Whoever can have many destinations steered without such a limit can use up a pool, and then others get ErrExhausted
+// until leases expire. It does not judge destinations, beyond refusing what
 // would loop. Leases follow the configured key and prefixes: addresses under a key that was replaced are dead. The
 // lease file holds destinations and times, never clients.
 package addrmap
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 )
 
-// Errors of Map.Relay.
+// Errors of Map.Lease.
 var (
 	// ErrNoWay means that no configured way maps this destination to this family at all.
 	ErrNoWay = errors.New("addrmap: no mapping for this address family")
 	// ErrExhausted means that every relay address of the pool is leased.
 	ErrExhausted = errors.New("addrmap: no relay address left")
+	// ErrRefused means that the caller did not agree to a new lease.
+	ErrRefused = errors.New("addrmap: no new lease wanted")
 )
 
 // Config is what Open needs.
@@ -164,10 +168,17 @@ func (m *Map) Close() error {
 	return m.store.close()
 }
 
-// Relay returns the relay address, in IPv6 if v6 and else in IPv4, that stands for dst for at least ttl and the
-// grace. A new lease is on disk before it returns. Errors are ErrNoWay, ErrExhausted, from the disk, or a TTL that is
-// longer than a sealing epoch or a week.
+// Relay is Lease without an end and without asking whether a new lease may be made.
 func (m *Map) Relay(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, error) {
+	return m.Lease(context.Background(), dst, v6, ttl, nil)
+}
+
+// Lease returns the relay address, in IPv6 if v6 and else in IPv4, that stands for dst for at least ttl and the
+// grace. A new lease is on disk before it returns; it is only made if fresh, which may be nil, agrees to it when told how
+// many addresses of the pool are in use and how many there are. fresh is called with a lock held, and must not wait.
+// Errors are ErrNoWay, ErrExhausted, ErrRefused, from the disk, of ctx, or a TTL that is longer than a sealing epoch or a
+// week. If ctx ends the wait for the disk, a lease that was being made stays.
+func (m *Map) Lease(ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh Fresh) (netip.Addr, error) {
 	dst = dst.Unmap()
 	if !m.relayable(dst) {
 		return netip.Addr{}, ErrNoWay
@@ -176,12 +187,16 @@ func (m *Map) Relay(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, err
 	case v6 && dst.Is4() && m.sealed != nil:
 		return m.sealed.relay(dst, ttl)
 	case v6 && dst.Is6() && m.table6 != nil:
-		return m.table6.relay(dst, ttl)
+		return m.table6.relay(ctx, dst, ttl, fresh)
 	case !v6 && dst.Is4() && m.table4 != nil:
-		return m.table4.relay(dst, ttl)
+		return m.table4.relay(ctx, dst, ttl, fresh)
 	}
 	return netip.Addr{}, ErrNoWay
 }
+
+// Fresh reports whether a new lease may be made in a pool of size addresses, of which used are in use: an address whose
+// lease has expired is not.
+type Fresh = func(used, size uint64) bool
 
 // relayable reports whether dst can be a destination: a host, and not one of our own relay addresses, which would
 // make the relay call itself.

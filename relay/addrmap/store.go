@@ -104,10 +104,14 @@ type batch struct {
 	done   chan struct{}
 }
 
-// wait waits until the transaction has ended.
-func (b *batch) wait() error {
-	<-b.done
-	return b.err
+// wait waits until the transaction has ended, or ctx is done.
+func (b *batch) wait(ctx context.Context) error {
+	select {
+	case <-b.done:
+		return b.err
+	case <-ctx.Done():
+		return fmt.Errorf("addrmap: wait for the lease file: %w", context.Cause(ctx))
+	}
 }
 
 func (b *batch) ended() bool {

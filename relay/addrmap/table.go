@@ -2,6 +2,7 @@ package addrmap
 
 import (
 	"container/heap"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -119,8 +120,8 @@ func (t *table) restore(r record) {
 	l.disk.Store(r.expiry)
 }
 
-// relay returns the relay address of dst after it has put a lease for ttl on disk.
-func (t *table) relay(dst netip.Addr, ttl time.Duration) (netip.Addr, error) {
+// relay returns the relay address of dst after it has put a lease for ttl on disk. For ctx and fresh, see Map.Lease.
+func (t *table) relay(ctx context.Context, dst netip.Addr, ttl time.Duration, fresh Fresh) (netip.Addr, error) {
 	if ttl > maxTTL {
 		return netip.Addr{}, fmt.Errorf("addrmap: TTL %v is longer than any lease; want %v or less", ttl, maxTTL)
 	}
@@ -129,11 +130,11 @@ func (t *table) relay(dst netip.Addr, ttl time.Duration) (netip.Addr, error) {
 		if addr, ok := t.leased(dst, need); ok {
 			return addr, nil
 		}
-		addr, commit, err := t.renew(dst, need)
+		addr, commit, err := t.renew(dst, need, fresh)
 		if err != nil || commit == nil {
 			return addr, err
 		}
-		if err := commit.wait(); errors.Is(err, errTaken) {
+		if err := commit.wait(ctx); errors.Is(err, errTaken) {
 			t.give(dst, addr)
 			continue
 		} else if err != nil {
@@ -157,11 +158,15 @@ func (t *table) leased(dst netip.Addr, need int64) (netip.Addr, bool) {
 
 // renew makes the lease of dst last until need, or makes one. If commit is not nil, the lease is not on disk before
 // that has ended.
-func (t *table) renew(dst netip.Addr, need int64) (addr netip.Addr, commit *batch, err error) {
+func (t *table) renew(dst netip.Addr, need int64, fresh Fresh) (addr netip.Addr, commit *batch, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := t.byDst[dst]
 	if l == nil {
+		t.expireLocked() // a part at a time, so that usedLocked is not far off
+		if fresh != nil && !fresh(t.usedLocked(), t.capacity) {
+			return netip.Addr{}, nil, ErrRefused
+		}
 		var before record
 		if addr, before, err = t.allocateLocked(); err != nil {
 			return netip.Addr{}, nil, err
@@ -309,13 +314,16 @@ func (t *table) extendLocked(l *lease, until int64) {
 
 func (t *table) taken(addr netip.Addr) bool { return t.byRelay[addr] != nil }
 
+// usedLocked returns how many addresses are leased, as far as expireLocked has come.
+func (t *table) usedLocked() uint64 { return uint64(len(t.byRelay) - len(t.idle)) }
+
 // usage returns how many addresses are leased and how many can be at a time.
 func (t *table) usage() (used, size uint64) {
 	step := func() bool {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		more := t.expireLocked()
-		used = uint64(len(t.byRelay) - len(t.idle))
+		used = t.usedLocked()
 		return more
 	}
 	for step() {

@@ -10,6 +10,7 @@
 package steer
 
 import (
+	"context"
 	"net/netip"
 	"time"
 )
@@ -48,24 +49,30 @@ const (
 	FailServfail                 // SERVFAIL with an Extended DNS Error. See RFC 8914.
 )
 
-// Policy decides which addresses are steered. It must be safe for concurrent use.
+// Policy decides which addresses are steered. It must be safe for concurrent use. What the numbers of its rules mean is
+// its own affair.
 type Policy interface {
-	// Steer reports whether addr, found for the last of names, is to be steered, and whether a rule said so, either
-	// way. names begins with QNAME and goes on along the CNAME chain or to the TargetName; each is in lower case with
-	// a final dot. hasECH asks whether an HTTPS record of QNAME carries ech; it may wait for an upstream, and is
-	// called only if the decision needs it.
-	Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool)
-	// Scope reports what a decision for names can depend on if their HTTPS record carries ech or not: byName on the
-	// names or on ech, byAddr on the address alone. If both are false, Steer says no for every address.
-	Scope(names []string, ech bool) (byName, byAddr bool)
+	// Rules returns the rules that can decide about addresses that names lead to, in the order in which they are to be
+	// asked. names begins with QNAME and goes on along the CNAME chain or to the TargetName; each is in lower case with
+	// a final dot. It is called once for all addresses at the end of names.
+	Rules(names []string) []int
+	// Steer reports whether addr is to be steered, and whether one of rules said so, either way. hasECH asks whether an
+	// HTTPS record of QNAME carries ech; it may wait for an upstream, and is called only if the decision needs it.
+	Steer(rules []int, addr netip.Addr, hasECH func() bool) (steer, matched bool)
+	// Scope reports what a decision by rules can depend on if the HTTPS record of the names carries ech or not: listed,
+	// on names that the operator has listed one by one or with what is below them; byName, on the names or on ech;
+	// byAddr, on the address alone. If none holds, Steer says no for every address.
+	Scope(rules []int, ech bool) (listed, byName, byAddr bool)
 }
 
 // Relay gives out relay addresses. It must be safe for concurrent use.
 type Relay interface {
 	// RelayAddr returns the address of the relay, in IPv6 if v6 and else in IPv4, that stands for dst for at least
 	// ttl. ok is false, without an error, if this family cannot express dst at all. An error means that the relay
-	// cannot take dst now: no address is left, say.
-	RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (addr netip.Addr, ok bool, err error)
+	// cannot take dst now: no address is left, say, or ctx is done. If dst has no address yet and one has to be taken
+	// out of a pool, fresh is asked whether that may be, and told how many addresses of the pool are in use and how many
+	// there are; if not, that is an error. fresh does not wait for anything.
+	RelayAddr(ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh func(used, size uint64) bool) (addr netip.Addr, ok bool, err error)
 	// Contains reports whether addr is no destination of the relay, such as a relay address itself: it is never
 	// steered.
 	Contains(addr netip.Addr) bool

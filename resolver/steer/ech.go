@@ -1,7 +1,6 @@
 package steer
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -16,20 +15,17 @@ func (r *rewrite) hasECH() bool {
 	if !r.echKnown {
 		r.echKnown = true
 		tells := hasService(r.m) && !strings.HasPrefix(r.qname, "_")
-		r.ech = carriesECH(r.m) || !tells && r.lookupECH()
+		r.ech = r.carriesECH() || !tells && r.lookupECH()
 	}
 	return r.ech
 }
 
-// undecided reports whether addr is steered if the first of names has ech, which is not found out for names that are
-// not of the question: those of mail servers, say, in an Additional section that clients can do without.
-func (r *rewrite) undecided(names []string, addr netip.Addr) bool {
-	if names[0] == r.qname || r.config.Relay.Contains(addr) {
-		return false
+// carriesECH reports whether a service record of the response carries ech.
+func (r *rewrite) carriesECH() bool {
+	if !r.carriesKnown {
+		r.carriesKnown, r.carries = true, carriesECH(r.m)
 	}
-	asked := false
-	steer, _ := r.config.Policy.Steer(names, addr, func() bool { asked = true; return true })
-	return asked && steer
+	return r.carries
 }
 
 // carriesECH reports whether a service record in m carries ech.
@@ -71,7 +67,7 @@ func (r *rewrite) ask(name string, qtype uint16) *wire.Message {
 		r.unsure = true
 		return nil
 	}
-	m, err := wire.ParseMessage(response)
+	m, _, err := parse(response)
 	if err != nil || m.Rcode() != dns.RcodeSuccess {
 		r.unsure = r.unsure || err != nil || m.Rcode() != dns.RcodeNameError
 		return nil

@@ -42,16 +42,22 @@ func (r *rewrite) synthesize() (made []wire.Record, err error) {
 		return nil, nil
 	}
 	paths, ttl, owner := paths(m, r.qname), negativeTTL(r.m), r.end()
+	judged := make(map[string]*path)
 	for _, a := range m.Sections[wire.AnswerSection] {
-		path := paths[a.Name]
-		if a.Type != dns.TypeA || a.Class != dns.ClassINET || path == nil {
+		names := paths[a.Name]
+		if a.Type != dns.TypeA || a.Class != dns.ClassINET || names == nil {
 			continue
+		}
+		p, ok := judged[a.Name]
+		if !ok {
+			p = r.judge(names)
+			judged[a.Name] = p
 		}
 		dst, _ := netip.AddrFromSlice(a.Data)
-		if !r.steers(path, dst) {
+		if p == nil || r.decide(p, dst) != relay {
 			continue
 		}
-		addr, ok, err := r.relayAddr(dst, true, min(wire.SaneTTL(a.TTL), ttl))
+		addr, ok, err := r.relayAddr(p, dst, true, min(wire.SaneTTL(a.TTL), ttl), false)
 		if err != nil {
 			return nil, err
 		}
@@ -69,13 +75,8 @@ func (r *rewrite) synthesize() (made []wire.Record, err error) {
 
 // inScope reports whether any address at the end of the chain can be steered at all, so that it is worth a question.
 func (r *rewrite) inScope() bool {
-	path := r.path(wire.AnswerSection, wire.NameText(r.end()))
-	for _, o := range append([]origin{{}}, r.origins...) {
-		if byName, byAddr := r.config.Policy.Scope(slices.Concat(o.names, path), true); byName || byAddr {
-			return true
-		}
-	}
-	return false
+	p := r.pathOf(wire.AnswerSection, wire.NameText(r.end()), "")
+	return p != nil && p.reachable()
 }
 
 // negativeTTL returns for how long m denies the type, in seconds. See RFC 2308, Section 5.

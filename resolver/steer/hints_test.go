@@ -2,6 +2,7 @@ package steer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -33,7 +34,7 @@ func toRelay(addr netip.Addr) (netip.Addr, bool, error) {
 	if b := addr.AsSlice(); b[len(b)-1] == 0 {
 		return netip.Addr{}, false, nil
 	}
-	return new(dnstest.Relay).RelayAddr(addr, addr.Is6(), 0)
+	return new(dnstest.Relay).RelayAddr(context.Background(), addr, addr.Is6(), 0, nil)
 }
 
 func TestRewriteHints(t *testing.T) {

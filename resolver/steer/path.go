@@ -9,9 +9,9 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
-// path returns the names that lead to an owner in a section. One to which nothing leads stands for itself, but in
+// namesTo returns the names that lead to an owner in a section. One to which nothing leads stands for itself, but in
 // the Answer section clients may take it for QNAME all the same.
-func (r *rewrite) path(section int, name string) []string {
+func (r *rewrite) namesTo(section int, name string) []string {
 	switch path := r.paths[name]; {
 	case path != nil:
 		return path
@@ -46,40 +46,51 @@ func extend(path []string, name string) []string {
 	return append(slices.Clone(path[:min(len(path), maxPath-1)]), name)
 }
 
-// remember notes the names that service records point to, if steering depends on who does so, and keeps the TTL of
-// those records low, so that clients come back after a restart.
-func (r *rewrite) remember() {
-	for _, section := range []int{wire.AnswerSection, wire.AdditionalSection} {
-		for i := range r.m.Sections[section] {
-			rec := &r.m.Sections[section][i]
-			if path := r.paths[rec.Name]; rec.IsSVCB() && path != nil {
-				r.rememberTarget(rec, path)
-			}
+// remember notes the name at the end of p that a service record points to, if steering depends on who does so, and keeps
+// the TTL of the record low, so that clients come back after a restart. A target that clients ask for anyway, because it
+// is QNAME, needs no remembering. It reports whether the record may stay: not if its target cannot be remembered, since
+// clients would get the address of that.
+func (r *rewrite) remember(p *path, rec *wire.Record) bool {
+	names, target := r.paths[rec.Name], rec.Target()
+	if names == nil || target == "" || target == r.qname {
+		return true
+	}
+	for _, by := range append([]byQNAME{p.byQNAME}, p.origins...) {
+		o := origin{names: slices.Concat(by.origin.names, names), ech: by.origin.ech || r.carriesECH()}
+		if len(o.names) > maxPath {
+			o.names = o.names[:maxPath]
+		}
+		listed, byName, _ := r.config.Policy.Scope(by.rules, o.ech)
+		if !byName {
+			continue
+		}
+		if !r.rememberOrigin(rec, target, o, listed) {
+			r.cut = true
+			return false
+		}
+		if wire.SaneTTL(rec.TTL) > r.cap(wire.MaxTTL) {
+			r.capped[rec.RRset()] = true
 		}
 	}
+	return true
 }
 
-// rememberTarget notes the target of rec, to whose owner path leads. A target that clients ask for anyway, because
-// it is QNAME, needs no remembering.
-func (r *rewrite) rememberTarget(rec *wire.Record, path []string) {
-	target := rec.Target()
-	if target == "" || target == r.qname {
-		return
+// rememberOrigin notes for all, or for those who are given the record, that o leads to target.
+func (r *rewrite) rememberOrigin(rec *wire.Record, target string, o origin, listed bool) bool {
+	octets := 0
+	for _, name := range o.names {
+		octets += len(name)
 	}
-	ech := carriesECH(r.m)
-	for _, o := range append([]origin{{ech: ech}}, r.origins...) {
-		names := slices.Concat(o.names, path)
-		if len(names) > maxPath {
-			names = names[:maxPath]
-		}
-		if byName, _ := r.config.Policy.Scope(extend(names, target), ech || o.ech); byName {
-			until := time.Now().Add(time.Duration(wire.SaneTTL(rec.TTL))*time.Second + targetGrace)
-			if r.targets.add(target, origin{names: names, ech: ech || o.ech, until: until}) {
-				r.forget(target)
-			}
-			if wire.SaneTTL(rec.TTL) > r.cap(wire.MaxTTL) {
-				r.capped[rec.RRset()] = true
-			}
-		}
+	switch {
+	case octets > maxOriginOctets:
+		return false
+	case !listed:
+		return r.lead(target, o, r.cap(rec.TTL))
 	}
+	o.until = time.Now().Add(time.Duration(wire.SaneTTL(rec.TTL))*time.Second + targetGrace)
+	news, ok := r.targets.add(target, o)
+	if news {
+		r.forget(target)
+	}
+	return ok
 }

@@ -18,7 +18,8 @@ import (
 // TestSteerLeavesTheRest: only addresses, TTLs of their RRsets, and AD differ.
 func TestSteerLeavesTheRest(t *testing.T) {
 	in := dnstest.Everything()
-	out, v, err := steererFor("cdn.example").Apply(t.Context(), dnstest.Pack(t, in), nil)
+	got, err := steererFor("cdn.example").Apply(t.Context(), Request{Response: dnstest.Pack(t, in), Lookup: nil})
+	out, v := got.Octets, got.Verdict
 	if err != nil || v != Steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
 	}
@@ -42,7 +43,8 @@ func TestSteerOtherClassesAndCodes(t *testing.T) {
 			m := dnstest.Everything()
 			change(m)
 			in := dnstest.Pack(t, m)
-			out, v, err := s.Apply(t.Context(), in, nil)
+			got, err := s.Apply(t.Context(), Request{Response: in, Lookup: nil})
+			out, v := got.Octets, got.Verdict
 			if v != Untouched || err != nil || !bytes.Equal(in, out) {
 				t.Errorf("got %v, %v, changed %v; want the reply itself", v, err, !bytes.Equal(in, out))
 			}
@@ -58,7 +60,8 @@ func TestSteerUnreadableParameters(t *testing.T) {
 	msg[7] = 1
 	rdata := append([]byte{0, 1, 0}, 0, 4, 0, 5, 192, 0, 2, 1, 9)
 	msg = append(msg, 0xc0, 12, 0, 65, 0, 1, 0, 0, 1, 44, 0, byte(len(rdata)))
-	out, v, err := steererFor("cdn.example").Apply(t.Context(), append(msg, rdata...), nil)
+	result, err := steererFor("cdn.example").Apply(t.Context(), Request{Response: append(msg, rdata...), Lookup: nil})
+	out, v := result.Octets, result.Verdict
 	if err != nil || v != Steered {
 		t.Fatalf("got %v, %v; want steered", v, err)
 	}
@@ -70,7 +73,7 @@ func TestSteerUnreadableParameters(t *testing.T) {
 func TestSteerMalformed(t *testing.T) {
 	good := dnstest.Pack(t, dnstest.Everything())
 	for n := range good {
-		if _, _, err := steererFor(".").Apply(t.Context(), good[:n], nil); !errors.Is(err, wire.ErrMalformed) {
+		if _, err := steererFor(".").Apply(t.Context(), Request{Response: good[:n], Lookup: nil}); !errors.Is(err, wire.ErrMalformed) {
 			t.Fatalf("the first %d octets: got %v; want %v", n, err, wire.ErrMalformed)
 		}
 	}
@@ -89,7 +92,8 @@ func FuzzSteer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, reply, other []byte, poor bool) {
 		s := steererFor("192.0.2.0/24 2001:db8:1::/48 ech")
 		s.config.Relay = &dnstest.Relay{No4: poor, No6: poor}
-		out, v, err := s.Apply(t.Context(), reply, func(context.Context, string, uint16) ([]byte, error) { return other, nil })
+		result, err := s.Apply(t.Context(), Request{Response: reply, Lookup: func(context.Context, string, uint16) ([]byte, error) { return other, nil }})
+		out, v := result.Octets, result.Verdict
 		if err != nil {
 			return
 		}
@@ -111,9 +115,9 @@ func FuzzSteer(f *testing.F) {
 		if want, got := otherParams(&before), otherParams(&after); !cmp.Equal(want, got) {
 			t.Errorf("other parameters (-want +got):\n%s", cmp.Diff(want, got))
 		}
-		again, v, err := s.Apply(t.Context(), out, func(context.Context, string, uint16) ([]byte, error) { return nil, wire.ErrMalformed })
-		if err != nil || v == Steered {
-			t.Errorf("steered again, or %v: %x", err, again)
+		again, err := s.Apply(t.Context(), Request{Response: out, Lookup: func(context.Context, string, uint16) ([]byte, error) { return nil, wire.ErrMalformed }})
+		if err != nil || again.Verdict == Steered {
+			t.Errorf("steered again, or %v: %x", err, again.Octets)
 		}
 	})
 }

@@ -22,6 +22,7 @@ type Lookup func(ctx context.Context, name string, qtype uint16) ([]byte, error)
 type Steerer struct {
 	config  Config
 	targets *targets          // handed on to the Steerer that replaces this one
+	leads   *leads            // likewise
 	forget  func(name string) // see New
 }
 
@@ -36,9 +37,9 @@ func New(c Config, old *Steerer, forget func(name string)) (*Steerer, error) {
 		return nil, fmt.Errorf("negative maximum TTL %s", c.MaxTTL)
 	}
 	c.MaxTTL = cmp.Or(c.MaxTTL, DefaultTTL)
-	s := &Steerer{config: c, targets: new(targets), forget: forget}
+	s := &Steerer{config: c, targets: new(targets), leads: new(leads), forget: forget}
 	if old != nil {
-		s.targets = old.targets
+		s.targets, s.leads = old.targets, old.leads
 	}
 	return s, nil
 }
@@ -73,40 +74,87 @@ const (
 	maxAliases = 4
 )
 
-// Apply returns what a client that may use the relay gets instead of response, a complete message, which is never
-// changed. Every A and AAAA record and every hint is looked at, whatever was asked for and in
-// whichever section it is:
+// Result is what Apply made of a response.
+type Result struct {
+	Octets  []byte // a complete message
+	Verdict Verdict
+	// Cut says that something is left out because the response went beyond the bounds of this package, or would have
+	// taken more of the relay's addresses than one response may.
+	Cut bool
+	// Leads are to be noted for each client that is given the message. See Give.
+	Leads []Lead
+
+	qname   string
+	origins []origin // what was known to lead to it
+}
+
+// LeadsSize returns the octets that Leads occupies.
+func (res *Result) LeadsSize() (n int64) {
+	for i := range res.Leads {
+		n += res.Leads[i].size()
+	}
+	return n
+}
+
+// Request is what Apply needs to know.
+type Request struct {
+	Response []byte // a complete message; it is never changed
+	Lookup   Lookup
+	Client   netip.Addr // who the work is done for
+	// Led is what led Client to QNAME, from Steerer.Led. If it is not nil, the result is for Client alone.
+	Led []Origin
+}
+
+// Outdated reports whether more has become known meanwhile that leads to the name that res is about, so that it must not
+// be kept.
+func (s *Steerer) Outdated(res *Result) bool {
+	return slices.ContainsFunc(s.targets.lookup(res.qname, time.Now()), func(o origin) bool {
+		return !slices.ContainsFunc(res.origins, func(known origin) bool { return known.is(&o) })
+	})
+}
+
+// Apply returns what a client that may use the relay gets instead of a response. Every A and AAAA record and every hint
+// is looked at, whatever was asked for and in whichever section it is:
 //
 //   - an address that Policy steers becomes the relay's; if the relay has none in its family, it is removed. It is
 //     removed from an HTTPS or SVCB record as well if Hints says so.
 //   - if no AAAA record is left, or there was none, one is made of each steered A record that the relay expresses in
 //     IPv6. If nothing is left at all, the answer becomes NODATA, with an SOA record of ours. See RFC 2308, Section 2.2.
 //   - names that HTTPS and SVCB records of steered names point to are steered as well when they are asked for,
-//     unless a rule speaks of them.
+//     unless a rule speaks of them: for all clients if the operator has listed the name that points to them, else for
+//     those who were given the record, see Lead. A record is left out if that cannot be remembered.
 //   - signatures of what was changed are removed, and AD is cleared. See RFC 6147, Section 5.5.
+//   - what goes beyond the bounds of one response (bounds.go) is left out.
 //
-// If it cannot be found out whether a name has ech, it counts as having none, for unsureTTL. An error is
-// wire.ErrMalformed or ErrRelayFailed.
-func (s *Steerer) Apply(ctx context.Context, response []byte, lookup Lookup) (out []byte, v Verdict, err error) {
-	m, err := wire.ParseMessage(response)
+// If it cannot be found out whether a name has ech, it counts as having none, for unsureTTL. It ends when ctx is done. An
+// error is wire.ErrMalformed, ErrRelayFailed, or that of ctx.
+func (s *Steerer) Apply(ctx context.Context, q Request) (Result, error) {
+	m, cut, err := parse(q.Response)
 	if err != nil {
-		return nil, Untouched, err
+		return Result{}, err
 	}
-	if !steerable(m) {
-		return response, Untouched, nil
+	if !steerable(m) && !cut {
+		return Result{Octets: q.Response}, nil
 	}
-	r := s.newRewrite(ctx, m, lookup)
-	switch v, err = r.run(); {
+	r := s.newRewrite(ctx, m, &q)
+	r.cut = cut
+	res := Result{qname: r.qname, origins: r.origins}
+	res.Verdict, err = r.run()
+	switch {
+	case ctx.Err() != nil:
+		return Result{}, context.Cause(ctx)
 	case errors.Is(err, ErrRelayFailed) && s.config.OnFailure == FailPass:
-		out, err = shorten(response)
-		return out, Passed, err
+		res.Verdict = Passed
+		res.Octets, err = shorten(q.Response)
 	case err != nil:
-		return nil, Untouched, err
-	case v == Untouched:
-		return response, Untouched, nil
+		return Result{}, err
+	case res.Verdict == Untouched:
+		res.Octets, res.Leads = q.Response, r.leads
+	default:
+		res.Cut, res.Leads = r.cut, r.leads
+		res.Octets, err = m.Pack()
 	}
-	out, err = m.Pack()
-	return out, v, err
+	return res, err
 }
 
 // steerable reports whether m can have an address to steer.
@@ -115,13 +163,13 @@ func steerable(m *wire.Message) bool {
 		return false
 	}
 	return m.Type() == dns.TypeAAAA || slices.ContainsFunc(slices.Concat(m.Sections[:]...), func(r wire.Record) bool {
-		return r.Class == dns.ClassINET && (r.Type == dns.TypeA || r.Type == dns.TypeAAAA || r.IsSVCB())
+		return r.Class == dns.ClassINET && hasAddress(r.Type)
 	})
 }
 
 // shorten returns response with TTLs of at most unsureTTL.
 func shorten(response []byte) ([]byte, error) {
-	m, err := wire.ParseMessage(response)
+	m, _, err := parse(response)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +188,7 @@ func capTTLs(m *wire.Message, seconds uint32, which func(wire.RRset) bool) {
 	}
 }
 
-// rewrite is one call of apply.
+// rewrite is one call of Apply.
 type rewrite struct {
 	*Steerer
 	ctx     context.Context
@@ -148,14 +196,20 @@ type rewrite struct {
 	m       *wire.Message
 	qname   string
 	paths   map[string][]string // from QNAME to the names that it leads to
+	judged  map[pathKey]*path   // nil beyond the bounds
 	origins []origin            // what led to QNAME, if it was a target
 
-	echKnown, ech bool
-	unsure        bool                // a lookup failed
-	trimmed       bool                // addresses that nobody asked for were left out
-	changed       map[wire.RRset]bool // RRsets in which an address or hint was replaced or removed
-	capped        map[wire.RRset]bool // RRsets whose TTL must not be higher than MaxTTL
-	seen          map[relayed]bool
+	labels, addresses, leases int // what is left of the bounds
+
+	echKnown, ech         bool
+	carriesKnown, carries bool                // a record of the response carries ech
+	unsure                bool                // a lookup failed
+	trimmed               bool                // addresses that nobody asked for were left out
+	cut                   bool                // something went beyond the bounds
+	changed               map[wire.RRset]bool // RRsets in which an address or hint was replaced or removed
+	leads                 []Lead
+	capped                map[wire.RRset]bool // RRsets whose TTL must not be higher than MaxTTL
+	seen                  map[relayed]bool
 }
 
 // relayed is an address record that is kept.
@@ -164,12 +218,13 @@ type relayed struct {
 	addr netip.Addr
 }
 
-func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, lookup Lookup) *rewrite {
+func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, q *Request) *rewrite {
 	qname := wire.NameText(m.Question[:len(m.Question)-4])
 	return &rewrite{
-		Steerer: s, ctx: ctx, lookup: lookup, m: m, qname: qname,
-		paths:   paths(m, qname),
-		origins: s.targets.lookup(qname, time.Now()),
+		Steerer: s, ctx: ctx, lookup: q.Lookup, m: m, qname: qname,
+		paths: paths(m, qname), judged: make(map[pathKey]*path),
+		origins: append(s.targets.lookup(qname, time.Now()), q.Led...),
+		labels:  maxLabels, addresses: maxAddresses, leases: maxNew,
 		changed: make(map[wire.RRset]bool), capped: make(map[wire.RRset]bool), seen: make(map[relayed]bool),
 	}
 }
@@ -187,7 +242,6 @@ func (r *rewrite) run() (Verdict, error) {
 			return Untouched, err
 		}
 	}
-	r.remember()
 	if !r.answers() {
 		if err := r.fill(had); err != nil {
 			return Untouched, err
@@ -195,14 +249,16 @@ func (r *rewrite) run() (Verdict, error) {
 	}
 	r.dropSignatures()
 	capTTLs(r.m, r.cap(wire.MaxTTL), func(k wire.RRset) bool { return r.changed[k] || r.capped[k] })
-	if r.unsure {
+	if r.unsure || r.cut {
 		capTTLs(r.m, unsureTTL, func(wire.RRset) bool { return true })
+	}
+	if len(r.changed) > 0 || r.cut {
+		r.m.Header[3] &^= wire.FlagAD
 	}
 	switch {
 	case len(r.changed) > 0:
-		r.m.Header[3] &^= wire.FlagAD
 		return Steered, nil
-	case len(r.capped) > 0 || r.unsure || r.trimmed:
+	case len(r.capped) > 0 || r.unsure || r.trimmed || r.cut:
 		return Shortened, nil
 	}
 	return Untouched, nil
@@ -237,7 +293,7 @@ func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
 	case rec.Class != dns.ClassINET:
 	case rec.Type == dns.TypeA, rec.Type == dns.TypeAAAA:
 		return r.address(section, rec)
-	case rec.IsService():
+	case rec.IsSVCB():
 		return r.service(section, rec)
 	}
 	return true, nil
@@ -246,20 +302,23 @@ func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
 // address rewrites an A or AAAA record.
 func (r *rewrite) address(section int, rec *wire.Record) (keep bool, err error) {
 	old, _ := netip.AddrFromSlice(rec.Data)
-	names := r.path(section, rec.Name)
-	if r.undecided(names, old.Unmap()) {
+	p := r.pathOf(section, rec.Name, "")
+	if p == nil {
+		r.changed[rec.RRset()] = true
+		return false, nil
+	}
+	addr, what, err := r.replace(p, old, rec.TTL, section != wire.AnswerSection)
+	switch {
+	case err != nil:
+		return false, err
+	case what == stay:
+		return true, nil
+	case what == omit:
 		r.trimmed = true
 		return false, nil
 	}
-	addr, keep, err := r.replace(names, old, rec.TTL)
-	if err != nil {
-		return false, err
-	}
-	if keep && addr == old {
-		return true, nil
-	}
 	r.changed[rec.RRset()] = true
-	if !keep || r.seen[relayed{rec.Name, addr}] {
+	if what == remove || r.seen[relayed{rec.Name, addr}] {
 		return false, nil
 	}
 	r.seen[relayed{rec.Name, addr}] = true
@@ -267,18 +326,24 @@ func (r *rewrite) address(section int, rec *wire.Record) (keep bool, err error) 
 	return true, nil
 }
 
-// service rewrites the hints of a record of the SVCB kind. One whose parameters cannot be read is removed: clients
-// must not use it, and those that do must not find an address that we did not.
+// service rewrites the hints of a record of the SVCB kind, also of one in AliasMode, in which clients ignore them. One
+// whose parameters cannot be read is removed: clients must not use it, and those that do must not find an address that
+// we did not.
 func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) {
-	names := r.path(section, rec.Name)
-	if target := rec.Target(); target != rec.Name {
-		names = extend(names, target)
+	p := r.pathOf(section, rec.Name, rec.Target())
+	if p == nil || !r.remember(p, rec) {
+		r.changed[rec.RRset()] = true
+		return false, nil
 	}
+	if !p.reachable() {
+		return true, nil
+	}
+	left := maxHints
 	rest, changed, err := rewriteHints(rec.Rest, func(addr netip.Addr) (netip.Addr, bool, error) {
-		if r.config.Hints == HintsStrip && r.steers(names, addr.Unmap()) {
-			return netip.Addr{}, false, nil
+		if !r.spend(&left, 1) {
+			return addr, false, nil
 		}
-		return r.replace(names, addr, rec.TTL)
+		return r.replaceHint(p, addr, rec.TTL)
 	})
 	switch {
 	case errors.Is(err, wire.ErrMalformed):
@@ -293,48 +358,54 @@ func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) 
 	return true, nil
 }
 
-// replace returns what stands for addr, found for the last of names: itself if it is not steered, or false if the
-// relay has no address in its family for it.
-func (r *rewrite) replace(names []string, addr netip.Addr, ttl uint32) (netip.Addr, bool, error) {
-	dst := addr.Unmap() // ::ffff:192.0.2.1 leads clients to 192.0.2.1
-	if !r.steers(names, dst) {
-		return addr, true, nil
+// replaceHint returns what stands for the address of a hint, or false if it is to be left out.
+func (r *rewrite) replaceHint(p *path, addr netip.Addr, ttl uint32) (netip.Addr, bool, error) {
+	if r.config.Hints == HintsStrip {
+		return addr, r.decide(p, addr.Unmap()) == stay, nil
 	}
-	return r.relayAddr(dst, addr.Is6(), ttl)
+	addr, what, err := r.replace(p, addr, ttl, true)
+	return addr, what == stay || what == relay, err
 }
 
-// relayAddr asks the relay for an address that holds as long as the answer.
-func (r *rewrite) relayAddr(dst netip.Addr, v6 bool, ttl uint32) (netip.Addr, bool, error) {
+// replace returns what becomes of addr at the end of p, and the relay's address if that comes in its place. extra says that
+// clients can do without it.
+func (r *rewrite) replace(p *path, addr netip.Addr, ttl uint32, extra bool) (netip.Addr, decision, error) {
+	dst := addr.Unmap() // ::ffff:192.0.2.1 leads clients to 192.0.2.1
+	if what := r.decide(p, dst); what != relay {
+		return addr, what, nil
+	}
+	out, ok, err := r.relayAddr(p, dst, addr.Is6(), ttl, extra)
+	if !ok {
+		return addr, remove, err
+	}
+	return out, relay, err
+}
+
+// relayAddr asks the relay for an address that holds as long as the answer. It returns false without an error if there is
+// none, or none for an extra address.
+func (r *rewrite) relayAddr(p *path, dst netip.Addr, v6 bool, ttl uint32, extra bool) (netip.Addr, bool, error) {
 	if !r.config.Relay.Healthy() {
 		return netip.Addr{}, false, ErrRelayFailed
 	}
-	addr, ok, err := r.config.Relay.RelayAddr(dst, v6, time.Duration(r.cap(ttl))*time.Second)
-	if err != nil {
+	refused := false
+	addr, ok, err := r.config.Relay.RelayAddr(r.ctx, dst, v6, time.Duration(r.cap(ttl))*time.Second, func(used, size uint64) bool {
+		refused = !r.spend(&r.leases, 1)
+		return !refused
+	})
+	switch {
+	case refused:
+		return netip.Addr{}, false, nil
+	case err != nil:
 		return netip.Addr{}, false, fmt.Errorf("%w: %w", ErrRelayFailed, err)
 	}
 	return addr, ok && addr.Is6() == v6, nil
 }
 
-// steers reports whether addr, found for the last of names, is steered: by a rule, or if none speaks of it, because
-// a service record of a steered name led to the first of names.
-func (r *rewrite) steers(names []string, addr netip.Addr) bool {
-	if r.config.Relay.Contains(addr) {
-		return false
-	}
-	ours := names[0] == r.qname
-	steer, matched := r.config.Policy.Steer(names, addr, func() bool { return ours && r.hasECH() })
-	if matched || !ours {
-		return steer
-	}
-	return slices.ContainsFunc(r.origins, func(o origin) bool {
-		steer, _ := r.config.Policy.Steer(slices.Concat(o.names, names), addr, func() bool { return o.ech })
-		return steer
-	})
-}
-
-// dropSignatures removes the signatures of what is not what was signed.
+// dropSignatures removes the signatures of what is not what was signed, all of them if records were left out.
 func (r *rewrite) dropSignatures() {
 	for section, rrs := range r.m.Sections {
-		r.m.Sections[section] = slices.DeleteFunc(rrs, func(a wire.Record) bool { return a.Type == dns.TypeRRSIG && r.changed[a.RRset()] })
+		r.m.Sections[section] = slices.DeleteFunc(rrs, func(a wire.Record) bool {
+			return a.Type == dns.TypeRRSIG && (r.cut || r.changed[a.RRset()])
+		})
 	}
 }

@@ -2,6 +2,7 @@ package steer
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/dnstest"
+	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
 // steererFor returns a steerer with rules, for a test to change.
@@ -28,7 +30,16 @@ func (s *Steerer) ask(t *testing.T, w dnstest.World, question string) []string {
 	name, qtype, _ := strings.Cut(question, " ")
 	reply := dnstest.Pack(t, w.Response(name, dns.StringToType[qtype]))
 	before := slices.Clone(reply)
-	out, v, err := s.Apply(t.Context(), reply, w.Lookup(t))
+	k, err := wire.NewKey(name, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := netip.MustParseAddr("192.0.2.200")
+	got, err := s.Apply(t.Context(), Request{Response: reply, Lookup: w.Lookup(t), Led: s.Led(client, k.Name())})
+	if !s.Give(client, got.Leads, 0) {
+		t.Error("leads cannot be noted")
+	}
+	out, v := got.Octets, got.Verdict
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -332,7 +343,7 @@ func TestSteerFailure(t *testing.T) {
 		s := steererFor("cdn.example")
 		s.config.Relay, s.config.OnFailure = &dnstest.Relay{Err: exhausted}, FailServfail
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeHTTPS, dns.TypeAAAA} {
-			_, _, err := s.Apply(t.Context(), dnstest.Pack(t, w.Response("www.cdn.example.", qtype)), w.Lookup(t))
+			_, err := s.Apply(t.Context(), Request{Response: dnstest.Pack(t, w.Response("www.cdn.example.", qtype)), Lookup: w.Lookup(t)})
 			if !errors.Is(err, ErrRelayFailed) || !errors.Is(err, exhausted) {
 				t.Errorf("%s: got %v; want %v", dns.TypeToString[qtype], err, ErrRelayFailed)
 			}
@@ -351,7 +362,7 @@ func BenchmarkSteer(b *testing.B) {
 			s := steererFor(rules)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, err := s.Apply(b.Context(), reply, nil); err != nil {
+				if _, err := s.Apply(b.Context(), Request{Response: reply, Lookup: nil}); err != nil {
 					b.Fatal(err)
 				}
 				s.config.Relay = new(dnstest.Relay) // the old one remembers every question

@@ -15,23 +15,32 @@ const (
 	targetGrace = 10 * time.Minute
 )
 
-// origin is how clients come to ask for a name of which no rule speaks: an HTTPS or SVCB record of another name, of
+// Origin is how clients come to ask for a name of which no rule speaks: an HTTPS or SVCB record of another name, of
 // which one does, pointed them to it.
-type origin struct {
+type Origin struct {
 	names []string // from the name that was asked for to the owner of the record
 	ech   bool     // an HTTPS record of it carries ech
 	until time.Time
 }
 
-// targets remembers the names that service records of steered names pointed to, because clients ask for their
-// addresses next, and the question does not say why. It does not remember who asked. The zero value is ready for use.
+type origin = Origin
+
+// is reports whether o and other lead the same way.
+func (o *Origin) is(other *Origin) bool {
+	return o.ech == other.ech && slices.Equal(o.names, other.names)
+}
+
+// targets remembers the names that service records of names pointed to that the operator has listed, because clients ask
+// for their addresses next, and the question does not say why. It does not remember who asked: what an operator has
+// listed decides for all, see Lead for what others publish. The zero value is ready for use.
 type targets struct {
 	mu sync.Mutex
 	m  map[string][]origin // by target
 }
 
-// add remembers that o leads to target, and reports whether that is news.
-func (t *targets) add(target string, o origin) (news bool) {
+// add remembers that o leads to target, and reports whether that is news, and whether there is room for it: nothing that
+// holds is forgotten for something new, because whoever could have much remembered would choose what is forgotten.
+func (t *targets) add(target string, o origin) (news, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {
@@ -39,32 +48,31 @@ func (t *targets) add(target string, o origin) (news bool) {
 	}
 	// Never changed in place: others may be reading what lookup returned.
 	all := t.m[target]
-	news = !slices.ContainsFunc(all, func(old origin) bool { return old.ech == o.ech && slices.Equal(old.names, o.names) })
+	news = !slices.ContainsFunc(all, func(old origin) bool { return old.is(&o) })
 	kept := slices.DeleteFunc(slices.Clone(all), func(old origin) bool { return slices.Equal(old.names, o.names) })
 	if len(kept) == maxOrigins {
 		kept = kept[1:]
 	}
-	if len(kept) == 0 && len(t.m) >= maxTargets {
-		t.evictLocked()
+	if len(kept) == 0 && len(t.m) >= maxTargets && !t.sweepLocked(time.Now()) {
+		return news, false
 	}
 	t.m[target] = append(kept, o)
-	return news
+	return news, true
 }
 
-// evictLocked drops the target, of a few drawn at random, that ends first.
-func (t *targets) evictLocked() {
-	var victim string
-	var first time.Time
+// sweepLocked drops targets that are over, of a few drawn at random, and reports whether there were any.
+func (t *targets) sweepLocked(now time.Time) (room bool) {
 	n := 0
 	for target, origins := range t.m {
-		if until := origins[len(origins)-1].until; n == 0 || until.Before(first) {
-			victim, first = target, until
+		if !slices.ContainsFunc(origins, func(o origin) bool { return o.until.After(now) }) {
+			delete(t.m, target)
+			room = true
 		}
-		if n++; n == 8 {
+		if n++; n == 64 {
 			break
 		}
 	}
-	delete(t.m, victim)
+	return room
 }
 
 // lookup returns what led to target and is not over yet.

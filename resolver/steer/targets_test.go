@@ -1,6 +1,7 @@
 package steer
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -81,19 +82,31 @@ func TestSteerTargetTTL(t *testing.T) {
 	})
 }
 
+// TestTargetsAreBounded: what is remembered is not forgotten for something new before it is over, whoever wants that.
 func TestTargetsAreBounded(t *testing.T) {
-	var ts targets
-	until := time.Now().Add(time.Hour)
-	for i := range maxTargets + 100 {
-		name := string(rune('a'+i%26)) + time.Duration(i).String() + "."
+	synctest.Test(t, func(t *testing.T) {
+		var ts targets
+		add := func(name string, d time.Duration) bool {
+			_, ok := ts.add(name, origin{names: []string{"o."}, until: time.Now().Add(d)})
+			return ok
+		}
+		for i := range maxTargets {
+			if !add(strconv.Itoa(i)+".", time.Hour+time.Duration(i)*time.Second) {
+				t.Fatalf("no room for target %d", i)
+			}
+		}
+		if add("new.", 24*time.Hour) || len(ts.lookup("0.", time.Now())) != 1 || len(ts.m) != maxTargets {
+			t.Errorf("a target was forgotten for a new one; want the new one to be refused")
+		}
+		time.Sleep(time.Hour + maxTargets*time.Second)
+		if !add("new.", time.Hour) || len(ts.m) > maxTargets {
+			t.Errorf("no room although all are over")
+		}
 		for j := range maxOrigins + 2 {
-			ts.add(name, origin{names: []string{time.Duration(j).String()}, until: until})
+			ts.add("new.", origin{names: []string{strconv.Itoa(j)}, until: time.Now().Add(time.Hour)})
 		}
-		if n := len(ts.lookup(name, time.Now())); n != maxOrigins {
-			t.Fatalf("got %d origins; want %d", n, maxOrigins)
+		if n := len(ts.lookup("new.", time.Now())); n != maxOrigins {
+			t.Errorf("got %d origins; want %d", n, maxOrigins)
 		}
-	}
-	if n := len(ts.m); n != maxTargets {
-		t.Errorf("got %d targets; want %d", n, maxTargets)
-	}
+	})
 }

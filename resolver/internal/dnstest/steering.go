@@ -1,6 +1,8 @@
 package dnstest
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,13 +13,25 @@ import (
 // below it, a prefix addresses, "ech" names with ech; a "!" before makes it an exception.
 type Rules string
 
+// Rules implements steer.Policy: it returns the indices of the words that are no suffixes, or suffixes of one of names.
+func (s Rules) Rules(names []string) (rules []int) {
+	for i, word := range strings.Fields(string(s)) {
+		word = strings.TrimPrefix(word, "!")
+		if _, err := netip.ParsePrefix(word); err == nil || word == "ech" || matchName(names, word) {
+			rules = append(rules, i)
+		}
+	}
+	return rules
+}
+
 // Steer implements steer.Policy.
-func (s Rules) Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool) {
-	for word := range strings.FieldsSeq(string(s)) {
-		word, pass := strings.CutPrefix(word, "!")
+func (s Rules) Steer(rules []int, addr netip.Addr, hasECH func() bool) (steer, matched bool) {
+	words := strings.Fields(string(s))
+	for _, i := range rules {
+		word, pass := strings.CutPrefix(words[i], "!")
 		prefix, err := netip.ParsePrefix(word)
 		switch {
-		case err == nil && prefix.Contains(addr), word == "ech" && hasECH(), err != nil && matchName(names, word):
+		case err == nil && prefix.Contains(addr), word == "ech" && hasECH(), err != nil && word != "ech":
 			return !pass, true
 		}
 	}
@@ -25,23 +39,51 @@ func (s Rules) Steer(names []string, addr netip.Addr, hasECH func() bool) (steer
 }
 
 // Scope implements steer.Policy.
-func (s Rules) Scope(names []string, ech bool) (byName, byAddr bool) {
-	for word := range strings.FieldsSeq(string(s)) {
-		word, pass := strings.CutPrefix(word, "!")
+func (s Rules) Scope(rules []int, ech bool) (listed, byName, byAddr bool) {
+	words := strings.Fields(string(s))
+	for _, i := range rules {
+		word, pass := strings.CutPrefix(words[i], "!")
 		_, err := netip.ParsePrefix(word)
 		switch {
 		case err == nil:
 			byAddr = byAddr || !pass
-		case word == "ech" && ech, matchName(names, word):
-			return byName || !pass, byAddr
+		case word == "ech" && !ech:
+		default:
+			return listed || !pass && word != "ech" && word != ".", byName || !pass, byAddr
 		}
 	}
-	return byName, byAddr
+	return listed, byName, byAddr
+}
+
+// Counted is a policy that counts what it is asked, as a measure of cost.
+type Counted struct {
+	Policy Rules
+	Labels int // of all names that it looked for rules of
+	Calls  int // of Steer
+}
+
+// Rules implements steer.Policy.
+func (c *Counted) Rules(names []string) []int {
+	for _, name := range names {
+		c.Labels += strings.Count(name, ".")
+	}
+	return c.Policy.Rules(names)
+}
+
+// Steer implements steer.Policy.
+func (c *Counted) Steer(rules []int, addr netip.Addr, hasECH func() bool) (steer, matched bool) {
+	c.Calls++
+	return c.Policy.Steer(rules, addr, hasECH)
+}
+
+// Scope implements steer.Policy.
+func (c *Counted) Scope(rules []int, ech bool) (listed, byName, byAddr bool) {
+	return c.Policy.Scope(rules, ech)
 }
 
 func matchName(names []string, suffix string) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
-		return strings.HasSuffix("."+name, "."+suffix+".")
+		return suffix == "." || strings.HasSuffix("."+name, "."+suffix+".")
 	})
 }
 
@@ -53,11 +95,26 @@ type Relay struct {
 	Err    error           // what RelayAddr returns, or nil
 	Down   bool            // not healthy, though it has addresses
 	Asked  []time.Duration // the TTLs that RelayAddr was called with
+	Size   uint64          // of the pool; 0 if no lease is ever new
+
+	leased []netip.Addr
 }
 
+// ErrRefused is the error of a Relay that was told not to make a lease.
+var ErrRefused = errors.New("no new lease")
+
+// Leased returns how many leases there are.
+func (f *Relay) Leased() int { return len(f.leased) }
+
 // RelayAddr implements steer.Relay.
-func (f *Relay) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, bool, error) {
+func (f *Relay) RelayAddr(ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh func(used, size uint64) bool) (netip.Addr, bool, error) {
 	f.Asked = append(f.Asked, ttl)
+	if f.Size != 0 && !slices.Contains(f.leased, dst) {
+		if !fresh(uint64(len(f.leased)), f.Size) {
+			return netip.Addr{}, false, ErrRefused
+		}
+		f.leased = append(f.leased, dst)
+	}
 	last := dst.AsSlice()[len(dst.AsSlice())-1]
 	relay := netip.AddrFrom4([4]byte{198, 51, 100, last})
 	ok := !f.No4

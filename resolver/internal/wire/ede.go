@@ -8,6 +8,7 @@ type EDE int32
 // The info-codes that a resolver says of itself.
 const (
 	NoEDE               EDE = -1
+	EDEOther                = EDE(dns.ExtendedErrorCodeOther)
 	EDENotReady             = EDE(dns.ExtendedErrorCodeNotReady)
 	EDEProhibited           = EDE(dns.ExtendedErrorCodeProhibited)
 	EDENotAuthoritative     = EDE(dns.ExtendedErrorCodeNotAuthoritative)

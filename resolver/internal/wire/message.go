@@ -61,30 +61,122 @@ func (r *Record) Target() string {
 
 // ParseMessage takes msg apart. The error is ErrMalformed.
 func ParseMessage(msg []byte) (*Message, error) {
+	m, _, err := ParseWithin(msg, Bounds{Records: MaxMessage, NameOctets: MaxMessage * maxName})
+	return m, err
+}
+
+// minRecord is the length of a record with the root as its owner and no RDATA.
+const minRecord = 11
+
+// Bounds limit what ParseWithin takes of a message.
+type Bounds struct {
+	Records    int // in all sections
+	NameOctets int // of all names in full. One that is a pointer to the start of an earlier one does not count again.
+}
+
+// ParseWithin takes msg apart until a record goes beyond b, and reports whether one did. That one and all behind it are
+// not in m, so that the RRset of the last one may not be whole. The error is ErrMalformed.
+func ParseWithin(msg []byte, b Bounds) (m *Message, cut bool, err error) {
 	if len(msg) < HeaderLen || len(msg) > MaxMessage || binary.BigEndian.Uint16(msg[4:]) != 1 {
-		return nil, ErrMalformed
+		return nil, false, ErrMalformed
 	}
 	off := questionEnd(msg)
 	if off == 0 {
-		return nil, ErrMalformed
+		return nil, false, ErrMalformed
 	}
-	m := &Message{Header: [HeaderLen]byte(msg), Question: msg[HeaderLen:off]}
+	m = &Message{Header: [HeaderLen]byte(msg), Question: msg[HeaderLen:off]}
+	p := parser{msg: msg, bounds: b, known: make(map[int]fullName)}
 	for section := range m.Sections {
-		for range binary.BigEndian.Uint16(msg[6+2*section:]) {
-			rec, ok := readPosition(msg, off, nil)
-			if !ok {
-				return nil, ErrMalformed
-			}
-			r := Record{Owner: expandName(msg, off), Type: rec.typ, Class: rec.class, TTL: rec.ttl}
-			r.Name = NameText(r.Owner)
-			if !r.split(msg, rec) {
-				return nil, ErrMalformed
+		n := binary.BigEndian.Uint16(msg[6+2*section:])
+		m.Sections[section] = make([]Record, 0, min(int(n), b.Records, len(msg)/minRecord))
+		for range n {
+			r, end, ok := p.record(off)
+			switch {
+			case !ok:
+				return nil, false, ErrMalformed
+			case p.beyond():
+				return m, true, nil
 			}
 			m.Sections[section] = append(m.Sections[section], r)
-			off = rec.end
+			off = end
 		}
 	}
-	return m, nil
+	return m, false, nil
+}
+
+// ContainsType reports whether a record of msg, which has been read before, has a type for which is holds.
+func ContainsType(msg []byte, is func(rtype uint16) bool) bool {
+	off := questionEnd(msg)
+	n := int(binary.BigEndian.Uint16(msg[6:])) + int(binary.BigEndian.Uint16(msg[8:])) + int(binary.BigEndian.Uint16(msg[10:]))
+	for ; n > 0 && off < len(msg); n-- {
+		for off < len(msg) && msg[off] != 0 && msg[off]>>6 != 3 {
+			off += 1 + int(msg[off])
+		}
+		if off < len(msg) && msg[off] != 0 {
+			off++
+		}
+		rec, ok := positionBehind(msg, off+1)
+		if !ok {
+			return false
+		}
+		if is(rec.typ) {
+			return true
+		}
+		off = rec.end
+	}
+	return false
+}
+
+// parser takes the records of a message apart.
+type parser struct {
+	msg     []byte
+	bounds  Bounds
+	known   map[int]fullName // by offset
+	records int
+	octets  int
+}
+
+// fullName is a name without compression.
+type fullName struct {
+	wire []byte
+	text string // in lower case with a final dot
+}
+
+// beyond reports whether what was read goes beyond the bounds.
+func (p *parser) beyond() bool { return p.records > p.bounds.Records || p.octets > p.bounds.NameOctets }
+
+// record reads the record at off, and returns the offset behind it.
+func (p *parser) record(off int) (r Record, end int, ok bool) {
+	owner, fixed := p.name(off)
+	if fixed == 0 {
+		return r, 0, false
+	}
+	rec, ok := positionBehind(p.msg, fixed)
+	if !ok {
+		return r, 0, false
+	}
+	p.records++
+	r = Record{Owner: owner.wire, Name: owner.text, Type: rec.typ, Class: rec.class, TTL: rec.ttl}
+	return r, rec.end, p.split(&r, rec)
+}
+
+// name returns the name at off and the offset behind it, which is 0 if it is malformed.
+func (p *parser) name(off int) (fullName, int) {
+	start, end := off, 0
+	if off+1 < len(p.msg) && p.msg[off]>>6 == 3 {
+		start, end = int(p.msg[off]&0x3f)<<8|int(p.msg[off+1]), off+2
+	}
+	if n, ok := p.known[start]; ok && end != 0 {
+		return n, end
+	}
+	if end = nameEnd(p.msg, off, nil); end == 0 {
+		return fullName{}, 0
+	}
+	n := fullName{wire: expandName(p.msg, off)}
+	n.text = NameText(n.wire)
+	p.octets += len(n.wire)
+	p.known[start] = n
+	return n, end
 }
 
 // Rcode returns the RCODE of the header, without what EDNS adds to it.
@@ -96,25 +188,25 @@ func (m *Message) Type() uint16 { return binary.BigEndian.Uint16(m.Question[len(
 // Class returns the class that was asked for.
 func (m *Message) Class() uint16 { return binary.BigEndian.Uint16(m.Question[len(m.Question)-2:]) }
 
-// split sets data, names and rest.
-func (r *Record) split(msg []byte, rec position) bool {
-	before, names := nameLayout(msg[rec.data:rec.end], rec.typ)
+// split sets data, names and rest of r.
+func (p *parser) split(r *Record, rec position) bool {
+	before, names := nameLayout(p.msg[rec.data:rec.end], rec.typ)
 	off := rec.data + before
 	for range names {
 		if off >= rec.end {
 			return false
 		}
-		end := nameEnd(msg, off, nil)
+		name, end := p.name(off)
 		if end == 0 || end > rec.end {
 			return false
 		}
-		r.Names = append(r.Names, expandName(msg, off))
+		r.Names = append(r.Names, name.wire)
 		off = end
 	}
 	if off > rec.end {
 		return false
 	}
-	r.Data, r.Rest = msg[rec.data:rec.data+before], msg[off:rec.end]
+	r.Data, r.Rest = p.msg[rec.data:rec.data+before], p.msg[off:rec.end]
 	n := rec.end - rec.data
 	return (rec.typ != dns.TypeA || n == 4) && (rec.typ != dns.TypeAAAA || n == 16)
 }
@@ -182,7 +274,7 @@ func NameText(name []byte) string {
 
 // Pack puts the response together, with its names compressed.
 func (m *Message) Pack() ([]byte, error) {
-	p := packer{msg: slices.Concat(m.Header[:], m.Question), at: make(map[string]int)}
+	p := packer{msg: slices.Concat(m.Header[:], m.Question), at: make(map[string]int, len(m.Sections[AnswerSection]))}
 	qname := m.Question[:len(m.Question)-4]
 	p.note(qname, len(qname)-1, HeaderLen)
 	for section, rrs := range m.Sections {

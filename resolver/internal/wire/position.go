@@ -80,7 +80,15 @@ type position struct {
 // readPosition reads the record at off up to its RDATA, all of which is within msg. For ttls, see nameEnd.
 func readPosition(msg []byte, off int, ttls []uint16) (position, bool) {
 	fixed := nameEnd(msg, off, ttls)
-	if fixed == 0 || fixed+10 > len(msg) {
+	if fixed == 0 {
+		return position{}, false
+	}
+	return positionBehind(msg, fixed)
+}
+
+// positionBehind reads the record whose owner name ends before fixed, up to its RDATA, all of which is within msg.
+func positionBehind(msg []byte, fixed int) (position, bool) {
+	if fixed+10 > len(msg) {
 		return position{}, false
 	}
 	data := fixed + 10

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 	"unsafe"
@@ -31,6 +32,11 @@ type Response struct {
 	msg        []byte
 	ttls       []uint16 // offsets of the TTLs in msg, ascending
 	additional uint16   // offset of the Additional section, or len(msg) if that is empty
+
+	// Given is called for each client that is to get the response, with its age in seconds, and reports whether the client
+	// may; nil if there is nothing to do. It does not block. GivenSize is what it keeps, in octets.
+	Given     func(client netip.Addr, age uint32) bool
+	GivenSize int64
 
 	EDE       EDE    // NoEDE if there is none
 	Rewritten bool   // an address in it is not the upstream's; set by whoever rewrote it
@@ -155,6 +161,11 @@ func (p *Response) AppendTo(dst []byte, q *Query, now int64) []byte {
 	return q.appendOPT(dst, start, p.Rcode(), p.EDE)
 }
 
+// Give reports whether client may get p. See Given.
+func (p *Response) Give(client netip.Addr, now int64) bool {
+	return p.Given == nil || p.Given(client, p.age(now))
+}
+
 // Octets returns p as a message of its own, with its TTLs as they are at the time now.
 func (p *Response) Octets(now int64) []byte {
 	msg := bytes.Clone(p.msg)
@@ -176,7 +187,7 @@ func subtractTTLs(msg []byte, ttls []uint16, age uint32) {
 // Size returns the octets of memory that p occupies, with what the allocator rounds up.
 func (p *Response) Size() int64 {
 	n := int64(len(p.msg) + 2*len(p.ttls))
-	return n + n/8 + overhead
+	return n + n/8 + overhead + p.GivenSize
 }
 
 // overhead is what a response occupies besides its message.
