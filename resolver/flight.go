@@ -36,7 +36,8 @@ type flight struct {
 }
 
 // do returns what work returns for name, which is called once for everybody who asks for name meanwhile. Those
-// whose ctx is done leave; the work ends when the last has left.
+// whose ctx is done leave. The last to leave ends the work and waits for its end, so that no work goes on for a query
+// whose slot was given back. Work must end when its context does.
 func (f *flights) do(ctx context.Context, name string, work func(context.Context) (*wire.Response, error)) (*wire.Response, error) {
 	fl := f.join(name, work)
 	select {
@@ -68,13 +69,18 @@ func (f *flights) join(name string, work func(context.Context) (*wire.Response, 
 	return fl
 }
 
-// leave stops the work of fl if nobody else waits for it.
+// leave ends the work of fl if nobody else waits for it.
 func (f *flights) leave(name string, fl *flight) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if fl.waiting--; fl.waiting == 0 {
+	fl.waiting--
+	last := fl.waiting == 0
+	if last {
 		fl.cancel()
 		f.forgetLocked(name, fl)
+	}
+	f.mu.Unlock()
+	if last {
+		<-fl.done
 	}
 }
 

@@ -32,6 +32,7 @@ type forwarder struct {
 	idle      uint16 // how long connections may be idle, in units of 100 ms
 	cache     *cache
 	flights   flights
+	silence   silence
 
 	settings atomic.Pointer[settings]
 	mu       sync.Mutex // serializes update

@@ -13,10 +13,13 @@ import (
 )
 
 // startReal runs a server on all transports, with h behind it instead of a fake, until the test ends.
-func startReal(t *testing.T, h *forwarder) *testServer {
+func startReal(t *testing.T, h *forwarder) *testServer { return startRealWith(t, h, Limits{}) }
+
+// startRealWith is startReal with limits for the listeners.
+func startRealWith(t *testing.T, h *forwarder, limits Limits) *testServer {
 	t.Helper()
 	cert, roots := testCertificate(t)
-	s, err := newServer(Config{Listen: everywhere(), TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}, h)
+	s, err := newServer(Config{Listen: everywhere(), Limits: limits, TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}, h)
 	if err != nil {
 		t.Fatal(err)
 	}

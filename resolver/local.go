@@ -63,8 +63,8 @@ func (f *forwarder) complete(ctx context.Context, d *decision, q *query) (*wire.
 	}
 	res := steer.Result{Octets: octets}
 	if d.view != viewRaw {
-		r := steer.Request{Response: octets, Led: d.led}
-		if res, err = f.applySteering(ctx, d.settings, k.Flags, r, q); err != nil {
+		l := lookups{f: f, set: d.settings, flags: k.Flags, q: q}
+		if res, err = f.applySteering(ctx, &l, steer.Request{Response: octets, Led: d.led}); err != nil {
 			return nil, err
 		}
 	}

@@ -51,6 +51,8 @@ func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key) (*wir
 
 // steer returns what clients that may use the relay get as the response to k, and has the cache keep it.
 func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *query) (*wire.Response, error) {
+	l := f.lookAhead(ctx, set, k, q)
+	defer l.close()
 	raw, err := f.fetch(ctx, set, k)
 	if err != nil {
 		return nil, err
@@ -62,7 +64,7 @@ func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *qu
 		return raw, nil
 	}
 	for range maxDecisions {
-		res, err := f.applySteering(ctx, set, k.Flags, steer.Request{Response: raw.Octets(now)}, q)
+		res, err := f.applySteering(ctx, l, steer.Request{Response: raw.Octets(now)})
 		if err != nil {
 			return nil, err
 		}
@@ -90,22 +92,24 @@ const maxDecisions = 3
 // steerAlone returns what the client of q gets as the response to the question of d, which no other client gets.
 func (f *forwarder) steerAlone(ctx context.Context, d *decision, q *query) (*wire.Response, error) {
 	set, k := d.settings, &d.asked.Key
+	l := f.lookAhead(ctx, set, k, q)
+	defer l.close()
 	raw, err := f.fetch(ctx, set, k)
 	if err != nil || raw.Rcode() != dns.RcodeSuccess {
 		return raw, err
 	}
 	now := f.cache.now()
-	res, err := f.applySteering(ctx, set, k.Flags, steer.Request{Response: raw.Octets(now), Led: d.led}, q)
+	res, err := f.applySteering(ctx, l, steer.Request{Response: raw.Octets(now), Led: d.led})
 	if err != nil {
 		return nil, err
 	}
 	return steeredResponse(set, &res, raw, k, now)
 }
 
-// applySteering does the work of r for the client of q, and counts what failed.
-func (f *forwarder) applySteering(ctx context.Context, set *settings, flags uint8, r steer.Request, q *query) (steer.Result, error) {
-	r.Lookup, r.Client = f.lookupFor(set, flags, q), q.client.Addr()
-	res, err := set.steering.Apply(ctx, r)
+// applySteering does the work of r for the client of l, and counts what failed.
+func (f *forwarder) applySteering(ctx context.Context, l *lookups, r steer.Request) (steer.Result, error) {
+	r.Lookup, r.Client = l.lookup(), l.q.client.Addr()
+	res, err := l.set.steering.Apply(ctx, r)
 	if res.Verdict == steer.Passed || errors.Is(err, steer.ErrRelayFailed) {
 		f.steerFailed.Add(1)
 	}
@@ -134,26 +138,6 @@ func steeredResponse(set *settings, res *steer.Result, raw *wire.Response, k *wi
 		p.GivenSize = res.LeadsSize()
 	}
 	return p, nil
-}
-
-// lookupFor returns the lookup for what steering the response to the client of q depends on. It does not steer, so that
-// nothing goes in circles, and takes DO and CD over, so that what it finds serves the client's own question as well.
-func (f *forwarder) lookupFor(set *settings, flags uint8, q *query) steer.Lookup {
-	return func(ctx context.Context, name string, qtype uint16) ([]byte, error) {
-		k, err := wire.NewKey(name, qtype, flags)
-		if err != nil {
-			return nil, err
-		}
-		p, local, err := f.source(ctx, set, k, q)
-		if err != nil {
-			return nil, err
-		}
-		octets := p.Octets(f.cache.now())
-		if local {
-			octets, _, err = f.follow(ctx, set, flags, q, octets)
-		}
-		return octets, err
-	}
 }
 
 // flightName returns the name under which the work for a question is shared.

@@ -165,7 +165,8 @@ func TestLookupOfSteering(t *testing.T) {
 		Local:    []Local{localNames("here.example.")},
 		Steering: steeringTo(new(dnstest.Relay)),
 	}}, up)
-	look := h.lookupFor(h.settings.Load(), wire.DO, &query{client: testClient, local: testLocal})
+	l := lookups{f: h, set: h.settings.Load(), flags: wire.DO, q: &query{client: testClient, local: testLocal}}
+	look := l.lookup()
 	for _, row := range []struct {
 		name  string
 		qtype uint16

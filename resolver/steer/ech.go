@@ -9,6 +9,32 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
+// Question is what Lookup is called with.
+type Question struct {
+	Name string
+	Type uint16
+}
+
+// Ahead returns what steering a response to a question for name, in lower case, may have to look up, so that it can be
+// asked for at the same time: the HTTPS records if a rule depends on ech, and the A records for AAAA records that are made
+// of them.
+func (s *Steerer) Ahead(name string, qtype uint16) (list []Question) {
+	if !hasAddress(qtype) {
+		return nil
+	}
+	rules := s.config.Policy.Rules([]string{name})
+	_, byName, byAddr := s.config.Policy.Scope(rules, true)
+	_, byName0, byAddr0 := s.config.Policy.Scope(rules, false)
+	https := Question{stripAttrleaf(name), dns.TypeHTTPS}
+	if (byName != byName0 || byAddr != byAddr0) && https != (Question{name, qtype}) {
+		list = append(list, https)
+	}
+	if qtype == dns.TypeAAAA && (byName || byAddr) {
+		list = append(list, Question{name, dns.TypeA})
+	}
+	return list
+}
+
 // hasECH reports whether an HTTPS record of QNAME, or of the name behind its Attrleaf labels, carries ech. A response that
 // has such records tells by itself.
 func (r *rewrite) hasECH() bool {
