@@ -174,7 +174,6 @@ func TestImportsOfOthers(t *testing.T) {
 			[]string{"resolver", "relay", "zones"},
 			"each has its own set of prefixes, with one meaning",
 		},
-		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay", "dnr/internal/link"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
 		{module + "/resolver/internal/dnstest", nil, "for tests"},
