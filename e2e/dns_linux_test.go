@@ -224,8 +224,9 @@ func TestDNSSEC(t *testing.T) {
 			flags := func(out string) string { return regexp.MustCompile(`flags:[^;]*;`).FindString(out) }
 
 			out := ask("+dnssec", "direct.example", "A")
-			if !strings.Contains(flags(out), " ad") || !strings.Contains(out, "RRSIG") {
-				t.Errorf("unsteered with DO: got\n%s\nwant AD and RRSIG", out)
+			authenticated := up[:3] == "tls" // the way to the other one is open to forgers
+			if strings.Contains(flags(out), " ad") != authenticated || !strings.Contains(out, "RRSIG") {
+				t.Errorf("unsteered with DO: got\n%s\nwant RRSIG, and AD: %t", out, authenticated)
 			}
 			out = ask("+dnssec", "www.cdn.example", "A")
 			if strings.Contains(flags(out), " ad") || strings.Contains(out, "RRSIG") {

@@ -35,8 +35,51 @@ func (d *Destinations) Permits(dst netip.Addr) bool {
 	if d.egress.contains(dst) {
 		return false
 	}
-	return !SpecialPurpose(dst) && !d.own.contains(dst) || d.allowed.contains(dst)
+	if SpecialPurpose(dst) || d.own.contains(dst) {
+		return d.allowed.contains(dst) && d.permitsEmbedded(dst)
+	}
+	return true
 }
+
+// permitsEmbedded reports whether the IPv4 address that is written in dst, if there is one, may be reached: that somebody
+// allows a prefix for translation or tunnels does not mean every address behind it.
+func (d *Destinations) permitsEmbedded(dst netip.Addr) bool {
+	inner, ok := embedded(dst)
+	return !ok || !d.egress.contains(inner) && (!SpecialPurpose(inner) && !d.own.contains(inner) || d.allowed.contains(inner))
+}
+
+// embedded returns the IPv4 address that a translator or tunnel would take out of addr. Of the well-known blocks only
+// those with local-use prefixes (RFC 8215) may have it elsewhere than at the end.
+func embedded(addr netip.Addr) (netip.Addr, bool) {
+	if !addr.Is6() || addr.IsLoopback() || addr.IsUnspecified() {
+		return addr, false
+	}
+	b := addr.As16()
+	switch {
+	case addr.Is4In6():
+		return addr.Unmap(), true
+	case sixToFour.Contains(addr):
+		return netip.AddrFrom4([4]byte(b[2:6])), true
+	case teredo.Contains(addr): // with all bits inverted
+		return netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]}), true
+	}
+	if slices.ContainsFunc(translated[:], func(p netip.Prefix) bool { return p.Contains(addr) }) {
+		return netip.AddrFrom4([4]byte(b[12:])), true
+	}
+	return addr, false
+}
+
+// Prefixes of addresses in which an IPv4 address is written.
+var (
+	sixToFour  = netip.MustParsePrefix("2002::/16") // RFC 3056, Section 2
+	teredo     = netip.MustParsePrefix("2001::/32") // RFC 4380, Section 4
+	translated = [...]netip.Prefix{                 // at the end
+		netip.MustParsePrefix("::/96"),           // IPv4-compatible: RFC 4291, Section 2.5.5.1
+		netip.MustParsePrefix("::ffff:0:0:0/96"), // IPv4-translated: RFC 2765, Section 2.1
+		netip.MustParsePrefix("64:ff9b::/96"),    // well-known: RFC 6052, Section 2.1
+		netip.MustParsePrefix("64:ff9b:1::/48"),  // local use: RFC 8215
+	}
+)
 
 // SpecialPurpose reports whether addr is in one of IANA's special-purpose registries, or is not a global unicast
 // address at all. Such an address is neither relayed to nor steered, unless the operator lists it. This is the only
@@ -80,6 +123,7 @@ var special4 = [...]netip.Prefix{
 // (RFC 4291, Section 2.5.5.2): a set takes these for IPv4, so that SpecialPurpose looks for them itself.
 var special6 = [...]netip.Prefix{
 	netip.MustParsePrefix("::/96"),             // unspecified, loopback and IPv4-compatible: RFC 4291, Section 2.5
+	netip.MustParsePrefix("::ffff:0:0:0/96"),   // IPv4-translated, obsolete: RFC 2765, Section 2.1
 	netip.MustParsePrefix("64:ff9b::/96"),      // IPv4-IPv6 translation: RFC 6052
 	netip.MustParsePrefix("64:ff9b:1::/48"),    // local-use translation: RFC 8215
 	netip.MustParsePrefix("100::/64"),          // discard only: RFC 6666

@@ -40,6 +40,7 @@ func TestSpecialPurpose(t *testing.T) {
 		{"::1", true},
 		{"::192.0.2.1", true},
 		{"::ffff:8.8.8.8", true},
+		{"::ffff:0:808:808", true},
 		{"64:ff9b::a00:1", true},
 		{"64:ff9b:1::1", true},
 		{"2001:0:1::1", true},
@@ -58,6 +59,54 @@ func TestSpecialPurpose(t *testing.T) {
 	for _, tt := range tests {
 		if got := SpecialPurpose(netip.MustParseAddr(tt.addr)); got != tt.want {
 			t.Errorf("%s: got %v; want %v", tt.addr, got, tt.want)
+		}
+	}
+}
+
+// TestEmbeddedAddresses: an allowed prefix for translation or tunnels is no way to what is not allowed itself.
+func TestEmbeddedAddresses(t *testing.T) {
+	allow := []netip.Prefix{
+		netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0:0/96"), netip.MustParsePrefix("64:ff9b::/96"),
+		netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2001::/32"), netip.MustParsePrefix("2002::/16"),
+		netip.MustParsePrefix("10.9.0.0/16"),
+	}
+	d, err := NewDestinations(Settings{AllowSpecial: allow, Egress: []netip.Prefix{netip.MustParsePrefix("8.8.4.0/24")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	none, err := NewDestinations(Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		addr string
+		want bool
+	}{
+		{"::1", true},
+		{"::8.8.8.8", true},
+		{"::10.0.0.1", false},
+		{"::ffff:8.8.8.8", false}, // not allowed as what it is, nor as 8.8.8.8: its own form is never dialled
+		{"::ffff:10.9.0.1", true},
+		{"::ffff:10.0.0.1", false},
+		{"::ffff:0:8.8.8.8", true},
+		{"::ffff:0:127.0.0.1", false},
+		{"64:ff9b::8.8.8.8", true},
+		{"64:ff9b::10.0.0.1", false},
+		{"64:ff9b::10.9.0.1", true},
+		{"64:ff9b::8.8.4.4", false},
+		{"64:ff9b:1::192.168.0.1", false},
+		{"2001:0:808:808::f7f7:f7f7", true},  // 8.8.8.8
+		{"2001:0:808:808::f5ff:fffe", false}, // 10.0.0.1
+		{"2002:808:808::1", true},
+		{"2002:a00:1::1", false},
+		{"2002:a09:1::1", true},
+	} {
+		addr := netip.MustParseAddr(tt.addr)
+		if got := d.Permits(addr); got != tt.want {
+			t.Errorf("%s: got %v; want %v", tt.addr, got, tt.want)
+		}
+		if none.Permits(addr) {
+			t.Errorf("%s: permitted although nothing special is allowed", tt.addr)
 		}
 	}
 }

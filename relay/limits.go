@@ -15,11 +15,15 @@ type Limits struct {
 	UDPFlows          int           // default a quarter of RLIMIT_NOFILE
 	TCPFlowsPerClient int           // of one client address (IPv6: /64); default 1000
 	UDPFlowsPerClient int           // default 1000
-	DialTimeout       time.Duration // default 10 s
+	DialTimeout       time.Duration // default 3 s: a client that can choose must not wait much longer. See RFC 8305.
 	TCPIdle           time.Duration // default 2 h 4 min. See RFC 5382, Section 5.
 	TCPHalfClosed     time.Duration // default 4 min
 	UDPIdle           time.Duration // default 5 min, at least 2 min. See RFC 4787, Section 4.3.
 	DrainTimeout      time.Duration // how long flows may go on when the relay stops; default 30 s
+	// UDPStrictFactor holds back what exceeds three times what a client has sent, in whole packets, until the client has
+	// shown to be at its address. Without it, one datagram of up to 1500 bytes with its headers may always come back for
+	// each that was sent, or short requests such as those of STUN need several retransmissions.
+	UDPStrictFactor bool
 }
 
 // leastIdle is the least that Limits.UDPIdle can be. See RFC 4787, Section 4.3.
@@ -52,7 +56,7 @@ func (l Limits) complete(fds int) (Limits, error) {
 	setDefault(&l.UDPFlows, fds/4)
 	setDefault(&l.TCPFlowsPerClient, 1000)
 	setDefault(&l.UDPFlowsPerClient, 1000)
-	setDefault(&l.DialTimeout, 10*time.Second)
+	setDefault(&l.DialTimeout, 3*time.Second)
 	setDefault(&l.TCPIdle, 2*time.Hour+4*time.Minute)
 	setDefault(&l.TCPHalfClosed, 4*time.Minute)
 	setDefault(&l.UDPIdle, 5*time.Minute)

@@ -3,6 +3,7 @@ package relay
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,16 +13,24 @@ import (
 const pipeSize = 1 << 18
 
 // pipe is an empty pipe, or one whose holder keeps count.
-type pipe struct{ r, w int }
+type pipe struct {
+	r, w  int
+	large bool // holds pipeSize
+}
 
 func newPipe() (*pipe, error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
-	// The limit for an unprivileged user may be reached: then the default has to do.
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize)
-	return &pipe{fds[0], fds[1]}, nil
+	return &pipe{r: fds[0], w: fds[1]}, nil
+}
+
+// resize reports whether p can have that size now: bytes in it may need more, and the system bounds what a user's
+// pipes may have in all.
+func (p *pipe) resize(size int) bool {
+	_, err := unix.FcntlInt(uintptr(p.r), unix.F_SETPIPE_SZ, size)
+	return err == nil
 }
 
 func (p *pipe) close() {
@@ -29,7 +38,8 @@ func (p *pipe) close() {
 	unix.Close(p.w)
 }
 
-// keptPipes is how many pipes are kept when nobody needs them.
+// keptPipes is how many pipes are kept when nobody needs them, and how many are large at most: an eighth of what the
+// system lets the pipes of an unprivileged user have in all. Others have the size that pipes are made with.
 const keptPipes = 32
 
 // pipes is a bounded pool of pipes.
@@ -39,6 +49,7 @@ type pipes struct {
 	mu      sync.Mutex
 	free    []*pipe // empty; the last used is the last, and the first taken
 	open    int     // pipes in all
+	large   int     // of which are large
 	waiting int
 	back    sync.Cond // signalled when a pipe comes back or a new one may be made
 }
@@ -56,18 +67,19 @@ func (p *pipes) take() *pipe {
 	return p.takeLocked()
 }
 
-// wait waits for an empty pipe.
-func (p *pipes) wait() *pipe {
+// wait waits for an empty pipe. It returns nil if givenUp is set, which retry has it look at.
+func (p *pipes) wait(givenUp *atomic.Bool) *pipe {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waiting++
 	defer func() { p.waiting-- }()
-	for {
+	for !givenUp.Load() {
 		if pipe := p.takeLocked(); pipe != nil {
 			return pipe
 		}
 		p.back.Wait()
 	}
+	return nil
 }
 
 func (p *pipes) takeLocked() *pipe {
@@ -84,7 +96,32 @@ func (p *pipes) takeLocked() *pipe {
 		return nil
 	}
 	p.open++
+	p.enlargeLocked(pipe)
 	return pipe
+}
+
+// enlargeLocked makes pipe large if not too many are. The system's bound may be reached: then a small one has to do.
+func (p *pipes) enlargeLocked(pipe *pipe) {
+	if !pipe.large && p.large < keptPipes && pipe.resize(pipeSize) {
+		pipe.large = true
+		p.large++
+	}
+}
+
+// shrink makes a pipe as small as the bytes in it allow.
+func (p *pipes) shrink(pipe *pipe) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for size := unix.Getpagesize(); size < pipeSize; size *= 4 {
+		if !pipe.resize(size) {
+			continue
+		}
+		if pipe.large {
+			pipe.large = false
+			p.large--
+		}
+		return
+	}
 }
 
 // put takes back an empty pipe.
@@ -95,6 +132,7 @@ func (p *pipes) put(pipe *pipe) {
 		p.closeLocked(pipe)
 		return
 	}
+	p.enlargeLocked(pipe)
 	p.free = append(p.free, pipe)
 	p.back.Signal()
 }
@@ -110,6 +148,9 @@ func (p *pipes) discard(pipe *pipe) {
 func (p *pipes) closeLocked(pipe *pipe) {
 	pipe.close()
 	p.open--
+	if pipe.large {
+		p.large--
+	}
 }
 
 // starved reports whether somebody waits for a pipe.
@@ -119,8 +160,12 @@ func (p *pipes) starved() bool {
 	return p.waiting > 0
 }
 
-// retry lets those who wait try again: the system may have descriptors for new pipes by now.
-func (p *pipes) retry() { p.back.Broadcast() }
+// retry lets those who wait try again: the system may have descriptors for new pipes by now, or they have given up.
+func (p *pipes) retry() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.back.Broadcast()
+}
 
 // close closes the pipes that nobody holds.
 func (p *pipes) close() {

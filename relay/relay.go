@@ -83,6 +83,7 @@ type Relay struct {
 	addrs   addressMap
 	limiter *limiter
 	random  *random
+	reach   *reach
 	plane
 
 	settings atomic.Pointer[settings]
@@ -117,6 +118,7 @@ func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
 		addrs:   addrs,
 		limiter: newLimiter(limits),
 		random:  new(random),
+		reach:   newReach(),
 	}
 	if err := r.bind(); err != nil {
 		r.Close()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -82,10 +83,44 @@ func sharedPort(p Proto, v6 bool, port uint16) (bool, error) {
 }
 
 // readable reports whether a socket has bytes, an end or an error.
-func readable(fd int) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+func readable(fd int) bool { return ready(fd, unix.POLLIN) }
+
+// writable reports whether a socket takes bytes or has failed. If it does not, the kernel says when it does.
+func writable(fd int) bool { return ready(fd, unix.POLLOUT) }
+
+func ready(fd int, events int16) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
 	n, err := unix.Poll(fds, 0)
 	return n > 0 || err != nil
+}
+
+// Fields of SO_MEMINFO, as linux/sock_diag.h numbers them.
+const (
+	memSendBuffer = 3
+	memQueued     = 5
+	memFields     = 9
+)
+
+// segmentOverhead is about what the kernel counts for a segment next to its bytes.
+const segmentOverhead = 1024
+
+// sendRoom returns how many bytes a socket is sure to take, or 0 if the kernel does not call it writable: that takes
+// half as much free memory as is in use. Each segment costs memory of its own, and a peer may ask for small ones; an
+// eighth is left for bytes that lie in many small pieces.
+func sendRoom(fd int) int {
+	var mem [memFields]uint32
+	size := uint32(unsafe.Sizeof(mem))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&mem)), uintptr(unsafe.Pointer(&size)), 0)
+	segment, err := unix.GetsockoptInt(fd, unix.SOL_TCP, unix.TCP_MAXSEG)
+	if errno != 0 || err != nil {
+		return leastRoom // splice tells
+	}
+	free := int(mem[memSendBuffer]) - int(mem[memQueued])
+	if free < int(mem[memQueued]/2) {
+		return 0
+	}
+	return max(0, free-free/8) * segment / (segment + segmentOverhead)
 }
 
 // socketError reports whether a socket was reset or has failed otherwise.
@@ -95,18 +130,25 @@ func socketError(fd int) bool {
 }
 
 // unacknowledged reports whether the peer of c may still acknowledge something.
-func unacknowledged(c *net.TCPConn) (yes bool) {
+func unacknowledged(c *net.TCPConn) bool {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return false
 	}
+	closed := false
 	_ = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
-		if err != nil || info.State == unix.BPF_TCP_CLOSE {
-			return
-		}
-		n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-		yes = err == nil && n > 0
+		closed = err != nil || info.State == unix.BPF_TCP_CLOSE
 	})
-	return yes
+	return !closed && outstanding(c) > 0
+}
+
+// outstanding returns how many bytes, sent or not, the peer of c has not acknowledged.
+func outstanding(c *net.TCPConn) (n int) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	return n
 }

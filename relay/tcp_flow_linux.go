@@ -24,6 +24,9 @@ type tcpFlow struct {
 	ended   atomic.Int32  // directions that have ended
 	broken  atomic.Bool   // closes with a reset
 	holding atomic.Int32  // pipes held
+	stalled atomic.Int32  // directions that wait for their destination to take bytes
+
+	unacknowledged int // bytes, of both sides, at the last look of the sweeper, whose own this is
 }
 
 // half is one direction of a flow.
@@ -97,6 +100,7 @@ func (f *tcpFlow) abort() {
 
 // wake ends every wait of the flow. A Close would itself wait for the calls that use the connection.
 func (f *tcpFlow) wake() {
+	f.out.wakeHolder()
 	f.client.SetDeadline(longAgo)
 	f.server.SetDeadline(longAgo)
 }
@@ -234,15 +238,31 @@ func newSweeper(l Limits, pipes *pipes) *sweeper {
 	}
 }
 
-// stalledSweeps is how long a flow may hold a pipe without progress while others wait for one, or after the side that
-// its bytes come from was reset.
+// stalledSweeps is how long a flow may hold a pipe without progress while others wait for one, or wait for one side
+// after the other, which its bytes come from, was reset.
 const stalledSweeps = 2
 
 // visit ages f and ends it if it is too old.
 func (s *sweeper) visit(f *tcpFlow) {
-	if s.over(f, f.idle.Add(1)) {
+	age := f.idle.Add(1)
+	if f.acknowledged(age) && f.idle.CompareAndSwap(age, 1) {
+		age = 1
+	}
+	if s.over(f, age) {
 		f.abort()
 	}
+}
+
+// acknowledged reports whether a peer has acknowledged something since the last sweep. That is progress as well: what
+// the relay has passed on to a slow reader may be minutes away from it. While nothing is passed on, only
+// acknowledgements change what is outstanding. A flow whose peers have everything is not asked again.
+func (f *tcpFlow) acknowledged(age uint32) bool {
+	if age > 1 && f.unacknowledged == 0 {
+		return false
+	}
+	before := f.unacknowledged
+	f.unacknowledged = outstanding(f.client) + outstanding(f.server)
+	return age > 1 && f.unacknowledged != before
 }
 
 func (s *sweeper) over(f *tcpFlow, age uint32) bool {
@@ -251,9 +271,11 @@ func (s *sweeper) over(f *tcpFlow, age uint32) bool {
 		return true
 	case age > s.halfClosed && f.ended.Load() > 0:
 		return true
-	case age <= stalledSweeps || f.holding.Load() == 0:
+	case age <= stalledSweeps:
 		return false
+	case f.holding.Load() > 0 && s.pipes.starved():
+		return true
 	}
 	// Who waits for one side to take bytes does not see the other side's reset.
-	return s.pipes.starved() || f.out.failed() || f.back.failed()
+	return f.stalled.Load() > 0 && (f.out.failed() || f.back.failed())
 }

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -43,19 +42,6 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(files)
-}
-
-// TestTCPPipesExhausted has flows to destinations that take no bytes hold all pipes: another flow must go on.
-func TestTCPPipesExhausted(t *testing.T) {
-	b := startTestbed(t, Limits{TCPHalfClosed: 1600 * time.Millisecond}, func(r *Relay) { r.pipes.limit = 2 })
-	for i := range 2 {
-		client, _ := b.flow(t)
-		stall(t, client)
-		waitFor(t, "pipe held", func() bool { return b.holding() == int32(i+1) })
-	}
-	client, server := b.flow(t)
-	write(t, client, "after you")
-	wantBytes(t, server, "after you")
 }
 
 // TestTCPSources checks that flows have sources that nothing but chance chose.

@@ -134,9 +134,9 @@ func (r *Relay) accepted(live context.Context, c *net.TCPConn) {
 	})
 }
 
-// relayTCP dials the destination of g and relays between it and client until the flow has ended. The kernel has completed the
-// handshake with the client by now; a clean end would tell it that the destination was reached and sent nothing, so
-// a destination that cannot be reached is a reset.
+// relayTCP dials the destination of g and relays between it and client until the flow has ended. The kernel has
+// completed the handshake with the client by now; a clean end would tell it that the destination was reached and sent
+// nothing, so a destination that cannot be reached is a reset.
 func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, g *Grant) {
 	server, err := g.DialTCP(live)
 	if err != nil {
@@ -154,11 +154,23 @@ func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, g *Grant) {
 	f.run(live)
 }
 
-// DialTCP connects a TCP flow to its destination, from a source address and port of its own. The source is bound before it connects, because a kernel that is
-// left to choose a port chooses from a smaller range, near the last one.
+// DialTCP connects a TCP flow to its destination, from a source address and port of its own. A destination that did not
+// answer a moment ago is refused at once.
 func (g *Grant) DialTCP(ctx context.Context) (*net.TCPConn, error) {
-	r, dst := g.relay, g.dst
-	d := net.Dialer{Timeout: r.cfg.Limits.DialTimeout, KeepAlive: -1, Control: control(dialerOptions)}
+	r, full := g.relay, g.relay.cfg.Limits.DialTimeout
+	timeout, err := r.reach.begin(g.dst, full, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.dial(ctx, g.dst, timeout)
+	r.reach.end(g.dst, err, timeout == full, time.Now())
+	return c, err
+}
+
+// dial connects to dst. The source is bound before it connects, because a kernel that is left to choose a port chooses
+// from a smaller range, near the last one.
+func (r *Relay) dial(ctx context.Context, dst netip.AddrPort, timeout time.Duration) (*net.TCPConn, error) {
+	d := net.Dialer{Timeout: timeout, KeepAlive: -1, Control: control(dialerOptions)}
 	e := r.egress()
 	for range e.tries() {
 		src, err := e.draw(dst.Addr().Is6())

@@ -527,7 +527,7 @@ func TestTCPStalledReset(t *testing.T) {
 	b := newTestbed(t, Limits{TCPIdle: time.Minute, TCPHalfClosed: 160 * time.Millisecond})
 	client, server := b.flow(t)
 	stall(t, client)
-	waitFor(t, "pipe held", func() bool { return b.holding() == 1 })
+	waitFor(t, "a stall", func() bool { return b.stalled() == 1 })
 	reset(client)
 	b.waitActive(t, 0)
 	if _, err := io.Copy(io.Discard, server); !errors.Is(err, syscall.ECONNRESET) {
@@ -555,5 +555,11 @@ func stall(t *testing.T, c *net.TCPConn) (sent int64) {
 // holding returns how many pipes are held.
 func (b *testbed) holding() (n int32) {
 	b.flows.each(func(f *tcpFlow) { n += f.holding.Load() })
+	return n
+}
+
+// stalled returns how many directions wait for their destination.
+func (b *testbed) stalled() (n int32) {
+	b.flows.each(func(f *tcpFlow) { n += f.stalled.Load() })
 	return n
 }

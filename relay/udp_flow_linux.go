@@ -32,7 +32,9 @@ const (
 //
 // UDP proves no source address, and whoever forges one makes the relay send to a victim. Until a flow is confirmed
 // at most amplification times as many bytes go back as came, as QUIC servers do towards an address they have not
-// validated. See RFC 9000, Section 8.1.
+// validated, see RFC 9000, Section 8.1. Whole packets count, with their headers, because these are what a victim gets.
+// One datagram of up to oneBack bytes may come back for each that the client has sent all the same: a small request such
+// as that of STUN has a longer response, and without it the response would take several retransmissions of the request.
 //
 // A round is a delivery to the client and then a datagram from it. A relay that reads nothing cannot tell one that
 // answers the delivery from one that a forger sends blindly at the right moment, so a round proves something only
@@ -43,7 +45,7 @@ const (
 //     gets beyond that destination's own bound, confirmed here or not. One round is enough, and more would cut the
 //     first window of data after QUIC's handshake.
 //   - A destination that has tried to exceed the bound may be one that answers anyone, which is what reflection
-//     needs: a forged datagram by itself brings three times its bytes and no more. The flow takes suspectRounds,
+//     needs: a forged datagram by itself brings three times its bytes, or one datagram, and no more. The flow takes suspectRounds,
 //     each within the bound. It is not more because a QUIC client with an address token, whose server may exceed the
 //     bound at once, is sure to send two datagrams of 1200 bytes, but nothing more of size.
 //
@@ -52,11 +54,15 @@ const (
 // adds nothing to it. It also ends with what he sends, as nothing that arrives keeps a flow alive, see outbound.
 const (
 	amplification = 3
+	oneBack       = 1500
 	suspectRounds = 2
 )
 
-// headerBytes is the least that a datagram counts for, so that empty ones are not free: the headers of IPv4 and UDP.
-const headerBytes = 28
+// The headers of IP, without options or extensions, and UDP.
+const (
+	headerBytes4 = 20 + 8
+	headerBytes6 = 40 + 8
+)
 
 // RFC 4787, REQ-5, wants a mapping to last two minutes or more, but allows less where the destination's port is a
 // well-known one, see leastIdle. Flows that were never answered are what a flood leaves behind, so those make use of it.
@@ -75,8 +81,8 @@ type flow struct {
 	suspect bool   // the destination has tried to exceed the bound
 	pending bool   // something was delivered since the last datagram from the client
 	rounds  uint8  // of delivery and datagram
-	sent    uint64 // bytes by the client
-	got     uint64 // bytes delivered to the client while it was not confirmed
+	sent    volume // by the client
+	got     volume // delivered to the client while it was not confirmed
 	since   time.Duration
 	prev    *flow // or nil
 	next    *flow // or nil
@@ -84,12 +90,24 @@ type flow struct {
 	upstream
 }
 
+// volume is an amount of datagrams.
+type volume struct {
+	bytes uint64 // of whole packets
+	count uint64
+}
+
+func (v *volume) add(bytes uint64) {
+	v.bytes += bytes
+	v.count++
+}
+
 // flowTable holds UDP flows to ports with the same idle times. It uses neither sockets nor clocks: the caller acts on
 // what a method returns, and passes the time, counted from any fixed moment. It is safe for concurrent use.
 type flowTable struct {
 	// Set once by newFlowTable.
-	seed uint64
-	idle [stageCount]time.Duration
+	seed   uint64
+	idle   [stageCount]time.Duration
+	strict bool // see Limits.UDPStrictFactor; set by newUDP
 
 	shards [1 << shardBits]flowShard
 }
@@ -137,7 +155,7 @@ func (t *flowTable) outbound(key flowKey, n int, now time.Duration) *flow {
 	if f == nil {
 		return nil
 	}
-	f.sent += charge(n)
+	f.sent.add(f.charge(n))
 	s.move(f, f.afterDatagram(), now)
 	return f
 }
@@ -168,7 +186,7 @@ func (t *flowTable) inbound(f *flow, n, size int, now time.Duration) (allowed in
 	case f.stage == unanswered:
 		s.move(f, answered, now)
 	}
-	allowed, ok = f.allow(n, size)
+	allowed, ok = f.allow(n, size, t.strict)
 	f.pending = f.pending || ok
 	return allowed, ok
 }
@@ -182,28 +200,41 @@ func (t *flowTable) declined(key flowKey) *flow {
 	defer s.mu.Unlock()
 	f := s.flows[key]
 	if f != nil {
-		f.got = amplification * f.sent
+		f.got = volume{bytes: amplification * f.sent.bytes, count: f.sent.count}
 	}
 	return f
 }
 
 // allow takes what it can of n bytes, in datagrams of size bytes, from the allowance.
-func (f *flow) allow(n, size int) (allowed int, ok bool) {
-	count := max(1, (n+size-1)/max(1, size))
-	each, last := charge(size), charge(n-(count-1)*size)
-	left := amplification*f.sent - f.got
-	if cost := uint64(count-1)*each + last; cost <= left {
-		f.got += cost
-		return n, true
+func (f *flow) allow(n, size int, strict bool) (allowed int, ok bool) {
+	for rest := n; !ok || rest > 0; {
+		next := min(rest, size)
+		if !f.take(f.charge(next), strict) {
+			f.suspect = true
+			return allowed, ok
+		}
+		allowed, rest, ok = allowed+next, rest-next, true
 	}
-	f.suspect = true
-	fit := left / each
-	f.got += fit * each
-	return int(fit) * size, fit > 0
+	return allowed, ok
 }
 
-// charge returns what a datagram of n bytes counts for.
-func charge(n int) uint64 { return uint64(max(n, headerBytes)) }
+// take takes a packet of n bytes from the allowance, if it is within it.
+func (f *flow) take(n uint64, strict bool) bool {
+	one := !strict && n <= oneBack && f.got.count < f.sent.count
+	if !one && f.got.bytes+n > amplification*f.sent.bytes {
+		return false
+	}
+	f.got.add(n)
+	return true
+}
+
+// charge returns what a datagram of n bytes counts for between the client and the relay.
+func (f *flow) charge(n int) uint64 {
+	if f.key.client.Addr().Is4() {
+		return uint64(n + headerBytes4)
+	}
+	return uint64(n + headerBytes6)
+}
 
 // add adds f, begun by n bytes. If there is a flow of this key already that one is returned instead.
 func (t *flowTable) add(f *flow, n int, now time.Duration) *flow {
@@ -214,7 +245,8 @@ func (t *flowTable) add(f *flow, n int, now time.Duration) *flow {
 		return other
 	}
 	s.flows[f.key] = f
-	f.listed, f.sent, f.since = true, charge(n), now
+	f.listed, f.since = true, now
+	f.sent.add(f.charge(n))
 	s.stages[f.stage].pushBack(f)
 	return f
 }

@@ -21,6 +21,8 @@ func begin(table *flowTable, key flowKey, n int, now time.Duration) *flow {
 	return table.add(&flow{key: key}, n, now)
 }
 
+// TestFlowBound has one datagram from the client and one message of the destination. Payloads are counted with 28 bytes
+// of headers for IPv4 and 48 for IPv6.
 func TestFlowBound(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -28,16 +30,22 @@ func TestFlowBound(t *testing.T) {
 		n, size int
 		allowed int
 		ok      bool
+		strict  int // allowed without the exception for one datagram; -1 for none
 	}{
-		{"within", 100, 300, 300, 300, true},
-		{"exactly-three-times", 1200, 3600, 1200, 3600, true},
-		{"one-byte-beyond", 100, 301, 301, 0, false},
-		{"whole-datagrams-only", 100, 1000, 110, 220, true},
-		{"the-last-is-shorter", 100, 290, 100, 290, true},
-		{"none-fits", 100, 1200, 600, 0, false},
-		{"reflected-60000", 100, 60000, 1200, 0, false},
-		{"empty", 0, 0, 0, 0, true},
-		{"small-ones-count-for-their-headers", 28, 64, 1, 3, true},
+		{"within", 100, 300, 300, 300, true, 300},
+		{"stun", 20, 100, 100, 100, true, 100},
+		{"game-query", 48, 512, 512, 512, true, -1},
+		{"one-of-1500", 0, 1472, 1472, 1472, true, -1},
+		{"one-of-1501", 0, 1473, 1473, 0, false, -1},
+		{"exactly-three-times", 1200, 3600, 1200, 3600, true, 3600},
+		{"one-large-of-three-times", 1200, 3656, 3656, 3656, true, 3656},
+		{"one-byte-beyond", 1200, 3657, 3657, 0, false, -1},
+		{"whole-datagrams-only", 100, 1000, 110, 220, true, 220},
+		{"the-last-is-shorter", 100, 290, 100, 290, true, 290},
+		{"one-and-no-more", 100, 1200, 600, 600, true, -1},
+		{"reflected-60000", 100, 60000, 1200, 1200, true, -1},
+		{"empty", 0, 0, 0, 0, true, 0},
+		{"small-ones-count-for-their-headers", 2, 64, 1, 3, true, 3},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -48,10 +56,42 @@ func TestFlowBound(t *testing.T) {
 				t.Errorf("inbound(%d of %d) after %d: got %d, %v; want %d, %v",
 					tt.n, tt.size, tt.sent, allowed, ok, tt.allowed, tt.ok)
 			}
+			table.strict = true
+			f = begin(table, testKey(1, 2), tt.sent, 0)
+			if allowed, ok = table.inbound(f, tt.n, tt.size, 0); ok != (tt.strict >= 0) || allowed != max(0, tt.strict) {
+				t.Errorf("strict: got %d, %v; want %d", allowed, ok, tt.strict)
+			}
 		})
 	}
 }
 
+// TestFlowBoundIPv6 counts the longer headers on both sides.
+func TestFlowBoundIPv6(t *testing.T) {
+	table := newFlowTable(443, 5*time.Minute)
+	key := testKey(1, 1)
+	key.client = netip.MustParseAddrPort("[2001:db8::1]:1000")
+	key.local = netip.MustParseAddrPort("[2001:db8:cf::1]:443")
+	begin(table, key, 0, 0)
+	for i, want := range []bool{true, true, true, false} {
+		if _, ok := table.inbound(table.outboundOnly(key), 0, 0, 0); ok != want {
+			t.Errorf("empty datagram %d for one: got delivered %v; want %v", i, ok, want)
+		}
+	}
+	key.client = netip.MustParseAddrPort("[2001:db8::1]:1001")
+	f := begin(table, key, 0, 0)
+	if _, ok := table.inbound(f, 1453, 1453, 0); ok {
+		t.Error("a packet of 1501 bytes was let through")
+	}
+	if _, ok := table.inbound(f, 1452, 1452, 0); !ok {
+		t.Error("a packet of 1500 bytes was not let through")
+	}
+}
+
+// outboundOnly returns the flow of key without noting a datagram.
+func (t *flowTable) outboundOnly(key flowKey) *flow { return t.shard(key.client.Addr()).flows[key] }
+
+// TestFlowBoundAddsUp has a destination that sends far more than it is asked for, in datagrams of 50 bytes, which count
+// for 78, to a client whose datagrams of 100 count for 128.
 func TestFlowBoundAddsUp(t *testing.T) {
 	table := newFlowTable(443, 5*time.Minute)
 	f := begin(table, testKey(1, 1), 100, 0)
@@ -60,16 +100,16 @@ func TestFlowBoundAddsUp(t *testing.T) {
 		n, _ := table.inbound(f, 50, 50, 0)
 		got += n
 	}
-	if got != 300 {
-		t.Errorf("got %d bytes for 100; want 300", got)
+	if want := 128 * 3 / 78 * 50; got != want {
+		t.Errorf("got %d bytes for one datagram; want %d", got, want)
 	}
 	table.outbound(f.key, 100, 0) // one round is not enough for this destination
 	for range 1000 {
 		n, _ := table.inbound(f, 50, 50, 0)
 		got += n
 	}
-	if got != 600 {
-		t.Errorf("got %d bytes for 200; want 600", got)
+	if want := 2 * 128 * 3 / 78 * 50; got != want {
+		t.Errorf("got %d bytes for two datagrams; want %d", got, want)
 	}
 }
 
@@ -86,7 +126,7 @@ func TestFlowConfirmation(t *testing.T) {
 		{"a-reply-alone", []step{{in: 1200}}, answered},
 		{"quic-handshake", []step{{in: 1200}, {in: 1200}, {in: 1200}, {out: 1200}}, confirmed},
 		{"small-datagrams", []step{{in: 1}, {out: 1}}, confirmed},
-		{"reply-was-not-delivered", []step{{in: 3601}, {out: 40}}, answered},
+		{"reply-was-not-delivered", []step{{in: 3657}, {out: 40}}, answered},
 		{"destination-exceeds-the-bound", []step{{in: 3000}, {in: 3000}, {out: 40}}, answered},
 		{"a-round-needs-a-delivery", []step{{in: 3000}, {in: 3000}, {out: 40}, {out: 40}, {in: 3000}, {out: 40}}, answered},
 		{"quic-with-an-address-token", []step{
@@ -254,7 +294,8 @@ type modelFlow struct {
 	stage          stage
 	suspect, heard bool
 	rounds         int
-	sent, got      int
+	sent, got      int // bytes
+	sentN, gotN    int // datagrams
 	since          time.Duration
 }
 
@@ -272,7 +313,8 @@ func (m *model) find(key flowKey) *modelFlow {
 }
 
 func (m *model) outbound(f *modelFlow, n int, now time.Duration) {
-	f.sent += max(n, headerBytes)
+	f.sent += n + headerBytes4
+	f.sentN++
 	f.since = now
 	if f.stage != answered || !f.heard {
 		return
@@ -294,11 +336,13 @@ func (m *model) inbound(f *modelFlow, n, size int, now time.Duration) (allowed i
 	}
 	for first := true; first || n > 0; first = false {
 		next := min(n, size)
-		if f.got+max(next, headerBytes) > amplification*f.sent {
+		cost := next + headerBytes4
+		if f.got+cost > amplification*f.sent && (f.gotN >= f.sentN || cost > oneBack) {
 			f.suspect = true
 			break
 		}
-		f.got += max(next, headerBytes)
+		f.got += cost
+		f.gotN++
 		allowed += next
 		n -= next
 		f.heard, ok = true, true
@@ -380,7 +424,7 @@ func runStep(t *testing.T, table *flowTable, m *model, step []byte, now time.Dur
 			t.Fatalf("flow %v: got there %v; want %v", key, f != nil, mf != nil)
 		case f == nil:
 			f = begin(table, key, n, now)
-			mf = &modelFlow{key: key, sent: max(n, headerBytes), since: now}
+			mf = &modelFlow{key: key, sent: n + headerBytes4, sentN: 1, since: now}
 			m.flows = append(m.flows, mf)
 		default:
 			m.outbound(mf, n, now)

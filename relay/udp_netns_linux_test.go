@@ -97,6 +97,12 @@ const bedPort = 4443
 // newBed sets up the network and runs a relay in it, and in the destination's namespace nothing but the kernel.
 func newBed(t *testing.T) *bed {
 	t.Helper()
+	return newLimitedBed(t, Limits{DrainTimeout: 1})
+}
+
+// newLimitedBed is newBed with limits.
+func newLimitedBed(t *testing.T, limits Limits) *bed {
+	t.Helper()
 	cat := exec.CommandContext(t.Context(), "cat")
 	stdin, err := cat.StdinPipe()
 	if err != nil {
@@ -131,7 +137,7 @@ func newBed(t *testing.T) *bed {
 		addr add 2001:db8:1::2/64 dev veth1 nodad
 		route add 192.0.2.0/24 via 198.51.100.1
 		-6 route add 2001:db8:e::/64 via 2001:db8:1::1`)
-	b.relay = b.newRelay(t)
+	b.relay = b.newRelay(t, limits)
 	return b
 }
 
@@ -147,7 +153,7 @@ func noDAD(t *testing.T, pid int) {
 	}
 }
 
-func (b *bed) newRelay(t *testing.T) *Relay {
+func (b *bed) newRelay(t *testing.T, limits Limits) *Relay {
 	t.Helper()
 	r, err := newRelay(Config{
 		Ports: []uint16{bedPort},
@@ -156,7 +162,7 @@ func (b *bed) newRelay(t *testing.T) *Relay {
 			Egress:       prefixes("192.0.2.0/24", "2001:db8:e::/64"),
 			AllowSpecial: prefixes("198.51.100.0/24", "2001:db8:1::/64"),
 		},
-		Limits: Limits{DrainTimeout: 1},
+		Limits: limits,
 	}, bedMap{})
 	if err != nil {
 		t.Fatal(err)
@@ -286,6 +292,47 @@ func TestUDPNamespaceBothWays(t *testing.T) {
 				if got, _ := receive(t, c); !bytes.Equal(got, data) {
 					t.Errorf("client got %d bytes; want %d", len(got), size)
 				}
+			}
+		})
+	}
+}
+
+// TestUDPNamespaceFirstResponse has new clients send one small datagram each, whose response is longer than three times
+// as much: it comes at once. What else the destination sends has to wait for the client.
+func TestUDPNamespaceFirstResponse(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	b := newBed(t)
+	for _, fam := range families {
+		t.Run(fam.name, func(t *testing.T) {
+			dst := b.listenDestination(t, fam.destination)
+			for _, tt := range []struct {
+				name              string
+				request, response int
+			}{
+				{"stun", 20, 100},
+				{"game", 48, 512},
+				{"empty", 0, 1452},
+			} {
+				c := dialBed(t, fam.relay)
+				from := exchange(t, c, dst, randomBytes(tt.request))
+				from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+				before := b.relay.Stats().Unconfirmed
+				for range 20 {
+					reply(t, dst, make([]byte, tt.response), from)
+				}
+				if got, _ := receive(t, c); len(got) != tt.response {
+					t.Errorf("%s: got %d bytes; want %d", tt.name, len(got), tt.response)
+				}
+				headers := headerBytes6
+				if fam.relay == relay4to4 {
+					headers = headerBytes4
+				}
+				let := max(1, amplification*(tt.request+headers)/(tt.response+headers))
+				waitFor(t, "the others to be held back", func() bool {
+					return b.relay.Stats().Unconfirmed-before == uint64(20-let)
+				})
 			}
 		})
 	}

@@ -48,6 +48,9 @@ func newUDP(r *Relay) (*udpServer, error) {
 		icmp:    newICMPSender(),
 		drained: make(chan struct{}, 1),
 	}
+	for _, t := range u.tables {
+		t.strict = r.cfg.Limits.UDPStrictFactor
+	}
 	u.gso.Store(!r.cfg.DisableGSO && kernelHasGSO())
 	if err := u.listen(); err != nil {
 		u.close()

@@ -54,19 +54,25 @@ func acceptBackingOff(
 
 func (l *listener) admit(tc *net.TCPConn) (*conn, bool) {
 	client := bareAddrPort(tc.RemoteAddr().(*net.TCPAddr).AddrPort())
-	leave, ok := l.f.admit(l.transport, client.Addr())
-	if !ok {
+	slot := l.f.admit(l.transport, client.Addr())
+	if slot == nil {
 		return nil, false
 	}
 	local := bareAddrPort(tc.LocalAddr().(*net.TCPAddr).AddrPort())
-	return &conn{TCPConn: tc, client: client, local: local, leave: sync.OnceFunc(leave)}, true
+	return &conn{TCPConn: tc, client: client, local: local, slot: slot, leave: sync.OnceFunc(func() { l.f.leave(slot) })}, true
 }
 
 // conn is a connection that was admitted.
 type conn struct {
 	*net.TCPConn
 	client, local netip.AddrPort
+	slot          *connection
 	leave         func()
+}
+
+// endBy has retire called when c is to end in good order, because it is old or gives way to another one.
+func (c *conn) endBy(age time.Duration, retire func()) {
+	c.slot.endBy(age, connEnds{retire: retire, kill: func() { c.Close() }})
 }
 
 // Close closes the connection and makes room for another one.

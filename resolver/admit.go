@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/miekg/dns"
 	"github.com/rs/zerolog"
@@ -24,7 +25,7 @@ type frontend struct {
 
 	stopping chan struct{} // closed when the listeners are to end
 
-	conns connLimit
+	conns *connTable
 	slots slots
 	jobs  sync.Pool // of *job
 
@@ -41,25 +42,32 @@ func newFrontend(h handler, l Limits, log zerolog.Logger) *frontend {
 
 		stopping: make(chan struct{}),
 
-		conns: connLimit{max: l.Connections, perClient: l.ConnectionsPerClient, clients: make(map[netip.Addr]int)},
-		slots: slots{max: l.InFlight, perClient: l.InFlightPerClient, clients: make(map[netip.Addr]int)},
+		conns: newConnTable(&l),
+		slots: slots{max: l.InFlight, levels: l.completePrefixes(), shared: newSharing(&l), used: make(map[netip.Prefix]int)},
 		jobs:  sync.Pool{New: func() any { return new(job) }},
 	}
 }
 
-// admit takes a connection of peer into account, or refuses it. Whoever was admitted calls leave, once, in the end.
-func (f *frontend) admit(t Transport, peer netip.Addr) (leave func(), ok bool) {
-	outsider := !f.h.serves(peer) // the settings may change while the connection lasts
-	if !f.conns.take(peer, outsider) {
+// admit takes a connection of peer into account, or returns nil to refuse it. Whoever was admitted calls leave in the
+// end, and says with endBy how the connection can be ended meanwhile.
+func (f *frontend) admit(t Transport, peer netip.Addr) *connection {
+	c := f.conns.take(t, peer, !f.h.serves(peer))
+	if c == nil {
 		f.refused[t].Add(1)
-		return nil, false
+		return nil
 	}
 	f.connections[t].Add(1)
-	return func() {
-		f.conns.give(peer, outsider)
-		f.connections[t].Add(-1)
-	}, true
+	return c
 }
+
+// leave ends the account of a connection that was admitted. It is called once.
+func (f *frontend) leave(c *connection) {
+	c.leave()
+	f.connections[c.transport].Add(-1)
+}
+
+// idleTime returns how long a connection may be idle now.
+func (f *frontend) idleTime() time.Duration { return f.conns.idleTime(f.limits.IdleTimeout) }
 
 // nearLimit reports whether peer is to prove its address before it gets a connection, because few more are left for it.
 func (f *frontend) nearLimit(peer netip.Addr) bool { return f.conns.nearLimit(peer, !f.h.serves(peer)) }
@@ -68,14 +76,14 @@ func (f *frontend) nearLimit(peer netip.Addr) bool { return f.conns.nearLimit(pe
 // started, so that what a flood can make us hold is bounded by Limits.InFlight. Whoever has it calls answerWaiting, which
 // gives it back.
 func (f *frontend) takeSlot(client netip.Addr) bool {
-	if f.slots.take(clientKey(client)) {
+	if f.slots.take(client) {
 		return true
 	}
 	f.shed.Add(1)
 	return false
 }
 
-func (f *frontend) giveSlot(client netip.Addr) { f.slots.give(clientKey(client)) }
+func (f *frontend) giveSlot(client netip.Addr) { f.slots.give(client) }
 
 // answerWaiting answers q, for whose client takeSlot has been called, with the help of upstreams, and gives the slot back.
 // It is free before the response is written, which can take as long as the client likes to read nothing.
@@ -124,100 +132,52 @@ func (f *frontend) free(j *job) {
 	f.jobs.Put(j)
 }
 
-// connLimit counts connections, in all and per client. Outsiders, whose queries are refused, count as clients do, but have
-// a small share of all connections, so that they never keep clients out.
-type connLimit struct {
-	max, perClient int
-
-	mu        sync.Mutex
-	total     int
-	outsiders int                // of total
-	clients   map[netip.Addr]int // by clientKey; never 0
-}
-
-// outsidersShare is the part of all connections that outsiders may have: a 16th.
-const outsidersShare = 16
-
-// maxOutsiders returns how many connections outsiders may have: at least one, over which they learn that they are refused.
-func (l *connLimit) maxOutsiders() int { return max(1, l.max/outsidersShare) }
-
-func (l *connLimit) take(client netip.Addr, outsider bool) bool {
-	key := clientKey(client)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.total >= l.max || l.clients[key] >= l.perClient || outsider && l.outsiders >= l.maxOutsiders() {
-		return false
-	}
-	l.total++
-	if outsider {
-		l.outsiders++
-	}
-	l.clients[key]++
-	return true
-}
-
-func (l *connLimit) give(client netip.Addr, outsider bool) {
-	key := clientKey(client)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total--
-	if outsider {
-		l.outsiders--
-	}
-	if l.clients[key]--; l.clients[key] == 0 {
-		delete(l.clients, key)
-	}
-}
-
-// nearLimit reports whether client has half of the connections that it may have, or everybody together half of all, or
-// the outsiders half of theirs if client is one.
-func (l *connLimit) nearLimit(client netip.Addr, outsider bool) bool {
-	key := clientKey(client)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.total >= (l.max+1)/2 || l.clients[key] >= (l.perClient+1)/2 ||
-		outsider && l.outsiders >= (l.maxOutsiders()+1)/2
-}
-
-// clientKey is what counts as one client: an IPv4 address, or the /64 that one customer has at least in IPv6.
-func clientKey(addr netip.Addr) netip.Addr {
-	if addr.Is4() {
-		return addr
-	}
-	p, err := addr.WithZone("").Prefix(64)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return p.Addr()
-}
-
-// slots counts the queries that wait for upstreams, in all and per client: a client that asks for names that nobody
-// answers must not keep others from asking.
+// slots counts the queries that wait for upstreams, in all and for each of the prefixes that a client is in: a client
+// that asks for names that nobody answers must not keep others from asking.
 type slots struct {
-	max, perClient int // set once
+	// set once
+	max    int
+	levels []PrefixLimit
+	shared sharing
 
-	mu      sync.Mutex
-	used    int
-	clients map[netip.Addr]int // by clientKey; never 0
+	mu    sync.Mutex
+	total int
+	used  map[netip.Prefix]int // never 0
 }
 
 func (s *slots) take(client netip.Addr) bool {
+	times := s.shared.times(client)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.used >= s.max || s.clients[client] >= s.perClient {
+	if s.total >= s.max {
 		return false
 	}
-	s.used++
-	s.clients[client]++
+	for i := range s.levels {
+		if p, ok := s.levels[i].prefix(client); ok && s.used[p] >= times*s.levels[i].InFlight {
+			return false
+		}
+	}
+	s.total++
+	for i := range s.levels {
+		if p, ok := s.levels[i].prefix(client); ok {
+			s.used[p]++
+		}
+	}
 	return true
 }
 
 func (s *slots) give(client netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.used--
-	if s.clients[client]--; s.clients[client] == 0 {
-		delete(s.clients, client)
+	s.total--
+	for i := range s.levels {
+		p, ok := s.levels[i].prefix(client)
+		if !ok {
+			continue
+		}
+		if s.used[p]--; s.used[p] == 0 {
+			delete(s.used, p)
+		}
 	}
 }
 
@@ -225,7 +185,7 @@ func (s *slots) give(client netip.Addr) {
 func (s *slots) inUse() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.used
+	return s.total
 }
 
 // bareAddrPort returns ap as handlers get it: IPv4 is never mapped into IPv6, and there is no zone, because no

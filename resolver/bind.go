@@ -16,12 +16,16 @@ import (
 type binder struct {
 	name  string           // for errors
 	addrs []netip.AddrPort // that the protocol listens on
+	free  bool             // binds also an address that this host does not have
+	// late binds while other sockets are in use: the relay's on all addresses have the port already, so that it is shared
+	// from the beginning.
+	late bool
 }
 
 // tcp binds addr for TCP.
 func (b binder) tcp(addr netip.AddrPort) (*net.TCPListener, error) {
 	// Keep-alive is off: idle connections are closed long before.
-	lc := net.ListenConfig{KeepAlive: -1}
+	lc := net.ListenConfig{KeepAlive: -1, Control: b.control(addr)}
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(context.Background(), b.network("tcp", addr), addr.String())
 	if err != nil {
@@ -35,19 +39,21 @@ func (b binder) tcp(addr netip.AddrPort) (*net.TCPListener, error) {
 
 // udp binds addr for UDP.
 func (b binder) udp(addr netip.AddrPort) (*net.UDPConn, error) {
-	pc, err := net.ListenUDP(b.network("udp", addr), net.UDPAddrFromAddrPort(addr))
+	lc := net.ListenConfig{Control: b.control(addr)}
+	pc, err := lc.ListenPacket(context.Background(), b.network("udp", addr), addr.String())
 	if err != nil {
 		return nil, b.fail("UDP", addr, err)
 	}
-	if err := share(pc); err != nil {
+	if err := share(pc.(*net.UDPConn)); err != nil {
 		return nil, errors.Join(b.fail("UDP", addr, err), pc.Close())
 	}
-	return pc, nil
+	return pc.(*net.UDPConn), nil
 }
 
 // more binds one more socket to addr, after udp has bound the first.
 func (b binder) more(addr netip.AddrPort) (*net.UDPConn, error) {
-	lc := net.ListenConfig{Control: shareFirst}
+	b.late = true
+	lc := net.ListenConfig{Control: b.control(addr)}
 	pc, err := lc.ListenPacket(context.Background(), b.network("udp", addr), addr.String())
 	if err != nil {
 		return nil, b.fail("UDP", addr, err)
@@ -77,6 +83,21 @@ func (b binder) both(addr netip.AddrPort) (*net.TCPListener, *net.UDPConn, error
 	}
 }
 
+// control returns what is done to a socket before it is bound to addr.
+func (b binder) control(addr netip.AddrPort) func(network, address string, c syscall.RawConn) error {
+	return func(network, address string, c syscall.RawConn) error {
+		if b.late {
+			if err := shareFirst(network, address, c); err != nil {
+				return err
+			}
+		}
+		if !b.free || addr.Addr().IsUnspecified() {
+			return nil
+		}
+		return FreeBind(network, address, c)
+	}
+}
+
 // network narrows network to the family of addr. [::] takes IPv4 as well, unless 0.0.0.0 is listed as well.
 func (b binder) network(network string, addr netip.AddrPort) string {
 	switch {
@@ -88,6 +109,15 @@ func (b binder) network(network string, addr netip.AddrPort) string {
 		return network + "6"
 	}
 	return network
+}
+
+// NotThereYet reports whether err, of binding addr, says that this host does not have the address, such as one that VRRP
+// moves here later, that duplicate address detection still looks into, or whose interface does not exist yet.
+func NotThereYet(addr netip.AddrPort, err error) bool {
+	if addr.Addr().Zone() != "" && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENODEV)) {
+		return true // there is no interface of this name
+	}
+	return errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
 // fail names what was bound; of err only the cause is kept, because the net package names the address again.

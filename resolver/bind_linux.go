@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,15 @@ func share(c syscall.Conn) error {
 // shareFirst is share for a socket that is not bound yet.
 func shareFirst(_, _ string, rc syscall.RawConn) error {
 	return setRawOption(rc, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+}
+
+// FreeBind lets a socket, before it is bound, take an address that this host does not have yet. It is for
+// net.ListenConfig.Control. See IP_FREEBIND in ip(7).
+func FreeBind(network, _ string, rc syscall.RawConn) error {
+	if strings.HasSuffix(network, "6") {
+		return setRawOption(rc, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1)
+	}
+	return setRawOption(rc, unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
 }
 
 // socketBuffer holds about 20 ms of queries at the rate that one core answers, so that a pause of the process, such as

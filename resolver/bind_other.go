@@ -14,6 +14,10 @@ func share(syscall.Conn) error { return nil }
 
 func shareFirst(_, _ string, _ syscall.RawConn) error { return nil }
 
+// FreeBind lets a socket, before it is bound, take an address that this host does not have yet. It does nothing here:
+// binding such an address fails, and is tried again until it is there.
+func FreeBind(_, _ string, _ syscall.RawConn) error { return nil }
+
 func tuneUDP(_ *net.UDPConn, addr netip.AddrPort) error {
 	if addr.Addr().IsUnspecified() {
 		return errors.New("a wildcard address for Do53 needs Linux; list the addresses")

@@ -59,6 +59,7 @@ const (
 	viewRaw     view = iota
 	viewSteered      // what apply made of it, or raw if that was nothing
 	viewDown         // as viewSteered, but the relay is not well: relay addresses must not be given out
+	viewTarget       // of the target of an alias, as the upstream gives it; for nobody but the forwarder
 )
 
 // newCache returns a cache of at most limit octets.
@@ -107,7 +108,8 @@ func (c *cache) lookup(k *wire.Key, v view, gen uint32, now int64) *wire.Respons
 	return r
 }
 
-// raw returns the fresh reply of an upstream to k, or nil, after no local source of generation gen had one.
+// raw returns the fresh reply of an upstream to k, or nil, after no local source of generation gen had one. If none was
+// asked, gen is 0.
 func (c *cache) raw(k *wire.Key, gen uint32, now int64) *wire.Response {
 	hash, s := c.shard(k)
 	s.mu.Lock()
@@ -116,7 +118,9 @@ func (c *cache) raw(k *wire.Key, gen uint32, now int64) *wire.Response {
 	if e == nil || !e.raw.Fresh(now) {
 		return nil
 	}
-	e.checked = gen
+	if gen != 0 {
+		e.checked = gen
+	}
 	e.use()
 	return e.raw
 }

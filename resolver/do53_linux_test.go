@@ -133,7 +133,7 @@ func checkSource(t *testing.T, s *testServer, asked netip.Addr) {
 	srv := *s.Server
 	view.Server = &srv
 	a := s.Addrs()
-	srv.addrs = Listen{Do53: at(a.Do53), DoT: at(a.DoT), DoQ: at(a.DoQ), DoH: at(a.DoH)}
+	srv.where = &places{addrs: Listen{Do53: at(a.Do53), DoT: at(a.DoT), DoQ: at(a.DoQ), DoH: at(a.DoH)}}
 	for _, tr := range transports {
 		ask := tr.dial(t, &view)
 		for _, name := range []string{"now.example", "late.example"} {

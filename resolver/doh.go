@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/h2"
 )
@@ -70,6 +71,8 @@ func newDoH(f *frontend, path string, port uint16) *doh {
 type peer struct {
 	client, local netip.AddrPort
 	transport     Transport
+	slot          *connection
+	retiring      context.Context // done when the connection is to end after the next response
 }
 
 type peerKey struct{}
@@ -82,6 +85,7 @@ type dohExchange struct {
 	canWait                          bool   // h2.Pending has the request answered; else the adapter refuses it
 	body                             []byte // if complete
 	q                                query  // but for msg
+	slot                             *connection
 
 	// set by doh
 	media  *mediaType
@@ -100,7 +104,7 @@ func (x *dohExchange) message() []byte {
 
 // forget drops what x knows of a client, so that only buffers outlive a request.
 func (x *dohExchange) forget() {
-	x.path, x.query, x.contentType, x.q = "", "", "", query{}
+	x.path, x.query, x.contentType, x.q, x.slot = "", "", "", query{}, nil
 }
 
 // begin reports false when d is closed, and else that requests.Done must be called.
@@ -136,6 +140,7 @@ func (d *doh) answer(x *dohExchange) h2.Outcome {
 		return h2.Answered
 	}
 	x.q.msg = x.message()
+	x.slot.touch(time.Now())
 	var did outcome
 	x.reply, did = x.media.answerNow(&x.q, x.reply)
 	switch {
@@ -151,6 +156,8 @@ func (d *doh) answer(x *dohExchange) h2.Outcome {
 
 // answerLater answers x after answer has returned h2.Pending.
 func (d *doh) answerLater(ctx context.Context, x *dohExchange) {
+	x.slot.begin()
+	defer x.slot.end()
 	x.q.msg = x.message()
 	x.reply = x.media.answerWaiting(ctx, &x.q, x.reply[:0])
 	if len(x.reply) == 0 {

@@ -23,11 +23,11 @@ func newDoH3(d *doh, pc *net.UDPConn, conf *tls.Config) (*quicListener, error) {
 		MaxHeaderBytes: maxHeader,
 		IdleTimeout:    d.limits.IdleTimeout,
 		ConnContext: func(ctx context.Context, c *quic.Conn) context.Context {
-			p := &peer{quicAddr(c.RemoteAddr()), quicAddr(c.LocalAddr()), DoH3}
+			p := &peer{quicAddr(c.RemoteAddr()), quicAddr(c.LocalAddr()), DoH3, slotOf(c), c.Context()}
 			return context.WithValue(ctx, peerKey{}, p)
 		},
 	}
-	l := &quicListener{frontend: d.frontend, transport: DoH3, pc: pc}
+	l := &quicListener{frontend: d.frontend, transport: DoH3, pc: pc, noError: quic.ApplicationErrorCode(http3.ErrCodeNoError)}
 	l.serveConn = func(stop, kill context.Context, c *quic.Conn) {
 		hc, err := srv.NewRawServerConn(c)
 		if err != nil {

@@ -38,6 +38,7 @@ func newH2(d *doh) *h2.Server {
 		MaxHeader:     maxHeader,
 		MaxBody:       maxBody,
 		IdleTimeout:   d.limits.IdleTimeout,
+		ShortenIdle:   d.conns.idleTime,
 		ReadTimeout:   d.limits.ReadTimeout,
 		WriteTimeout:  writeTimeout,
 	})
@@ -57,6 +58,7 @@ func (d dohH2) Answer(r *h2.Request, w *h2.Response) h2.Outcome {
 	x.method, x.path, x.query, x.contentType = r.Method, r.Path, r.Query(), r.ContentType
 	x.complete, x.canWait, x.body, x.reply = r.Complete, r.CanWait, r.Body, w.Body
 	x.q = query{client: p.client, local: p.local, transport: p.transport}
+	x.slot = p.slot
 	did := d.answer(x)
 	if did == h2.Answered {
 		d.respond(w, x)

@@ -66,7 +66,7 @@ func TestH2BurstAllocates(t *testing.T) {
 	c := &burstConn{next: make(chan []byte), wrote: make(chan struct{}, 2)}
 	ended := make(chan struct{})
 	go func() {
-		newH2(d).Serve(t.Context(), t.Context(), c, c, newH2Peer(t.Context(), &peer{transport: DoH}, nil))
+		newH2(d).Serve(t.Context(), t.Context(), c, c, newH2Peer(t.Context(), &peer{transport: DoH, slot: testSlot(d.frontend, DoH)}, nil))
 		close(ended)
 	}()
 	c.next <- []byte(http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00")

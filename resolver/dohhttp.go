@@ -19,6 +19,9 @@ func (d *doh) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer d.requests.Done()
+	if p.transport == DoH && p.retiring.Err() != nil {
+		w.Header()["Connection"] = closeValue // over HTTP/2 net/http sends GOAWAY instead
+	}
 	x := d.newExchange(p, r)
 	defer d.freeExchange(x)
 	if d.isOther(r.URL.Path) {
@@ -41,6 +44,7 @@ func (d *doh) newExchange(p *peer, r *http.Request) *dohExchange {
 	x.complete, x.canWait = r.ContentLength == 0, true
 	x.body = x.body[:0]
 	x.q = query{client: p.client, local: p.local, transport: p.transport}
+	x.slot = p.slot
 	return x
 }
 

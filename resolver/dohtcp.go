@@ -62,7 +62,7 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 		return ctx
 	}
 	if c, ok := tc.NetConn().(*dohConn); ok {
-		return context.WithValue(ctx, peerKey{}, &peer{c.client, c.local, DoH})
+		return context.WithValue(ctx, peerKey{}, c.peer())
 	}
 	return ctx
 }
@@ -97,8 +97,11 @@ func (s *dohTCP) serveH2(stop, kill context.Context, tc *tls.Conn) {
 		return
 	}
 	defer s.requests.Done()
+	stop, end := context.WithCancel(stop)
+	defer end()
+	defer context.AfterFunc(c.retiring, end)()
 	state := tc.ConnectionState()
-	s.h2.Serve(stop, kill, tc, c, newH2Peer(kill, &peer{c.client, c.local, DoH}, &state))
+	s.h2.Serve(stop, kill, tc, c, newH2Peer(kill, c.peer(), &state))
 }
 
 // dohListener accepts connections for net/http.
@@ -110,18 +113,23 @@ func (l dohListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &dohConn{conn: c}, nil
+	retiring, retire := context.WithCancel(context.Background())
+	c.endBy(l.f.limits.ConnectionAge, retire)
+	return &dohConn{conn: c, retiring: retiring}, nil
 }
 
 // dohConn is a connection below TLS. It implements h2.Lower.
 type dohConn struct {
 	*conn
+	retiring   context.Context
 	beforeRead func() error // or nil
 
 	mu      sync.Mutex // TLS writes also on its own account: alerts, key updates
 	holding bool
 	held    []byte
 }
+
+func (c *dohConn) peer() *peer { return &peer{c.client, c.local, DoH, c.slot, c.retiring} }
 
 // BeforeRead implements h2.Lower.
 func (c *dohConn) BeforeRead(f func() error) { c.beforeRead = f }

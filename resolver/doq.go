@@ -27,7 +27,7 @@ const (
 
 // newDoQ returns DNS over QUIC on pc. See RFC 9250.
 func newDoQ(f *frontend, pc *net.UDPConn, conf *tls.Config) (*quicListener, error) {
-	l := &quicListener{frontend: f, transport: DoQ, pc: pc}
+	l := &quicListener{frontend: f, transport: DoQ, pc: pc, noError: doqNoError}
 	l.serveConn = func(stop, kill context.Context, c *quic.Conn) {
 		d := newDoQConn(f, c)
 		d.serve(stop)
@@ -49,6 +49,7 @@ const doqReaders = 8
 // doqConn is one connection.
 type doqConn struct {
 	*frontend
+	slot    *connection
 	c       *quic.Conn
 	q       query
 	readers chan struct{}  // holds one for each stream that is read
@@ -63,11 +64,12 @@ type doqConn struct {
 func newDoQConn(f *frontend, c *quic.Conn) *doqConn {
 	return &doqConn{
 		frontend: f,
+		slot:     slotOf(c),
 		c:        c,
 		q:        query{client: quicAddr(c.RemoteAddr()), local: quicAddr(c.LocalAddr()), transport: DoQ},
 		readers:  make(chan struct{}, doqReaders),
 		// QUIC's own idle timeout does not end a connection that a client keeps alive with PING frames.
-		idle: time.AfterFunc(f.limits.IdleTimeout, func() { c.CloseWithError(doqNoError, "") }),
+		idle: time.AfterFunc(f.idleTime(), func() { c.CloseWithError(doqNoError, "") }),
 	}
 }
 
@@ -116,7 +118,7 @@ func (d *doqConn) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.active--; d.active == 0 {
-		d.idle.Reset(d.limits.IdleTimeout)
+		d.idle.Reset(d.idleTime())
 	}
 }
 
@@ -130,7 +132,9 @@ func (d *doqConn) serveStream(str *quic.Stream) {
 	err := d.readQuery(str, j)
 	<-d.readers
 	if err == nil {
+		d.slot.begin()
 		err = d.answer(str, j)
+		d.slot.end()
 	}
 	if err != nil {
 		d.fail(str, err)

@@ -46,6 +46,7 @@ const largeReply = 60000
 
 func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} }
 
+func (f *fakeBackend) start()                 {}
 func (f *fakeBackend) close()                 {}
 func (f *fakeBackend) stats(*Stats)           {}
 func (f *fakeBackend) serves(netip.Addr) bool { return true }
@@ -146,11 +147,11 @@ func everywhere() Listen {
 const libraryDoH = 1
 
 func (s *testServer) useLibrary() {
-	if len(s.addrs.DoH) <= libraryDoH {
+	if len(s.Addrs().DoH) <= libraryDoH {
 		return
 	}
 	for _, b := range s.services {
-		if d, ok := b.service.(*dohTCP); ok && b.addr == s.addrs.DoH[libraryDoH] {
+		if d, ok := b.service.(*dohTCP); ok && b.addr == s.Addrs().DoH[libraryDoH] {
 			d.implementation = HTTP2Library
 		}
 	}

@@ -35,7 +35,8 @@ type forwarder struct {
 	silence   silence
 
 	settings atomic.Pointer[settings]
-	mu       sync.Mutex // serializes update
+	mu       sync.Mutex // serializes update, and guards the following
+	started  bool
 
 	queries     [NumTransports]atomic.Uint64
 	responses   [17]atomic.Uint64 // as Stats.Responses
@@ -82,6 +83,14 @@ func (f *forwarder) close() {
 	f.upstreams.Wait()
 }
 
+// start implements backend. Upstreams are probed at once, so that it is known which of them answer before clients ask.
+func (f *forwarder) start() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.started = true
+	f.settings.Load().upstreams.Check()
+}
+
 // update replaces the settings. On an error the old ones stay.
 func (f *forwarder) update(set Settings) error {
 	f.mu.Lock()
@@ -94,6 +103,9 @@ func (f *forwarder) update(set Settings) error {
 	f.settings.Store(s)
 	if old != nil {
 		old.upstreams.Retire(s.upstreams)
+	}
+	if f.started {
+		s.upstreams.Check()
 	}
 	return nil
 }

@@ -300,14 +300,26 @@ func TestAuthenticatedData(t *testing.T) {
 		r.Answer = []dns.RR{dnstest.RR("www.example. 300 IN A 198.51.100.1")}
 		return r, nil
 	}}
-	h := testHandler(t, Config{}, up)
-	for name, row := range map[string]struct{ ad, do, want bool }{
-		"neither": {false, false, false}, "ad": {true, false, true}, "do": {false, true, true},
+	for from, upstream := range map[string]struct {
+		Upstream
+		trusted bool
+	}{
+		"udp":      {Upstream{Protocol: UpstreamUDP, Addr: netip.MustParseAddrPort("192.0.2.53:53")}, false},
+		"udp6":     {Upstream{Protocol: UpstreamUDP, Addr: netip.MustParseAddrPort("[2001:db8::53]:53")}, false},
+		"tls":      {Upstream{Protocol: UpstreamTLS, Addr: netip.MustParseAddrPort("192.0.2.53:853")}, true},
+		"loopback": {Upstream{Protocol: UpstreamUDP, Addr: netip.MustParseAddrPort("127.0.0.53:53")}, true},
+		"mapped":   {Upstream{Protocol: UpstreamUDP, Addr: netip.MustParseAddrPort("[::ffff:127.0.0.53]:53")}, true},
 	} {
-		m := dnstest.Query("www.example.", dns.TypeA).SetEdns0(1232, row.do)
-		m.AuthenticatedData = row.ad
-		if r, _ := ask(t, h, m, UDP); r.AuthenticatedData != row.want {
-			t.Errorf("%s: got AD %t; want %t", name, r.AuthenticatedData, row.want)
+		upstream.Exchanger = up
+		h := testHandler(t, Config{Settings: Settings{Upstreams: []Upstream{upstream.Upstream}}})
+		for name, row := range map[string]struct{ ad, do, want bool }{
+			"neither": {false, false, false}, "ad": {true, false, true}, "do": {false, true, true},
+		} {
+			m := dnstest.Query("www.example.", dns.TypeA).SetEdns0(1232, row.do)
+			m.AuthenticatedData = row.ad
+			if r, _ := ask(t, h, m, UDP); r.AuthenticatedData != (row.want && upstream.trusted) {
+				t.Errorf("%s from %s: got AD %t; want %t", name, from, r.AuthenticatedData, row.want && upstream.trusted)
+			}
 		}
 	}
 }

@@ -72,7 +72,9 @@ const (
 // Limits bound what clients can make the server hold. A zero field means its default.
 type Limits struct {
 	Connections          int           // TCP, TLS and QUIC connections in all, at most a sixteenth of them of those who may not ask; default 20000
+	Sockets              int           // of Connections, those over TCP and TLS, each of which has a descriptor; default all
 	ConnectionsPerClient int           // of one client address (IPv6: /64); default 100
+	ConnectionAge        time.Duration // after which a connection ends, once what is under way on it is answered; default 1 h
 	InFlight             int           // queries waiting for an upstream, in all; default 10000
 	InFlightPerClient    int           // of one client address (IPv6: /64), whatever the transport; default 1000
 	InFlightPerConn      int           // queries waiting on one TCP, TLS or QUIC connection; default 100
@@ -81,12 +83,26 @@ type Limits struct {
 	QueryTimeout         time.Duration // for a query that waits for upstreams; default 4 s
 	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
 	HTTP2                HTTP2Server   // which implementation of HTTP/2 serves DoH; default HTTP2Own
+
+	// Prefixes bound what all clients of a prefix have together, the narrowest first. Default is twice what a client may
+	// have for each IPv6 /56, and 16 times that for each IPv6 /48 and IPv4 /24.
+	Prefixes []PrefixLimit
+	// Shared are prefixes of which each address stands for SharedBy customers, as behind carrier-grade NAT: all limits of
+	// a client and of the prefixes that it is in are that many times as high.
+	Shared   []netip.Prefix
+	SharedBy int // default 64
 }
 
 // withDefaults returns l with every zero field set to its default.
 func (l Limits) withDefaults() Limits {
+	l.Connections = cmp.Or(l.Connections, 20000)
 	return Limits{
-		Connections:          cmp.Or(l.Connections, 20000),
+		Connections:          l.Connections,
+		Sockets:              cmp.Or(l.Sockets, l.Connections),
+		ConnectionAge:        cmp.Or(l.ConnectionAge, time.Hour),
+		Prefixes:             l.Prefixes,
+		Shared:               l.Shared,
+		SharedBy:             cmp.Or(l.SharedBy, 64),
 		ConnectionsPerClient: cmp.Or(l.ConnectionsPerClient, 100),
 		InFlight:             cmp.Or(l.InFlight, 10000),
 		InFlightPerClient:    cmp.Or(l.InFlightPerClient, 1000),
@@ -106,7 +122,10 @@ func (l Limits) validate() error {
 		value int64
 	}{
 		{"connections", int64(l.Connections)},
+		{"sockets", int64(l.Sockets)},
 		{"connections per client", int64(l.ConnectionsPerClient)},
+		{"connection age", int64(l.ConnectionAge)},
+		{"customers of a shared address", int64(l.SharedBy)},
 		{"queries in flight", int64(l.InFlight)},
 		{"queries in flight per client", int64(l.InFlightPerClient)},
 		{"queries in flight per connection", int64(l.InFlightPerConn)},
@@ -120,5 +139,8 @@ func (l Limits) validate() error {
 			return fmt.Errorf("limit of %s is negative", f.name)
 		}
 	}
-	return nil
+	if _, err := newPrefixSet(l.Shared); err != nil {
+		return fmt.Errorf("shared: %w", err)
+	}
+	return ValidatePrefixes(l.Prefixes)
 }

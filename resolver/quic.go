@@ -20,6 +20,7 @@ type quicListener struct {
 	pc        *net.UDPConn
 	tr        *quic.Transport
 	ln        *quic.Listener
+	noError   quic.ApplicationErrorCode // with which connections end in good order
 	// serveConn serves c until it has ended, until stop is done and nothing is under way, or until kill is done. Its
 	// caller closes c.
 	serveConn func(stop, kill context.Context, c *quic.Conn)
@@ -62,13 +63,18 @@ var errOverLimit = errors.New("too many connections")
 
 // admitConn counts a connection from its first packet on, until it has ended or its handshake has failed.
 func (l *quicListener) admitConn(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	leave, ok := l.admit(l.transport, quicAddr(info.RemoteAddr).Addr())
-	if !ok {
+	slot := l.admit(l.transport, quicAddr(info.RemoteAddr).Addr())
+	if slot == nil {
 		return nil, errOverLimit
 	}
-	context.AfterFunc(ctx, leave)
-	return ctx, nil
+	context.AfterFunc(ctx, func() { l.leave(slot) })
+	return context.WithValue(ctx, slotKey{}, slot), nil
 }
+
+// slotKey is the key under which the context of a connection has what the table of connections knows about it.
+type slotKey struct{}
+
+func slotOf(c *quic.Conn) *connection { return c.Context().Value(slotKey{}).(*connection) }
 
 func quicAddr(a net.Addr) netip.AddrPort {
 	if ua, ok := a.(*net.UDPAddr); ok {
@@ -97,7 +103,11 @@ func (l *quicListener) serve(stop, kill context.Context) error {
 			return unlessClosed(err)
 		}
 		work.Go(func() {
-			defer context.AfterFunc(kill, func() { c.CloseWithError(0, "") })()
+			end := func() { c.CloseWithError(l.noError, "") }
+			defer context.AfterFunc(kill, end)()
+			stop, retire := context.WithCancel(stop)
+			defer retire()
+			slotOf(c).endBy(l.limits.ConnectionAge, connEnds{retire: retire, kill: end})
 			l.serveConn(stop, kill, c)
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -24,10 +25,27 @@ func (f *forwarder) resolve(ctx context.Context, d *decision, q *query) (*wire.R
 	if d.led != nil {
 		return f.steerAlone(ctx, d, &client)
 	}
-	return f.flights.do(ctx, flightName(set.gen, d.view, k), func(ctx context.Context) (*wire.Response, error) {
+	p, err := f.flights.do(ctx, flightName(set.gen, d.view, k), func(ctx context.Context) (*wire.Response, error) {
 		return f.steer(ctx, set, k, &client)
 	})
+	var refused *refusedError
+	switch {
+	case !errors.As(err, &refused):
+		return p, err
+	case refused.client != q.client.Addr(): // somebody else has had too many relay addresses
+		return f.steerAlone(ctx, d, &client)
+	}
+	return refused.response, refused.cause
 }
+
+// refusedError is the end of a flight whose result is only for the client that it was begun for: response or cause.
+type refusedError struct {
+	client   netip.Addr
+	response *wire.Response
+	cause    error
+}
+
+func (e *refusedError) Error() string { return steer.ErrRefused.Error() }
 
 // fetch returns the unsteered response to k from the cache or the upstreams. k must not change any more: a flight may
 // outlive the call.
@@ -37,6 +55,9 @@ func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key) (*wir
 	}
 	return f.flights.do(ctx, flightName(set.gen, viewRaw, k), func(ctx context.Context) (*wire.Response, error) {
 		p, err := set.upstreams.Resolve(ctx, k)
+		if err == nil && p.Alias != nil {
+			p, err = f.chase(ctx, set, k, p)
+		}
 		switch {
 		case err == nil:
 		case ctx.Err() == context.Canceled: // nobody waits, so that it may not even have been asked
@@ -46,6 +67,42 @@ func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key) (*wir
 		}
 		f.cache.insert(k, set.gen, p)
 		return p, nil
+	})
+}
+
+// maxChase bounds the questions for the rest of one response.
+const maxChase = 8
+
+// errChase means that a chain of aliases does not end.
+var errChase = fmt.Errorf("%w: the chain of aliases does not end", wire.ErrMalformed)
+
+// chase returns the whole response to k: p, which ends with an alias, and what upstreams have for its target. Stub
+// resolvers expect the whole chain. See RFC 1034, Section 5.2.2.
+func (f *forwarder) chase(ctx context.Context, set *settings, k *wire.Key, p *wire.Response) (*wire.Response, error) {
+	for range maxChase {
+		next, err := f.target(ctx, set, p.Alias)
+		if err != nil {
+			return nil, err
+		}
+		now := f.cache.now()
+		if rcode := next.Rcode(); rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
+			return wire.Failure(k, next.EDE, wire.FailureTTL, now), nil
+		}
+		if p, err = p.Join(next, k, now); err != nil || p.Alias == nil {
+			return p, err
+		}
+	}
+	return nil, errChase
+}
+
+// target returns the response to k, the target of an alias, from the cache or the upstreams. It does not wait for other
+// aliases, so that nobody waits in a circle: what it returns may be partial as well.
+func (f *forwarder) target(ctx context.Context, set *settings, k *wire.Key) (*wire.Response, error) {
+	if p := f.cache.raw(k, 0, f.cache.now()); p != nil {
+		return p, nil
+	}
+	return f.flights.do(ctx, flightName(set.gen, viewTarget, k), func(ctx context.Context) (*wire.Response, error) {
+		return set.upstreams.Resolve(ctx, k)
 	})
 }
 
@@ -65,12 +122,18 @@ func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *qu
 	}
 	for range maxDecisions {
 		res, err := f.applySteering(ctx, l, steer.Request{Response: raw.Octets(now)})
+		if errors.Is(err, steer.ErrRefused) {
+			return nil, &refusedError{client: q.client.Addr(), cause: err}
+		}
 		if err != nil {
 			return nil, err
 		}
 		p, err := steeredResponse(set, &res, raw, k, now)
 		if err != nil {
 			return nil, err
+		}
+		if res.Refused {
+			return nil, &refusedError{client: q.client.Addr(), response: p}
 		}
 		if p == raw {
 			f.cache.insertSteered(k, set.gen, raw, nil, until)

@@ -61,6 +61,13 @@ import (
 // replaced while it runs, see Server.Update.
 type Config struct {
 	Listen Listen
+	// FreeBind binds addresses that the host does not have yet at once, which keeps others from taking them. Otherwise, and
+	// where the system cannot, they are bound within a second of their coming. Both are logged, and keep nothing else from
+	// being served.
+	FreeBind bool
+	// AddressesChanged is called after the host has got an address of Server.Absent; nil means that nobody wants to know. It
+	// is called on a goroutine of Run and may use the Server.
+	AddressesChanged func()
 	// TLS is cloned for each encrypted listener, which sets its own NextProtos. Nil if no encrypted listener is
 	// configured. Its GetCertificate must serve handshakes without SNI. See RFC 9462, Section 6.3.
 	TLS *tls.Config
@@ -129,6 +136,13 @@ type Steering struct {
 	Clients []netip.Prefix
 	// MaxTTL caps the TTL of a rewritten record. 0 means DefaultSteerTTL.
 	MaxTTL time.Duration
+	// Ports are those that the relay serves. Empty means every port.
+	Ports []uint16
+	// NAT64 are prefixes for translation besides 64:ff9b::/96: the IPv4 address in an address with such a prefix decides
+	// what becomes of it. They have 32, 40, 48, 56, 64 or 96 bits. See RFC 6052, Section 2.2.
+	NAT64 []netip.Prefix
+	// NAT64Discovery has the upstreams asked for further ones. See RFC 7050.
+	NAT64Discovery bool
 	// Hints says what becomes of ipv4hint and ipv6hint of steered addresses: HintsRewrite or HintsStrip.
 	Hints HintMode
 	// OnFailure says what is answered if the relay cannot take a destination: FailPass or FailServfail.

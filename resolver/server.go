@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,7 +18,16 @@ type Server struct {
 	*frontend
 	backend  backend
 	services []bound
-	addrs    Listen
+	awaited  []*awaited // listeners whose address this host does not have yet; owned by Run while that runs
+	moved    func()     // Config.AddressesChanged
+	where    *places
+}
+
+// places are the addresses of a Server.
+type places struct {
+	mu     sync.Mutex
+	addrs  Listen           // bound
+	absent []netip.AddrPort // awaited, for each listener
 }
 
 // bound is a service with its name for errors.
@@ -29,6 +40,8 @@ type bound struct {
 // backend is what answers behind the listeners of a Server.
 type backend interface {
 	handler
+	// start is called once, when the listeners are about to serve.
+	start()
 	update(Settings) error
 	// stats sets what the backend counts.
 	stats(*Stats)
@@ -49,7 +62,8 @@ type service interface {
 // be closed.
 //
 // An address that is in use is an error, also where SO_REUSEPORT would allow it: a wildcard listener of this process
-// that is to share a port must be bound, with SO_REUSEPORT, after New.
+// that is to share a port must be bound, with SO_REUSEPORT, after New. An address that the host does not have yet is no
+// error: see Config.FreeBind.
 func New(cfg Config) (*Server, error) {
 	f, err := newForwarder(&cfg)
 	if err != nil {
@@ -72,89 +86,127 @@ func newServer(cfg Config, b backend) (*Server, error) {
 		return nil, errors.New("encrypted listeners need a certificate")
 	}
 	s := &Server{frontend: newFrontend(b, cfg.Limits.withDefaults(), cfg.Log), backend: b}
-	for _, bind := range []func(*Config) error{s.bindDo53, s.bindDoT, s.bindDoH, s.bindDoQ} {
-		if err := bind(&cfg); err != nil {
+	s.where, s.moved = new(places), cfg.AddressesChanged
+	s.shareConnections(&cfg.Listen)
+	for _, l := range s.listeners(&cfg) {
+		if err := s.bindOrAwait(l, cfg.FreeBind); err != nil {
 			s.closeListeners()
 			return nil, err
 		}
 	}
+	s.noteAbsent()
 	return s, nil
 }
 
-func (s *Server) bindDo53(cfg *Config) error {
-	b := binder{"Do53", cfg.Listen.Do53}
-	for _, addr := range b.addrs {
-		ln, pc, err := b.both(addr)
-		if err != nil {
-			return err
+// shareConnections gives every transport that is to be served its share of the connections, also where the address to
+// listen at is not there yet.
+func (s *Server) shareConnections(l *Listen) {
+	for _, p := range []struct {
+		addrs      []netip.AddrPort
+		transports []Transport
+	}{
+		{l.Do53, []Transport{TCP}},
+		{l.DoT, []Transport{DoT}},
+		{l.DoH, []Transport{DoH, DoH3}},
+		{l.DoQ, []Transport{DoQ}},
+	} {
+		for _, t := range p.transports {
+			if len(p.addrs) > 0 {
+				s.conns.serve(t)
+			}
 		}
-		bound := boundTo(ln.Addr())
-		s.addrs.Do53 = append(s.addrs.Do53, bound)
-		s.add("TCP", bound, &streams{frontend: s.frontend, ln: &listener{ln, s.frontend, TCP}})
-		d, err := newDatagrams(s.frontend, b, pc)
-		if err != nil {
-			return err
-		}
-		s.add("UDP", bound, d)
 	}
+}
+
+// listeners returns everything that is to be bound.
+func (s *Server) listeners(cfg *Config) (list []awaited) {
+	for _, p := range []struct {
+		name  string
+		addrs []netip.AddrPort
+		bind  func(*Config, binder, netip.AddrPort) error
+	}{
+		{"Do53", cfg.Listen.Do53, s.bindDo53},
+		{"DoT", cfg.Listen.DoT, s.bindDoT},
+		{"DoH", cfg.Listen.DoH, s.bindDoH},
+		{"DoQ", cfg.Listen.DoQ, s.bindDoQ},
+	} {
+		for _, addr := range p.addrs {
+			bind := func(b binder) error { return p.bind(cfg, b, addr) }
+			list = append(list, awaited{binder: binder{name: p.name, addrs: p.addrs}, addr: addr, bind: bind})
+		}
+	}
+	return list
+}
+
+func (s *Server) bindDo53(_ *Config, b binder, addr netip.AddrPort) error {
+	ln, pc, err := b.both(addr)
+	if err != nil {
+		return err
+	}
+	d, err := newDatagrams(s.frontend, b, pc)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	bound := boundTo(ln.Addr())
+	s.add("TCP", bound, &streams{frontend: s.frontend, ln: &listener{ln, s.frontend, TCP}})
+	s.add("UDP", bound, d)
+	s.listens(&s.where.addrs.Do53, bound)
 	return nil
 }
 
-func (s *Server) bindDoT(cfg *Config) error {
-	b := binder{"DoT", cfg.Listen.DoT}
-	for _, addr := range b.addrs {
-		ln, err := b.tcp(addr)
-		if err != nil {
-			return err
-		}
-		bound := boundTo(ln.Addr())
-		s.addrs.DoT = append(s.addrs.DoT, bound)
-		s.add("DoT", bound, newDoT(s.frontend, ln, cfg.TLS))
+func (s *Server) bindDoT(cfg *Config, b binder, addr netip.AddrPort) error {
+	ln, err := b.tcp(addr)
+	if err != nil {
+		return err
 	}
+	bound := boundTo(ln.Addr())
+	s.add("DoT", bound, newDoT(s.frontend, ln, cfg.TLS))
+	s.listens(&s.where.addrs.DoT, bound)
 	return nil
 }
 
-func (s *Server) bindDoH(cfg *Config) error {
-	b := binder{"DoH", cfg.Listen.DoH}
+func (s *Server) bindDoH(cfg *Config, b binder, addr netip.AddrPort) error {
 	path := cfg.DoHPath
 	if path == "" {
 		path = DefaultDoHPath
 	}
-	for _, addr := range b.addrs {
-		ln, pc, err := b.both(addr)
-		if err != nil {
-			return err
-		}
-		bound := boundTo(ln.Addr())
-		d := newDoH(s.frontend, path, bound.Port())
-		d.other = cfg.HTTP
-		s.addrs.DoH = append(s.addrs.DoH, bound)
-		s.add("DoH", bound, newDoHTCP(d, ln, cfg.TLS))
-		h3, err := newDoH3(d, pc, cfg.TLS)
-		s.add("DoH over HTTP/3", bound, h3)
-		if err != nil {
-			return b.fail("UDP", addr, err)
-		}
+	ln, pc, err := b.both(addr)
+	if err != nil {
+		return err
 	}
+	bound := boundTo(ln.Addr())
+	d := newDoH(s.frontend, path, bound.Port())
+	d.other = cfg.HTTP
+	s.add("DoH", bound, newDoHTCP(d, ln, cfg.TLS))
+	h3, err := newDoH3(d, pc, cfg.TLS)
+	s.add("DoH over HTTP/3", bound, h3)
+	if err != nil {
+		return b.fail("UDP", addr, err)
+	}
+	s.listens(&s.where.addrs.DoH, bound)
 	return nil
 }
 
-func (s *Server) bindDoQ(cfg *Config) error {
-	b := binder{"DoQ", cfg.Listen.DoQ}
-	for _, addr := range b.addrs {
-		pc, err := b.udp(addr)
-		if err != nil {
-			return err
-		}
-		q, err := newDoQ(s.frontend, pc, cfg.TLS)
-		bound := boundTo(pc.LocalAddr())
-		s.addrs.DoQ = append(s.addrs.DoQ, bound)
-		s.add("DoQ", bound, q)
-		if err != nil {
-			return b.fail("UDP", addr, err)
-		}
+func (s *Server) bindDoQ(cfg *Config, b binder, addr netip.AddrPort) error {
+	pc, err := b.udp(addr)
+	if err != nil {
+		return err
 	}
+	q, err := newDoQ(s.frontend, pc, cfg.TLS)
+	bound := boundTo(pc.LocalAddr())
+	s.add("DoQ", bound, q)
+	if err != nil {
+		return b.fail("UDP", addr, err)
+	}
+	s.listens(&s.where.addrs.DoQ, bound)
 	return nil
+}
+
+// listens adds an address to a list in s.where.addrs.
+func (s *Server) listens(list *[]netip.AddrPort, addr netip.AddrPort) {
+	s.where.mu.Lock()
+	defer s.where.mu.Unlock()
+	*list = append(slices.Clip(*list), addr)
 }
 
 func (s *Server) add(name string, addr netip.AddrPort, svc service) {
@@ -188,15 +240,23 @@ func (s *Server) Run(ctx context.Context) error {
 		t := time.AfterFunc(s.limits.DrainTimeout, cancel)
 		context.AfterFunc(kill, func() { t.Stop() })
 	})()
-	for _, svc := range s.services {
-		g.Go(func() error {
-			if err := svc.serve(stop, kill); err != nil {
-				return fmt.Errorf("%s on %s: %w", svc.name, svc.addr, err)
-			}
-			return nil
-		})
+	start := func(list []bound) {
+		for _, svc := range list {
+			g.Go(func() error { return svc.run(stop, kill) })
+		}
 	}
+	s.backend.start()
+	start(s.services)
+	g.Go(func() error { s.awaitAddresses(stop, start); return nil })
 	return g.Wait()
+}
+
+// run serves, and names the listener in an error.
+func (b bound) run(stop, kill context.Context) error {
+	if err := b.serve(stop, kill); err != nil {
+		return fmt.Errorf("%s on %s: %w", b.name, b.addr, err)
+	}
+	return nil
 }
 
 // Close gives up what New took. Run does so itself in the end, and must not be under way.
@@ -215,8 +275,13 @@ func (s *Server) closeListeners() {
 // ones are no longer served from the cache. On an error the old settings stay.
 func (s *Server) Update(set Settings) error { return s.backend.update(set) }
 
-// Addrs returns the addresses that the listeners are bound to, in the order of Config.Listen.
-func (s *Server) Addrs() Listen { return s.addrs }
+// Addrs returns the addresses that the listeners are bound to, in the order of Config.Listen, and behind these those that
+// were bound later because the host did not have them.
+func (s *Server) Addrs() Listen {
+	s.where.mu.Lock()
+	defer s.where.mu.Unlock()
+	return s.where.addrs
+}
 
 // Stats returns the counters since the start. No counter is kept per client or per name.
 func (s *Server) Stats() Stats {

@@ -90,7 +90,7 @@ func (f *forwarder) newSteering(s *Steering, old *settings) (*steering, error) {
 	if old != nil && old.steering != nil {
 		before = old.steering.Steerer
 	}
-	c := steer.Config{Policy: s.Policy, Relay: s.Relay, MaxTTL: s.MaxTTL, Hints: s.Hints, OnFailure: s.OnFailure}
+	c := steer.Config{Policy: s.Policy, Relay: s.Relay, MaxTTL: s.MaxTTL, Ports: s.Ports, NAT64: s.NAT64, Hints: s.Hints, OnFailure: s.OnFailure}
 	st, err := steer.New(c, before, f.cache.unsteer)
 	if err != nil {
 		return nil, err

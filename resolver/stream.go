@@ -38,8 +38,12 @@ func (s *streams) serve(stop, kill context.Context) error {
 func (s *streams) serveConn(stop, kill context.Context, c *conn) {
 	defer c.Close()
 	defer context.AfterFunc(kill, func() { c.Close() })()
+	stop, retire := context.WithCancel(stop)
+	defer retire()
+	c.endBy(s.limits.ConnectionAge, retire)
 	st := stream{
 		frontend: s.frontend,
+		slot:     c.slot,
 		q:        query{client: c.client, local: c.local, transport: s.ln.transport},
 		waiting:  make(chan struct{}, s.limits.InFlightPerConn),
 	}
@@ -74,6 +78,7 @@ func (c flushConn) Read(b []byte) (int, error) {
 // answered by goroutines, in whatever order the answers come.
 type stream struct {
 	*frontend
+	slot    *connection
 	c       net.Conn
 	q       query
 	waiting chan struct{}  // holds one for each query that waits; full, nothing is read
@@ -82,6 +87,7 @@ type stream struct {
 	in      []byte    // what was read and not yet answered
 	out     *job      // holds answers that are not written yet; or nil
 	partial bool      // in holds the beginning of a message
+	asked   bool      // a message has come since the deadline was last looked at
 	until   time.Time // the read deadline
 
 	mu       sync.Mutex // serializes writes
@@ -151,13 +157,17 @@ func (st *stream) read(stop, ctx context.Context) error {
 // only when an eighth of it has passed, which makes it almost free.
 func (st *stream) arm() error {
 	now := time.Now()
+	if st.asked {
+		st.slot.touch(now)
+		st.asked = false
+	}
 	partial := len(st.in) > 0
-	switch idle := st.limits.IdleTimeout; {
+	switch idle, left := st.idleTime(), st.until.Sub(now); {
 	case partial && st.partial:
 		return nil
 	case partial:
 		st.until = now.Add(st.limits.ReadTimeout)
-	case !st.partial && st.until.Sub(now) > idle-idle/8:
+	case !st.partial && left > idle-idle/8 && left <= idle:
 		return nil
 	default:
 		st.until = now.Add(idle)
@@ -176,7 +186,7 @@ func (st *stream) answerAll(ctx context.Context) error {
 			return nil
 		}
 		rest = tail
-		st.partial = false // what follows has its own time
+		st.partial, st.asked = false, true // what follows has its own time
 		if err := st.answerOne(ctx, msg); err != nil {
 			return err
 		}
@@ -270,12 +280,14 @@ func (st *stream) later(ctx context.Context) error {
 	}
 	j := st.newJob(&st.q)
 	st.queries.Add(1)
+	st.slot.begin()
 	go st.finish(ctx, j)
 	return nil
 }
 
 func (st *stream) finish(ctx context.Context, j *job) {
 	defer st.queries.Done()
+	defer st.slot.end()
 	j.reply = st.answerWaiting(ctx, &j.q, append(j.reply[:0], 0, 0))
 	if !endMessage(j.reply, 0) || st.write(j.reply) != nil {
 		st.c.Close()

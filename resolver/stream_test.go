@@ -24,7 +24,7 @@ import (
 func pipeStream(t *testing.T, fake *fakeBackend, l Limits) (client net.Conn, stop context.CancelFunc, ended <-chan struct{}) {
 	client, server := net.Pipe()
 	f := newFrontend(fake, l.withDefaults(), zerolog.Nop())
-	st := &stream{frontend: f, q: query{transport: TCP}, waiting: make(chan struct{}, f.limits.InFlightPerConn)}
+	st := &stream{frontend: f, slot: testSlot(f, TCP), q: query{transport: TCP}, waiting: make(chan struct{}, f.limits.InFlightPerConn)}
 	st.c = flushConn{server, st.flush}
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -219,7 +219,7 @@ func (w *writeCounter) Write(b []byte) (int, error) {
 func serveCounted(t testing.TB, in io.Reader) *writeCounter {
 	w := &writeCounter{in: in}
 	f := newFrontend(newFake(), Limits{}.withDefaults(), zerolog.Nop())
-	st := &stream{frontend: f, q: query{transport: TCP}, waiting: make(chan struct{}, 100)}
+	st := &stream{frontend: f, slot: testSlot(f, TCP), q: query{transport: TCP}, waiting: make(chan struct{}, 100)}
 	st.c = flushConn{w, st.flush}
 	st.serve(t.Context(), t.Context())
 	return w
@@ -247,7 +247,7 @@ func TestStreamAllocates(t *testing.T) {
 		in = append(in, frame(wireQuery(t, "now.example", id))...)
 	}
 	f := newFrontend(newFake(), Limits{}.withDefaults(), zerolog.Nop())
-	st := &stream{frontend: f, q: query{transport: TCP}, waiting: make(chan struct{}, 100)}
+	st := &stream{frontend: f, slot: testSlot(f, TCP), q: query{transport: TCP}, waiting: make(chan struct{}, 100)}
 	st.c = &writeCounter{}
 	st.in = make([]byte, 0, streamBuffer)
 	got := testing.AllocsPerRun(100, func() {

@@ -249,7 +249,7 @@ func checkShed(t *testing.T, tr transport, ask asker) {
 	}
 }
 
-// A connection over the limit is refused, and finds room when another one has ended.
+// A connection over the limit is refused while no other one is idle, and finds room when one has ended.
 func TestConnectionLimit(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -265,8 +265,12 @@ func TestConnectionLimit(t *testing.T) {
 				}
 				s := startServer(t, func(c *Config) { c.Limits = test.limits })
 				blocker := tcpConn(t, s.Addrs().Do53[0])
-				eventually(t, "the first connection is counted", func() bool { return s.Stats().Connections[TCP] == 1 })
+				if _, err := blocker.Write(frame(wireQuery(t, "slow.example", 1))); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "its query is under way", func() bool { return s.Stats().InFlight == 1 })
 				tryRefused(t, s, tr)
+				close(s.fake.release)
 				blocker.Close()
 				eventually(t, "there is room", func() bool { return s.Stats().Connections[TCP] == 0 })
 				if _, err := tr.dial(t, s)(t.Context(), wireQuery(t, "now.example", 1)); err != nil {

@@ -9,12 +9,15 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 	"golang.org/x/net/netutil"
+
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/latebind"
 )
 
 // Limits of the admin server: a scraper, a probe and a person need few connections and no time.
@@ -34,9 +37,9 @@ type adminServer struct {
 	srv *http.Server
 }
 
-// newAdminServer binds addr for a server that answers with h.
-func newAdminServer(addr netip.AddrPort, h http.Handler, log zerolog.Logger) (*adminServer, error) {
-	ln, err := net.Listen("tcp", addr.String())
+// newAdminServer binds addr for a server that answers with h. free is listen.freebind.
+func newAdminServer(addr netip.AddrPort, free bool, h http.Handler, log zerolog.Logger) (*adminServer, error) {
+	ln, err := latebind.Listen("tcp", addr, free, log)
 	if err != nil {
 		return nil, fmt.Errorf("bind admin %s: %w", addr, errors.Unwrap(err))
 	}
@@ -84,7 +87,7 @@ func (n *node) handler() http.Handler {
 			plain(w, http.StatusServiceUnavailable, reasons...)
 			return
 		}
-		plain(w, http.StatusOK, append([]string{"ready"}, n.certs.Warnings(time.Now())...)...)
+		plain(w, http.StatusOK, slices.Concat([]string{"ready"}, n.certs.Warnings(time.Now()), n.absentWarnings())...)
 	})
 	if n.values.Admin.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -124,6 +127,20 @@ func (n *node) notReady() (reasons []string) {
 		reasons = append(reasons, why)
 	}
 	return reasons
+}
+
+// absentWarnings returns a line for each listen address that this host does not have.
+func (n *node) absentWarnings() (lines []string) {
+	if n.dns == nil {
+		return nil
+	}
+	for _, a := range n.dns.Absent() {
+		line := fmt.Sprintf("warning: this host does not have the address of %s yet, where nobody is served therefore", a)
+		if !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // upstreamHealthy reports whether at least one upstream answers.

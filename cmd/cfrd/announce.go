@@ -52,7 +52,7 @@ func (n *node) runAnnouncers(ctx context.Context) error {
 // long as the certificate that is being served is good for the name.
 func (n *node) announcement(link announce.Link, pvd bool) announce.Content {
 	v := n.current()
-	running := n.dns.Addrs()
+	running := n.reachable()
 	cfg := certified(v.discovery(running, n.certs, false), time.Now())
 	return describeTo(link, cfg, running.Do53, pvd)
 }

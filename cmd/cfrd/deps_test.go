@@ -69,12 +69,12 @@ var rooms = []struct {
 }{
 	{"cmd/cfrd", []string{
 		"cmd/cfrd/internal/acme", "cmd/cfrd/internal/certs", "cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
-		"cmd/cfrd/internal/demo", "resolver", "ddr", "ddr/svcb", "dnr", "dnr/announce", "dnr/serverconf",
+		"cmd/cfrd/internal/demo", "cmd/cfrd/internal/latebind", "resolver", "ddr", "ddr/svcb", "dnr", "dnr/announce", "dnr/serverconf",
 		"dnr/survey", "zones", "relay", "relay/addrmap",
 	}, "puts everything together"},
 	{
 		"cmd/cfrd/internal/acme",
-		[]string{"cmd/cfrd/internal/certs", "cmd/cfrd/internal/reuseport", "resolver"},
+		[]string{"cmd/cfrd/internal/certs", "cmd/cfrd/internal/latebind", "resolver"},
 		"gives the resolver the zone of a challenge, and the holder its certificates",
 	},
 	{"cmd/cfrd/internal/certs", nil, "a leaf: does not know where certificates come from"},
@@ -94,6 +94,7 @@ var rooms = []struct {
 		[]string{"cmd/cfrd/internal/check", "cmd/cfrd/internal/reuseport", "resolver", "zones"},
 		"gets its node from a function",
 	},
+	{"cmd/cfrd/internal/latebind", []string{"cmd/cfrd/internal/reuseport", "resolver"}, "binds as the resolver does"},
 	{"cmd/cfrd/internal/reuseport", nil, "a leaf: one socket option"},
 	{
 		"resolver",

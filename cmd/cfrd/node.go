@@ -59,6 +59,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 	n := &node{mode: m, log: log, values: v}
 	if m.Resolves() && v.Encrypted() {
 		n.certs = certs.NewHolder(v.certificate)
+		n.complainOfWaiting(v)
 	}
 	defer func() {
 		if err != nil {
@@ -85,12 +86,12 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}
 	if n.acme != nil {
-		if err = n.acme.Bind(v.ChallengeListeners()); err != nil {
+		if err = n.acme.Bind(v.ChallengeListeners(), v.Listen.FreeBind); err != nil {
 			return nil, err
 		}
 	}
 	if a := v.Listen.Admin; a.IsValid() {
-		if n.admin, err = newAdminServer(a, n.handler(), component(log, "admin")); err != nil {
+		if n.admin, err = newAdminServer(a, v.Listen.FreeBind, n.handler(), component(log, "admin")); err != nil {
 			return nil, err
 		}
 	}
@@ -174,7 +175,8 @@ func (n *node) runServices(ctx context.Context) error {
 	}
 	if n.acme != nil {
 		g.Go(func() error { return named("acme", n.acme.Run(ctx)) })
-	} else if n.certs != nil {
+	}
+	if n.certs != nil {
 		g.Go(func() error { n.watchCertificate(ctx); return nil })
 	}
 	return g.Wait()
@@ -218,6 +220,9 @@ func (s steering) Contains(addr netip.Addr) bool {
 	}
 	return s.addrs.Contains(addr) || !s.destinations.Permits(addr)
 }
+
+// Dead reports whether the relay could not reach dst of late. What a relay on another host has reached is not known here.
+func (s steering) Dead(dst netip.Addr) bool { return s.relay != nil && s.relay.Dead(dst) }
 
 // Healthy reports whether the relay takes flows to its addresses.
 func (s steering) Healthy() bool { return s.relay == nil || s.relay.Healthy() }

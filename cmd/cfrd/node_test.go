@@ -21,7 +21,7 @@ func (l *lab) load(t *testing.T, m config.Mode) *values {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := loadValues(cfg, m, time.Now())
+	v, err := loadServing(cfg, m, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,14 +46,21 @@ func (n *node) reload(path string) error {
 	if err := config.NeedsRestart(n.current().Config, cfg).Err(); err != nil {
 		return err
 	}
-	v, err := loadValues(cfg, n.mode, time.Now())
+	now := time.Now()
+	v, err := loadServing(cfg, n.mode, now)
 	if err != nil {
 		return err
+	}
+	if n.servesCertificate(now) {
+		if err := v.waiting.Err(); err != nil {
+			return err // a certificate that works is not given up
+		}
 	}
 	if !bytes.Equal(v.sealKey, n.current().sealKey) {
 		return config.Problems{{Key: "relay.sealed.key_file", Text: "holds another key, which needs a restart"}}
 	}
 	logWarnings(n.log, v.Warnings)
+	v.logWaiting(n.log)
 	if err := n.apply(v); err != nil {
 		return err
 	}
@@ -88,8 +95,10 @@ func (n *node) apply(v *values) error {
 	switch {
 	case n.acme != nil:
 		n.acme.Update(v.identity())
-	case n.certs != nil:
+	case n.certs != nil && v.certificate != nil:
 		n.certs.Replace(v.certificate)
+	case n.certs != nil:
+		n.complainOfWaiting(v)
 	}
 	n.values = v
 	return nil

@@ -23,11 +23,12 @@ func runDaemon(ctx context.Context, path string, m config.Mode, stderr io.Writer
 	}
 	log := newLogger(cfg.Log, stderr)
 
-	v, err := loadValues(cfg, m, time.Now())
+	v, err := loadServing(cfg, m, time.Now())
 	if err != nil {
 		return fmt.Errorf("configuration %s:\n%w", path, err)
 	}
 	logWarnings(log, v.Warnings)
+	v.logWaiting(log)
 
 	watchdog, err := watchdogInterval()
 	if err != nil {

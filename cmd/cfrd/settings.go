@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/ddr"
@@ -16,11 +17,14 @@ func (n *node) resolverConfig() resolver.Config {
 	v := n.values
 	cfg := resolver.Config{
 		Listen:     v.listen(),
-		Limits:     resolver.Limits(v.Limits),
+		FreeBind:   v.Listen.FreeBind,
+		Limits:     v.Limits.Resolver(),
 		HTTP:       http.HandlerFunc(n.servePvD),
 		CacheBytes: int64(v.Cache.Size),
 		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
 		Log:        component(n.log, "resolver"),
+
+		AddressesChanged: n.addressesChanged,
 	}
 	if n.certs != nil {
 		cfg.TLS = n.certs.TLSConfig()
@@ -34,7 +38,7 @@ func (n *node) applyResolver(v *values) error {
 	if n.dns == nil {
 		return nil
 	}
-	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
+	discovery, err := ddr.New(v.discovery(n.reachable(), n.certs, n.relays()))
 	if err != nil {
 		return err
 	}
@@ -43,6 +47,24 @@ func (n *node) applyResolver(v *values) error {
 	}
 	n.discovery.Store(discovery)
 	return nil
+}
+
+// addressesChanged has discovery name an address that this host has got.
+func (n *node) addressesChanged() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.applyResolver(n.values); err != nil {
+		n.log.Error().Err(err).Msg("discovery does not name an address that has come")
+	}
+}
+
+// reachable returns the listeners whose address this host has.
+func (n *node) reachable() resolver.Listen {
+	absent, l := n.dns.Absent(), n.dns.Addrs()
+	for _, list := range []*[]netip.AddrPort{&l.Do53, &l.DoT, &l.DoH, &l.DoQ} {
+		*list = slices.DeleteFunc(slices.Clone(*list), func(a netip.AddrPort) bool { return slices.Contains(absent, a) })
+	}
+	return l
 }
 
 // resolverSettings returns what the resolver answers from under v. Discovery comes before the zones.
@@ -104,7 +126,7 @@ func (v *values) discovery(running resolver.Listen, holder *certs.Holder, relays
 		OwnName:     ownName,
 		OwnHTTPS:    ownHTTPS,
 		PvD:         v.DDR.PvD,
-		Addresses:   v.Addresses(),
+		Addresses:   v.addressesOf(running),
 		Services:    services(running),
 		Certificate: holder.Leaf,
 		TTL:         v.DDR.TTL,
@@ -114,6 +136,18 @@ func (v *values) discovery(running resolver.Listen, holder *certs.Holder, relays
 		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey), Clients: v.Relay.Clients, Ports: v.Relay.Ports}
 	}
 	return cfg
+}
+
+// addressesOf returns the addresses of the resolver's name: those that the configuration lists, else those of running.
+func (v *values) addressesOf(running resolver.Listen) []netip.Addr {
+	if len(v.DDR.Addresses) > 0 {
+		return v.DDR.Addresses
+	}
+	return slices.DeleteFunc(v.Addresses(), func(a netip.Addr) bool {
+		return !slices.ContainsFunc(slices.Concat(running.Do53, running.DoT, running.DoH, running.DoQ), func(l netip.AddrPort) bool {
+			return l.Addr() == a
+		})
+	})
 }
 
 // services returns the encrypted listeners in the order in which clients should prefer them: without head-of-line

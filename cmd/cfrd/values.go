@@ -23,9 +23,11 @@ import (
 // reload makes another one. settings.go makes the services' own configurations from it.
 type values struct {
 	*config.Config
-	certificate *tls.Certificate // or nil without encrypted listeners
-	sealKey     []byte           // or nil without relay.sealed
-	policy      *zones.Policy    // or nil without rules
+	certificate *tls.Certificate // or nil without encrypted listeners, and while waiting is not empty
+	// waiting says why the certificate's files cannot be used now. The encrypted listeners wait until they can.
+	waiting config.Problems
+	sealKey []byte        // or nil without relay.sealed
+	policy  *zones.Policy // or nil without rules
 	// destinations are those of a relay elsewhere, or nil without rules. The relay of this process knows its own.
 	destinations *relay.Destinations
 	zones        *zones.Zones // nil in mode relay
@@ -35,6 +37,26 @@ type values struct {
 // the zones and the seal key. now is the time at which the certificate must be valid. The error is of type config.Problems
 // and holds everything that is wrong.
 func loadValues(cfg *config.Config, m config.Mode, now time.Time) (*values, error) {
+	l := load(cfg, m, now)
+	if err := append(l.waiting, l.problems...).Err(); err != nil {
+		return nil, err
+	}
+	return &l.values, nil
+}
+
+// loadServing is loadValues for a process that serves what works: what is wrong with the certificate's files is in
+// values.waiting, and no error. They may be replaced later, and a clock that is behind at boot cannot be set by NTP
+// before names can be resolved.
+func loadServing(cfg *config.Config, m config.Mode, now time.Time) (*values, error) {
+	l := load(cfg, m, now)
+	if err := l.problems.Err(); err != nil {
+		return nil, err
+	}
+	return &l.values, nil
+}
+
+// load reads the files that cfg names.
+func load(cfg *config.Config, m config.Mode, now time.Time) *loader {
 	l := &loader{values: values{Config: cfg}}
 	if m.Resolves() {
 		l.loadTLS(now)
@@ -44,10 +66,7 @@ func loadValues(cfg *config.Config, m config.Mode, now time.Time) (*values, erro
 		l.loadPolicy()
 	}
 	l.loadSealKey()
-	if err := l.problems.Err(); err != nil {
-		return nil, err
-	}
-	return &l.values, nil
+	return l
 }
 
 // loader collects values and what is wrong with them.
@@ -71,7 +90,7 @@ func (l *loader) loadTLS(now time.Time) {
 		if missing, ok := errors.AsType[*fs.PathError](err); ok && missing.Path == l.TLS.Key {
 			key = "tls.key"
 		}
-		l.problems.Add(key, "%s", err)
+		l.waiting.Add(key, "%s", err)
 		return
 	}
 	l.certificate = cert

@@ -10,8 +10,8 @@
 //     family at most. (A sealed destination gets another one each epoch, and both open for a while.)
 //   - A leased address stands for its destination for the TTL that was handed out and the grace, also if the process
 //     is killed or the power fails in between, and longer while a flow goes on. After that it takes no flows. For a
-//     while the destination gets the same address again if it is asked for, unless another needs it; the lease that
-//     expired first goes first. Within the hour nothing is left of it, neither in memory nor in the lease file.
+//     while the destination gets the same address again if it is asked for, unless another needs it; the one
+//     that was handed out least, and expired first, goes first. Within the hour nothing is left of it, neither in memory nor in the lease file.
 //   - A sealed address opens for one epoch at least, at every process with the same key, prefix and epoch whose clock
 //     is within one epoch of the resolver's; a clock that is ahead of the resolver's takes that much off.
 //   - An address that was not handed out opens to nothing. For the table that is exact. A sealed address can be

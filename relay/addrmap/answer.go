@@ -184,6 +184,7 @@ func (t *table) reserve(dst netip.Addr, ttl time.Duration, fresh Fresh) (*lease,
 		if l.until < need {
 			t.extendLocked(l, need+slack)
 		}
+		l.uses.Add(1)
 		return l, nil
 	}
 	return t.makeLocked(dst, need, fresh)
@@ -194,6 +195,7 @@ func (t *table) lasting(dst netip.Addr, need int64) *lease {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if l := t.byDst[dst]; l != nil && l.until >= need {
+		l.uses.Add(1)
 		return l
 	}
 	return nil
@@ -216,6 +218,7 @@ func (t *table) makeLocked(dst netip.Addr, need int64, fresh Fresh) (*lease, err
 	}
 	l := t.insertLocked(dst, addr, need+slack)
 	l.replaces = before
+	l.uses.Add(1)
 	return l, nil
 }
 

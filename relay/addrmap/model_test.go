@@ -2,6 +2,7 @@ package addrmap
 
 import (
 	"errors"
+	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
@@ -20,7 +21,11 @@ type modelLease struct {
 	relay       netip.Addr
 	until, disk int64
 	releases    []func() // of the flows
+	uses        uint
 }
+
+// order is where the lease comes among those that are over.
+func (l *modelLease) order() int64 { return l.until + (modelGrace+1)*int64(bits.Len(l.uses)) }
 
 const modelGrace = 10
 
@@ -33,18 +38,18 @@ func (m *model) byRelay(relay netip.Addr) (netip.Addr, *modelLease) {
 	return netip.Addr{}, nil
 }
 
-// spare returns the leases whose address a new destination may get: those that expired first.
+// spare returns the leases whose address a new destination may get: those that were used least and expired first.
 func (m *model) spare() map[netip.Addr]*modelLease {
 	first := make(map[netip.Addr]*modelLease)
-	var until int64
+	var order int64
 	for dst, l := range m.leases {
-		if l.until > m.now || len(l.releases) > 0 || len(first) > 0 && l.until > until {
+		if l.until > m.now || len(l.releases) > 0 || len(first) > 0 && l.order() > order {
 			continue
 		}
-		if l.until < until {
+		if l.order() < order {
 			clear(first)
 		}
-		until = l.until
+		order = l.order()
 		first[dst] = l
 	}
 	return first
@@ -63,6 +68,7 @@ func (m *model) relay(t *testing.T, dst netip.Addr, ttl int64, relay netip.Addr,
 	if err != nil || l.relay != relay {
 		t.Fatalf("Relay(%v): got %v, %v; want %v", dst, relay, err, l.relay)
 	}
+	l.uses++
 	need := m.now + ttl + modelGrace + 1
 	if l.until < need {
 		l.until = need + slack
@@ -115,7 +121,7 @@ func (m *model) open(l *modelLease) bool { return l.until > m.now || len(l.relea
 // restart forgets flows and what is not on disk or has expired there.
 func (m *model) restart() {
 	for dst, l := range m.leases {
-		if l.until, l.releases = l.disk, nil; l.disk <= m.now {
+		if l.until, l.releases, l.uses = l.disk, nil, 0; l.disk <= m.now {
 			delete(m.leases, dst)
 		}
 	}

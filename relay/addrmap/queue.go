@@ -2,10 +2,11 @@ package addrmap
 
 import "container/heap"
 
-// queue orders leases by their expiry.
+// queue orders leases: the live ones by their expiry, and the idle ones by that and by how often they were in answers,
+// each doubling of which is worth another grace.
 type queue []*lease
 
-// first returns the lease that expires first, or nil.
+// first returns the lease that comes first, or nil.
 func (q *queue) first() *lease {
 	if len(*q) == 0 {
 		return nil
@@ -13,8 +14,8 @@ func (q *queue) first() *lease {
 	return (*q)[0]
 }
 
-func (q *queue) push(l *lease) {
-	l.queue = q
+func (q *queue) push(l *lease, order int64) {
+	l.queue, l.order = q, order
 	heap.Push(q, l)
 }
 
@@ -26,7 +27,7 @@ func (q *queue) remove(l *lease) {
 // Len, Less, Swap, Push and Pop implement heap.Interface.
 
 func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].until < q[j].until }
+func (q queue) Less(i, j int) bool { return q[i].order < q[j].order }
 
 func (q queue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
+	"math"
+	"math/bits"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -36,7 +38,7 @@ const (
 )
 
 // table is the stateful way for one address family. A lease is in one of three places: among the live ones, among
-// the idle ones, which expired and give up their address to whoever needs one, the longest expired first, or, if it
+// the idle ones, which expired and give up their address to whoever needs one, the least used first, or, if it
 // expired under a flow, in neither, parked until the last flow ends.
 type table struct {
 	// Set once by Open.
@@ -66,11 +68,13 @@ type lease struct {
 
 	flows  atomic.Int32
 	parked atomic.Bool  // the last flow to end has to call unpark
+	uses   atomic.Int64 // answers
 	disk   atomic.Int64 // expiry in the store, or 0; only what the store says raises it
 
 	// Guarded by table.mu.
 	until   int64  // expiry
 	queue   *queue // the queue it is in, or nil while parked
+	order   int64  // in the queue: the lowest comes first
 	index   int    // in the queue
 	written int64  // expiry that the store was last asked to write
 	commit  *batch // which commits written, or nil
@@ -151,6 +155,7 @@ func (t *table) leased(dst netip.Addr, need int64) (netip.Addr, bool) {
 	if l == nil || l.until < need || t.store != nil && l.disk.Load() < need+l.lead {
 		return netip.Addr{}, false
 	}
+	l.uses.Add(1)
 	return l.relay, true
 }
 
@@ -192,7 +197,7 @@ func (t *table) unpark(l *lease) {
 	defer t.mu.Unlock()
 	if l.parked.Load() && l.flows.Load() == 0 && t.byRelay[l.relay] == l {
 		l.parked.Store(false)
-		t.live.push(l)
+		t.live.push(l, l.until)
 	}
 }
 
@@ -217,14 +222,19 @@ func (t *table) expireLocked() bool {
 		}
 		t.live.remove(l)
 		if !t.heldLocked(l) {
-			t.idle.push(l)
+			t.idle.push(l, t.idleOrder(l.until, l.uses.Load()))
 		}
 	}
 	return true
 }
 
+// idleOrder returns where an idle lease comes that expired at until and was in so many answers.
+func (t *table) idleOrder(until, uses int64) int64 {
+	return until + t.seconds(0)*int64(bits.Len64(uint64(uses)))
+}
+
 // allocateLocked returns an address that no lease has: one never used as long as there is one, so that a destination
-// keeps its address as long as possible, then that of the lease which expired first. before is what the store has for
+// keeps its address as long as possible, then that of the idle lease which comes first. before is what the store has for
 // that one.
 func (t *table) allocateLocked() (addr netip.Addr, before record, err error) {
 	if uint64(len(t.byRelay)) < t.capacity {
@@ -250,7 +260,7 @@ func (t *table) insertLocked(dst, relay netip.Addr, until int64) *lease {
 	l := &lease{dst: dst, relay: relay, until: until, lead: lead(relay)}
 	l.release = func() { t.end(l) }
 	t.byDst[dst], t.byRelay[relay] = l, l
-	t.live.push(l)
+	t.live.push(l, l.until)
 	return l
 }
 
@@ -269,7 +279,7 @@ func (t *table) extendLocked(l *lease, until int64) {
 	l.until = until
 	if l.queue != nil {
 		l.queue.remove(l)
-		t.live.push(l)
+		t.live.push(l, l.until)
 	}
 }
 
@@ -293,28 +303,33 @@ func (t *table) usage() (used, size uint64) {
 }
 
 // forget removes the leases that ended a while ago, so that nobody finds out any more which destinations there were.
+// What is moved about by others meanwhile may be left to the next call.
 func (t *table) forget() {
-	for t.forgetStep() {
+	t.usage() // moves on what has expired
+	for i := math.MaxInt; i >= 0; {
+		i = t.forgetStep(i)
 	}
 }
 
-// forgetStep removes some of them, and reports whether there may be more.
-func (t *table) forgetStep() bool {
+// forgetStep looks at some idle leases from index i downwards, and returns where to go on.
+func (t *table) forgetStep(i int) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	more := t.expireLocked()
-	for range expireStep {
-		l := t.idle.first()
-		if l == nil || l.until > t.now()-rest {
-			return more
+	i = min(i, len(t.idle)-1)
+	for n := 0; n < expireStep && i >= 0; n++ {
+		l := t.idle[i]
+		if l.until > t.now()-rest {
+			i--
+			continue
 		}
 		t.idle.remove(l)
 		if !t.heldLocked(l) {
 			t.removeLocked(l)
 			t.pool.put(l.relay, t.taken)
 		}
+		i = min(i, len(t.idle)-1) // again: one that comes before has taken its place
 	}
-	return true
+	return i
 }
 
 // has reports whether r is the record of a lease that was not forgotten.

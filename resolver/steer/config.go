@@ -21,6 +21,11 @@ type Config struct {
 	Relay  Relay
 	// MaxTTL caps the TTL of a rewritten record. 0 means DefaultTTL.
 	MaxTTL time.Duration
+	// Ports are those that the relay serves. Empty means every port.
+	Ports []uint16
+	// NAT64 are prefixes for translation besides the well-known one, see CheckNAT64: the IPv4 address in an address with
+	// such a prefix decides what becomes of it.
+	NAT64 []netip.Prefix
 	// Hints says what becomes of ipv4hint and ipv6hint of steered addresses: HintsRewrite or HintsStrip.
 	Hints HintMode
 	// OnFailure says what the response is if the relay cannot take a destination: FailPass or FailServfail.
@@ -76,6 +81,9 @@ type Relay interface {
 	// Contains reports whether addr is no destination of the relay, such as a relay address itself: it is never
 	// steered.
 	Contains(addr netip.Addr) bool
+	// Dead reports whether the relay could not reach dst, or any address of its family, of late. Such an address is left
+	// out of the answers for names that have others.
+	Dead(dst netip.Addr) bool
 	// Healthy reports whether the relay takes flows. RelayAddr is not asked while it does not.
 	Healthy() bool
 }

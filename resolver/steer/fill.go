@@ -41,16 +41,18 @@ func (r *rewrite) synthesize() (made []wire.Record, err error) {
 	if m == nil {
 		return nil, nil
 	}
-	paths, ttl, owner := paths(m, r.qname), negativeTTL(r.m), r.end()
-	judged := make(map[string]*path)
-	for _, a := range m.Sections[wire.AnswerSection] {
+	answer, paths, ttl, owner := m.Sections[wire.AnswerSection], paths(m, r.qname), negativeTTL(r.m), r.end()
+	living, judged := r.living(answer), make(map[string]*path)
+	for _, a := range answer {
 		names := paths[a.Name]
-		if a.Type != dns.TypeA || a.Class != dns.ClassINET || names == nil {
+		if a.Type != dns.TypeA || a.Class != dns.ClassINET || names == nil || living[a.RRset()] && r.dead(a) {
 			continue
 		}
 		p, ok := judged[a.Name]
 		if !ok {
-			p = r.judge(names)
+			if p = r.judge(names); p != nil {
+				p.owner = a.Name
+			}
 			judged[a.Name] = p
 		}
 		dst, _ := netip.AddrFromSlice(a.Data)

@@ -12,6 +12,7 @@ import (
 // all addresses at its end.
 type path struct {
 	names []string // from QNAME, if that leads there at all, to the owner or to the TargetName
+	owner string   // of the record
 	ours  bool     // the first name is QNAME
 	byQNAME
 	origins []byQNAME // if QNAME was a target itself: the same for what led to it
@@ -40,7 +41,9 @@ func (r *rewrite) pathOf(section int, owner, target string) *path {
 		if target != "" && target != owner {
 			names = extend(names, target)
 		}
-		p = r.judge(names)
+		if p = r.judge(names); p != nil {
+			p.owner = owner
+		}
 		r.judged[k] = p
 	}
 	return p

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -21,9 +22,11 @@ type Lookup func(ctx context.Context, name string, qtype uint16) ([]byte, error)
 // Steerer applies a Config to responses. It may be used from any goroutine.
 type Steerer struct {
 	config  Config
-	targets *targets          // handed on to the Steerer that replaces this one
-	leads   *leads            // likewise
-	forget  func(name string) // see New
+	targets *targets // handed on to the Steerer that replaces this one
+	leads   *leads   // likewise
+	pace    *pace
+	found   *atomic.Pointer[[]netip.Prefix] // see Discovered; handed on as well
+	forget  func(name string)               // see New
 }
 
 // New returns a steerer with configuration c, which remembers what old knew of targets; old may be nil. forget is
@@ -36,10 +39,15 @@ func New(c Config, old *Steerer, forget func(name string)) (*Steerer, error) {
 	if c.MaxTTL < 0 {
 		return nil, fmt.Errorf("negative maximum TTL %s", c.MaxTTL)
 	}
+	for _, p := range c.NAT64 {
+		if err := CheckNAT64(p); err != nil {
+			return nil, err
+		}
+	}
 	c.MaxTTL = cmp.Or(c.MaxTTL, DefaultTTL)
-	s := &Steerer{config: c, targets: new(targets), leads: new(leads), forget: forget}
+	s := &Steerer{config: c, targets: new(targets), leads: new(leads), pace: new(pace), found: new(atomic.Pointer[[]netip.Prefix]), forget: forget}
 	if old != nil {
-		s.targets, s.leads = old.targets, old.leads
+		s.targets, s.leads, s.found = old.targets, old.leads, old.found
 	}
 	return s, nil
 }
@@ -64,6 +72,9 @@ const (
 // ErrRelayFailed means that the relay cannot take a destination, and that clients must not get its own address instead.
 var ErrRelayFailed = errors.New("relay cannot take a destination")
 
+// ErrRefused means that Client of a Request has had enough of the relay's addresses for now. Others may get one.
+var ErrRefused = errors.New("too many new relay addresses")
+
 const (
 	// unsureTTL caps the TTLs, in seconds, of answers that would be others if an upstream or the relay had
 	// not failed.
@@ -81,6 +92,8 @@ type Result struct {
 	// Cut says that something is left out because the response went beyond the bounds of this package, or would have
 	// taken more of the relay's addresses than one response may.
 	Cut bool
+	// Refused is set if Verdict is Passed because of ErrRefused, so that nobody but Client of the Request must get it.
+	Refused bool
 	// Leads are to be noted for each client that is given the message. See Give.
 	Leads []Lead
 
@@ -118,12 +131,15 @@ func (s *Steerer) Outdated(res *Result) bool {
 //
 //   - an address that Policy steers becomes the relay's; if the relay has none in its family, it is removed. It is
 //     removed from an HTTPS or SVCB record as well if Hints says so.
+//   - if an IPv4 address is written in an IPv6 address, that one decides (embedded.go).
+//   - an address that the relay cannot reach is removed if the name has others, and as a hint in any case.
 //   - if no AAAA record is left, or there was none, one is made of each steered A record that the relay expresses in
 //     IPv6. If nothing is left at all, the answer becomes NODATA, with an SOA record of ours. See RFC 2308, Section 2.2.
 //   - names that HTTPS and SVCB records of steered names point to are steered as well when they are asked for,
 //     unless a rule speaks of them: for all clients if the operator has listed the name that points to them, else for
 //     those who were given the record, see Lead. A record is left out if that cannot be remembered.
 //   - signatures of what was changed are removed, and AD is cleared. See RFC 6147, Section 5.5.
+//   - a record with a port that the relay does not serve loses port and hints if its target is steered (port.go).
 //   - what goes beyond the bounds of one response (bounds.go) is left out.
 //
 // If it cannot be found out whether a name has ech, it counts as having none, for unsureTTL. It ends when ctx is done. An
@@ -144,7 +160,7 @@ func (s *Steerer) Apply(ctx context.Context, q Request) (Result, error) {
 	case ctx.Err() != nil:
 		return Result{}, context.Cause(ctx)
 	case errors.Is(err, ErrRelayFailed) && s.config.OnFailure == FailPass:
-		res.Verdict = Passed
+		res.Verdict, res.Refused = Passed, errors.Is(err, ErrRefused)
 		res.Octets, err = shorten(q.Response)
 	case err != nil:
 		return Result{}, err
@@ -199,7 +215,11 @@ type rewrite struct {
 	judged  map[pathKey]*path   // nil beyond the bounds
 	origins []origin            // what led to QNAME, if it was a target
 
-	labels, addresses, leases int // what is left of the bounds
+	client netip.Prefix // who the work is done for
+
+	labels, addresses, leases, portLookups int // what is left of the bounds
+
+	relayed bool // a relay address is in the response
 
 	echKnown, ech         bool
 	carriesKnown, carries bool                // a record of the response carries ech
@@ -221,10 +241,10 @@ type relayed struct {
 func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, q *Request) *rewrite {
 	qname := wire.NameText(m.Question[:len(m.Question)-4])
 	return &rewrite{
-		Steerer: s, ctx: ctx, lookup: q.Lookup, m: m, qname: qname,
+		Steerer: s, ctx: ctx, lookup: q.Lookup, client: clientOf(q.Client), m: m, qname: qname,
 		paths: paths(m, qname), judged: make(map[pathKey]*path),
 		origins: append(s.targets.lookup(qname, time.Now()), q.Led...),
-		labels:  maxLabels, addresses: maxAddresses, leases: maxNew,
+		labels:  maxLabels, addresses: maxAddresses, leases: maxNew, portLookups: maxPortLookups,
 		changed: make(map[wire.RRset]bool), capped: make(map[wire.RRset]bool), seen: make(map[relayed]bool),
 	}
 }
@@ -272,10 +292,10 @@ func (r *rewrite) answers() bool {
 
 // section rewrites the records of one section.
 func (r *rewrite) section(section int) error {
-	rrs := r.m.Sections[section]
+	rrs, spare := r.m.Sections[section], r.spare(section)
 	kept := rrs[:0]
 	for i := range rrs {
-		keep, err := r.record(section, &rrs[i])
+		keep, err := r.record(section, &rrs[i], spare[rrs[i].RRset()])
 		if err != nil {
 			return err
 		}
@@ -287,12 +307,12 @@ func (r *rewrite) section(section int) error {
 	return nil
 }
 
-// record rewrites one record and reports whether it stays.
-func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
+// record rewrites one record and reports whether it stays. spare says that its RRset can do without it if it is dead.
+func (r *rewrite) record(section int, rec *wire.Record, spare bool) (keep bool, err error) {
 	switch {
 	case rec.Class != dns.ClassINET:
 	case rec.Type == dns.TypeA, rec.Type == dns.TypeAAAA:
-		return r.address(section, rec)
+		return r.address(section, rec, spare)
 	case rec.IsSVCB():
 		return r.service(section, rec)
 	}
@@ -300,14 +320,14 @@ func (r *rewrite) record(section int, rec *wire.Record) (keep bool, err error) {
 }
 
 // address rewrites an A or AAAA record.
-func (r *rewrite) address(section int, rec *wire.Record) (keep bool, err error) {
+func (r *rewrite) address(section int, rec *wire.Record, spare bool) (keep bool, err error) {
 	old, _ := netip.AddrFromSlice(rec.Data)
 	p := r.pathOf(section, rec.Name, "")
 	if p == nil {
 		r.changed[rec.RRset()] = true
 		return false, nil
 	}
-	addr, what, err := r.replace(p, old, rec.TTL, section != wire.AnswerSection)
+	addr, what, err := r.replace(p, old, rec.TTL, role{extra: section != wire.AnswerSection, spare: spare})
 	switch {
 	case err != nil:
 		return false, err
@@ -338,6 +358,10 @@ func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) 
 	if !p.reachable() {
 		return true, nil
 	}
+	if !r.relaysPort(rec) {
+		r.otherPort(p, rec)
+		return true, nil
+	}
 	left := maxHints
 	rest, changed, err := rewriteHints(rec.Rest, func(addr netip.Addr) (netip.Addr, bool, error) {
 		if !r.spend(&left, 1) {
@@ -361,20 +385,29 @@ func (r *rewrite) service(section int, rec *wire.Record) (keep bool, err error) 
 // replaceHint returns what stands for the address of a hint, or false if it is to be left out.
 func (r *rewrite) replaceHint(p *path, addr netip.Addr, ttl uint32) (netip.Addr, bool, error) {
 	if r.config.Hints == HintsStrip {
-		return addr, r.decide(p, addr.Unmap()) == stay, nil
+		dst, _ := r.destination(addr)
+		return addr, r.decide(p, dst) == stay, nil
 	}
-	addr, what, err := r.replace(p, addr, ttl, true)
+	addr, what, err := r.replace(p, addr, ttl, role{extra: true, spare: true})
 	return addr, what == stay || what == relay, err
 }
 
-// replace returns what becomes of addr at the end of p, and the relay's address if that comes in its place. extra says that
-// clients can do without it.
-func (r *rewrite) replace(p *path, addr netip.Addr, ttl uint32, extra bool) (netip.Addr, decision, error) {
-	dst := addr.Unmap() // ::ffff:192.0.2.1 leads clients to 192.0.2.1
-	if what := r.decide(p, dst); what != relay {
+// role is what an address is in a response.
+type role struct {
+	extra bool // clients can do without it, so that it is no reason for a new lease when addresses are short
+	spare bool // clients can do without it if the relay cannot reach it
+}
+
+// replace returns what becomes of addr at the end of p, and the relay's address if that comes in its place.
+func (r *rewrite) replace(p *path, addr netip.Addr, ttl uint32, is role) (netip.Addr, decision, error) {
+	dst, how := r.destination(addr)
+	switch what := r.decide(p, dst); {
+	case what != relay:
 		return addr, what, nil
+	case how == tunnels, is.spare && r.config.Relay.Dead(dst):
+		return addr, remove, nil
 	}
-	out, ok, err := r.relayAddr(p, dst, addr.Is6(), ttl, extra)
+	out, ok, err := r.relayAddr(p, dst, addr.Is6(), ttl, is.extra)
 	if !ok {
 		return addr, remove, err
 	}
@@ -382,23 +415,47 @@ func (r *rewrite) replace(p *path, addr netip.Addr, ttl uint32, extra bool) (net
 }
 
 // relayAddr asks the relay for an address that holds as long as the answer. It returns false without an error if there is
-// none, or none for an extra address.
+// none in this family, or if clients can do without this one and it would be a new lease beyond the bounds.
 func (r *rewrite) relayAddr(p *path, dst netip.Addr, v6 bool, ttl uint32, extra bool) (netip.Addr, bool, error) {
 	if !r.config.Relay.Healthy() {
 		return netip.Addr{}, false, ErrRelayFailed
 	}
+	extra = extra || r.relayed
 	refused := false
 	addr, ok, err := r.config.Relay.RelayAddr(r.ctx, dst, v6, time.Duration(r.cap(ttl))*time.Second, func(used, size uint64) bool {
-		refused = !r.spend(&r.leases, 1)
+		refused = !r.newLease(p, v6, extra, used, size)
 		return !refused
 	})
 	switch {
+	case refused && extra:
+		return netip.Addr{}, false, nil
 	case refused:
+		return netip.Addr{}, false, fmt.Errorf("%w: %w", ErrRelayFailed, ErrRefused)
+	case err != nil && r.relayed: // what there is has to do
+		r.cut = true
 		return netip.Addr{}, false, nil
 	case err != nil:
 		return netip.Addr{}, false, fmt.Errorf("%w: %w", ErrRelayFailed, err)
 	}
-	return addr, ok && addr.Is6() == v6, nil
+	ok = ok && addr.Is6() == v6
+	r.relayed = r.relayed || ok
+	return addr, ok, nil
+}
+
+// newLease reports whether the relay may make a lease for an address at the end of p.
+func (r *rewrite) newLease(p *path, v6, extra bool, used, size uint64) bool {
+	if extra && used >= size-size/reserve {
+		r.cut = true
+		return false
+	}
+	if !r.spend(&r.leases, 1) {
+		return false
+	}
+	if !r.pace.allow(r.client, zoneOf(p.owner), v6, used, size) {
+		r.cut = true
+		return false
+	}
+	return true
 }
 
 // dropSignatures removes the signatures of what is not what was signed, all of them if records were left out.

@@ -317,6 +317,40 @@ func TestSteerAgrees(t *testing.T) {
 	}
 }
 
+// TestSteerDead has addresses that the relay cannot reach. They are left out as long as another one is there, unless
+// they are not the relay's at all.
+func TestSteerDead(t *testing.T) {
+	w := dnstest.World{
+		"two.cdn.example. 300 A 192.0.2.1", "two.cdn.example. 300 A 192.0.2.2",
+		"all.cdn.example. 300 A 192.0.2.1", "all.cdn.example. 300 A 192.0.2.3",
+		"two.cdn.example. 300 HTTPS 1 . ipv4hint=192.0.2.1,192.0.2.2",
+		"six.cdn.example. 300 AAAA 2001:db8:1::1", "six.cdn.example. 300 AAAA 2001:db8:1::2",
+		"both.cdn.example. 300 AAAA 2001:db8:1::1", "both.cdn.example. 300 A 192.0.2.2",
+		"four.cdn.example. 300 A 192.0.2.1", "four.cdn.example. 300 AAAA 2001:db8:1::2",
+		"none.cdn.example. 300 A 192.0.2.1", "none.cdn.example. 300 AAAA 2001:db8:1::1",
+		"other.example. 300 A 192.0.2.1", "other.example. 300 A 192.0.2.2",
+	}
+	s := steererFor("cdn.example")
+	s.config.Relay = &dnstest.Relay{Died: []netip.Addr{
+		netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("2001:db8:1::1"),
+	}}
+	for question, want := range map[string][]string{
+		"two.cdn.example. A":     {"steered", "two.cdn.example. 60 A 198.51.100.2"},
+		"two.cdn.example. AAAA":  {"steered", "two.cdn.example. 40 AAAA 2001:db8:5ea1::2"},
+		"two.cdn.example. HTTPS": {"steered", "two.cdn.example. 60 HTTPS 1 . ipv4hint=198.51.100.2"},
+		"all.cdn.example. A":     {"steered", "all.cdn.example. 60 A 198.51.100.1", "all.cdn.example. 60 A 198.51.100.3"},
+		"six.cdn.example. AAAA":  {"steered", "six.cdn.example. 60 AAAA 2001:db8:ab1e::2"},
+		"both.cdn.example. AAAA": {"steered", "both.cdn.example. 60 AAAA 2001:db8:5ea1::2"},
+		"four.cdn.example. A":    {"steered", madeSOA("four.cdn.example.")},
+		"none.cdn.example. AAAA": {"steered", "none.cdn.example. 60 AAAA 2001:db8:ab1e::1"},
+		"other.example. A":       {"untouched", "other.example. 300 A 192.0.2.1", "other.example. 300 A 192.0.2.2"},
+	} {
+		if diff := cmp.Diff(want, s.ask(t, w, question)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", question, diff)
+		}
+	}
+}
+
 func TestSteerFailure(t *testing.T) {
 	w := dnstest.World{
 		"www.cdn.example. 300 A 192.0.2.1", "www.cdn.example. 3 TXT x",

@@ -9,7 +9,7 @@ import (
 // Exchanger asks one upstream over one protocol. Its methods may be called from any goroutine.
 type Exchanger interface {
 	// Exchange sends query, whose ID it replaces, and returns the response, which has the ID of what was
-	// sent and the same question. The last record of query is an OPT without options; query itself is not changed.
+	// sent and the same question. The last record of query is an OPT without options, or there is none; query itself is not changed.
 	Exchange(ctx context.Context, query []byte) ([]byte, error)
 	// Retire lets go of what is held for further queries, once nobody waits for it.
 	Retire()
@@ -19,6 +19,9 @@ type Exchanger interface {
 var (
 	errNoUpstream = errors.New("upstream: no upstream is configured")
 	errSpoofed    = errors.New("upstream: only datagrams that answer another query")
+	errCut        = errors.New("upstream: the response does not fit into a datagram, and cannot be had over TCP")
+	errReferral   = errors.New("upstream: a referral to other servers, as from one that does not resolve")
+	errNoSocket   = errors.New("upstream: all sockets are in use")
 	errUnanswered = errors.New("upstream: no upstream answered in time")
 )
 

@@ -2,10 +2,9 @@ package upstream
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -13,133 +12,90 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
-// Timing of the upstreams.
+// Timing of probes.
 const (
-	// A try that has no response yet is not given up, but from then on another one runs as well: a resolver may
-	// need seconds for a name that nobody asked for in a while. The delay follows the round trip time as a
-	// retransmission timer does (RFC 6298, Section 2), between these bounds.
-	firstDelay = 800 * time.Millisecond
-	minDelay   = 200 * time.Millisecond
-	maxDelay   = 1500 * time.Millisecond
 	// suspectAfter failures without a success between them, an upstream is probed, and is sick if that fails as
-	// well. A slow zone can make single queries fail, but not a probe.
+	// well. A slow or broken zone can make queries fail, but not a probe.
 	suspectAfter = 3
 	probeTimeout = time.Second
+	// probePause is between a probe that succeeded and the next one, so that a zone that fails again and again does not
+	// have the upstream probed as often.
+	probePause   = time.Second
 	firstBackoff = time.Second
 	maxBackoff   = time.Minute
 )
 
-// upstream is one resolver with what is known about its health.
-type upstream struct {
-	// set once
-	config Config
-	x      Exchanger
-	group  *Group
-	ctx    context.Context // done when no pool has it any more
-	cancel context.CancelFunc
-
-	queries, failed atomic.Uint64
-
-	mu       sync.Mutex    // guards the following
-	srtt     time.Duration // smoothed round trip time, 0 if unknown
-	rttvar   time.Duration // its variation
-	failures int           // since the last success
+// health is what is known about whether an upstream answers, and how fast.
+type health struct {
+	rtt      rtt
+	failures int  // since the last success
+	reached  bool // it has answered a question, at some time
 	probing  bool
+	probed   time.Time // when a probe succeeded last
 	sick     bool
 }
 
-// newUpstream returns the upstream that c describes. Nothing is sent before the first query.
-func newUpstream(c Config, g *Group) (*upstream, error) {
-	if !c.Addr.IsValid() || c.Addr.Port() == 0 {
-		return nil, fmt.Errorf("upstream %q has no address and port", c.Addr)
-	}
-	x, err := newExchanger(c, g)
-	if err != nil {
-		return nil, err
-	}
-	u := &upstream{config: c, x: x, group: g}
-	u.ctx, u.cancel = context.WithCancel(g.ctx)
-	return u, nil
+// inOrder reports whether u is to be asked before those that are sick.
+func (u *upstream) inOrder() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return !u.health.sick
 }
 
-// String returns the upstream as it is configured.
-func (u *upstream) String() string {
-	switch {
-	case u.config.Protocol == UDP:
-		return "udp://" + u.config.Addr.String()
-	case u.config.Name == "":
-		return "tls://" + u.config.Addr.String()
-	}
-	return "tls://" + u.config.Addr.String() + "#" + u.config.Name
-}
-
-// retire ends the probes of u. Queries under way, and even new ones, still work.
-func (u *upstream) retire() {
-	u.cancel()
-	u.x.Retire()
-}
-
-// healthy reports whether u is to be asked before those that are sick.
+// healthy reports whether u has answered, and is not known to have ceased to.
 func (u *upstream) healthy() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return !u.sick
+	return u.health.reached && !u.health.sick
 }
 
 // delay returns how long to wait for u before another try is started.
 func (u *upstream) delay() time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	switch {
-	case u.sick:
+	if u.health.sick {
 		return minDelay
-	case u.srtt == 0:
-		return firstDelay
 	}
-	return min(max(u.srtt+4*u.rttvar, minDelay), maxDelay)
+	return u.health.rtt.usual()
 }
 
-// exchange asks u and keeps account of its health. That somebody else was faster, or the client left, is not u's
-// fault, unless u had had its time.
-func (u *upstream) exchange(ctx context.Context, query []byte) ([]byte, error) {
-	u.queries.Add(1)
-	delay, start := u.delay(), time.Now()
-	msg, err := u.x.Exchange(ctx, query)
-	elapsed := time.Since(start)
-	switch {
-	case err == nil:
-		u.succeed(elapsed)
-	case ctx.Err() == nil || elapsed > delay:
-		u.fail()
-	}
-	return msg, err
-}
-
-// succeed takes note of a response that took rtt. See RFC 6298, Section 2.
-func (u *upstream) succeed(rtt time.Duration) {
+// succeed takes note of a good response that took d.
+func (u *upstream) succeed(d time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.srtt == 0 {
-		u.srtt, u.rttvar = rtt, rtt/2
-	} else {
-		u.rttvar += ((u.srtt - rtt).Abs() - u.rttvar) / 4
-		u.srtt += (rtt - u.srtt) / 8
-	}
-	u.failures = 0
-	if u.sick {
-		u.sick = false
+	h := &u.health
+	h.rtt.observe(d)
+	h.failures, h.reached = 0, true
+	if h.sick {
+		h.sick = false
 		u.group.log.Info().Stringer("upstream", u).Msg("upstream answers again")
 	}
 }
 
-// fail takes note of a query without a response.
+// fail takes note of a query without a good response.
 func (u *upstream) fail() {
-	u.failed.Add(1)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.failures++
-	if u.failures >= suspectAfter && !u.probing {
-		u.probing = true
+	h := &u.health
+	h.failures++
+	if h.failures >= suspectAfter && time.Since(h.probed) >= probePause {
+		u.startProbeLocked()
+	}
+}
+
+// check has u probed if it has not answered anything yet.
+func (u *upstream) check() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.health.reached {
+		u.startProbeLocked()
+	}
+}
+
+// startProbeLocked has u probed, unless it is.
+func (u *upstream) startProbeLocked() {
+	if !u.health.probing {
+		u.health.probing = true
 		u.group.work.Go(u.probe)
 	}
 }
@@ -157,28 +113,46 @@ func (u *upstream) probe() {
 	}
 }
 
-// probeOnce reports whether the probe is over. u is sick if it is not.
+// probeOnce reports whether the probe is over: u has answered, the probe or a query meanwhile, or is not wanted any more.
+// u is sick if it is not over. That u says that it cannot serve us is no answer.
 func (u *upstream) probeOnce() bool {
 	ctx, cancel := context.WithTimeout(u.ctx, probeTimeout)
 	defer cancel()
 	var k wire.Key
 	k.Set([]byte{0, 0, byte(dns.TypeNS), 0, dns.ClassINET}, 0)
 	start := time.Now()
-	_, err := u.x.Exchange(ctx, wire.AppendQuery(nil, &k))
-	if err == nil {
+	p, _, err := u.ask(ctx, wire.AppendQuery(nil, &k), &k)
+	ok := err == nil && isFinal(p)
+	if ok {
 		u.succeed(time.Since(start))
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.probing = u.failures > 0 && u.ctx.Err() == nil
-	if u.probing && !u.sick {
-		u.sick = true
-		u.group.log.Warn().Stringer("upstream", u).Err(err).Msg("upstream does not answer")
+	h := &u.health
+	if ok {
+		h.probed = time.Now()
 	}
-	return !u.probing
+	over := ok || u.ctx.Err() != nil || h.reached && h.failures == 0
+	h.probing = !over
+	if !over && !h.sick {
+		h.sick = true
+		line := u.group.log.Warn().Stringer("upstream", u).Err(err)
+		if err == nil {
+			line = line.Str("rcode", dns.RcodeToString[int(p.Rcode())])
+		}
+		line.Msg("upstream does not answer")
+	}
+	return over
 }
 
-// stats returns the counters of u.
-func (u *upstream) stats() Stats {
-	return Stats{Name: u.String(), Queries: u.queries.Load(), Failures: u.failed.Load(), Healthy: u.healthy()}
+// ownFault reports whether err is about what this host lacks, of which no upstream is to blame.
+func ownFault(err error) bool {
+	for _, lack := range []error{
+		errNoSocket, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL, syscall.EAGAIN,
+	} {
+		if errors.Is(err, lack) {
+			return true
+		}
+	}
+	return false
 }

@@ -52,7 +52,7 @@ type Stats struct {
 	Name     string // as configured: "udp://192.0.2.1:53"
 	Queries  uint64
 	Failures uint64 // queries without a response
-	Healthy  bool
+	Healthy  bool   // it has answered, and has not ceased to
 }
 
 // Group owns the connections and goroutines of all pools that it makes: an upstream outlives its pool if the next one
@@ -131,6 +131,13 @@ func (p *Pool) Retire(next *Pool) {
 		if next.find(u.config) == nil {
 			u.retire()
 		}
+	}
+}
+
+// Check has those upstreams probed that have not answered anything yet, so that Stats soon says which of them do.
+func (p *Pool) Check() {
+	for _, u := range p.list {
+		u.check()
 	}
 }
 

@@ -90,6 +90,21 @@ func rcodeAfter(after time.Duration, rcode int) *dnstest.Upstream {
 	}}
 }
 
+// bogus returns an upstream that validates, and finds nothing valid.
+func bogus(after time.Duration) *dnstest.Upstream {
+	fails := rcodeAfter(after, dns.RcodeServerFailure)
+	return &dnstest.Upstream{Serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+		r, err := fails.Serve(ctx, m)
+		if err == nil {
+			r.SetEdns0(1232, false).IsEdns0().Option = []dns.EDNS0{
+				&dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNoReachableAuthority},
+				&dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeDNSBogus},
+			}
+		}
+		return r, err
+	}}
+}
+
 func TestFailover(t *testing.T) {
 	const ms = time.Millisecond
 	wrong := &dnstest.Upstream{Serve: func(context.Context, *dns.Msg) (*dns.Msg, error) {
@@ -101,15 +116,23 @@ func TestFailover(t *testing.T) {
 		err       error
 		asked     []uint64
 	}{
-		"first-answers":           {[]*dnstest.Upstream{good(ms), good(ms)}, 0, nil, []uint64{1, 0}},
-		"first-fails":             {[]*dnstest.Upstream{failing(ms), good(ms)}, 0, nil, []uint64{1, 1}},
-		"first-is-silent":         {[]*dnstest.Upstream{silent(), good(ms)}, 0, nil, []uint64{1, 1}},
-		"first-is-slow":           {[]*dnstest.Upstream{good(2 * time.Second), silent()}, 0, nil, []uint64{2, 1}},
-		"first-is-malformed":      {[]*dnstest.Upstream{wrong, good(ms)}, 0, nil, []uint64{1, 1}},
-		"servfail-is-final":       {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeServerFailure), good(ms)}, dns.RcodeServerFailure, nil, []uint64{1, 0}},
-		"refused-is-not":          {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), good(ms)}, 0, nil, []uint64{1, 1}},
-		"refused-by-all":          {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), rcodeAfter(ms, dns.RcodeNotImplemented)}, dns.RcodeRefused, nil, []uint64{1, 1}},
-		"refused-or-silent":       {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), silent()}, dns.RcodeRefused, nil, []uint64{2, 1}},
+		"first-answers":         {[]*dnstest.Upstream{good(ms), good(ms)}, 0, nil, []uint64{1, 0}},
+		"first-fails":           {[]*dnstest.Upstream{failing(ms), good(ms)}, 0, nil, []uint64{1, 1}},
+		"first-is-silent":       {[]*dnstest.Upstream{silent(), good(ms)}, 0, nil, []uint64{1, 1}},
+		"first-is-slow":         {[]*dnstest.Upstream{good(2 * time.Second), silent()}, 0, nil, []uint64{2, 1}},
+		"first-is-malformed":    {[]*dnstest.Upstream{wrong, good(ms)}, 0, nil, []uint64{1, 1}},
+		"servfail-is-not-final": {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeServerFailure), good(ms)}, 0, nil, []uint64{1, 1}},
+		"bogus-is-final":        {[]*dnstest.Upstream{bogus(ms), good(ms)}, dns.RcodeServerFailure, nil, []uint64{1, 0}},
+		"refused-is-not":        {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), good(ms)}, 0, nil, []uint64{1, 1}},
+		"refused-by-all":        {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), rcodeAfter(ms, dns.RcodeNotImplemented)}, dns.RcodeRefused, nil, []uint64{1, 1}},
+		"refused-or-silent":     {[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), silent()}, dns.RcodeRefused, nil, []uint64{1, 1}},
+		"silent-or-refused":     {[]*dnstest.Upstream{silent(), rcodeAfter(ms, dns.RcodeRefused)}, dns.RcodeRefused, nil, []uint64{1, 1}},
+		"refused-before-a-slow-one": {
+			[]*dnstest.Upstream{rcodeAfter(ms, dns.RcodeRefused), good(firstDelay - ms)}, 0, nil, []uint64{1, 1},
+		},
+		"refused-between-silent-ones": {
+			[]*dnstest.Upstream{silent(), rcodeAfter(ms, dns.RcodeRefused), silent()}, dns.RcodeRefused, nil, []uint64{1, 1, 1},
+		},
 		"only-one-and-it-fails":   {[]*dnstest.Upstream{failing(ms)}, 0, errTest, []uint64{3}},
 		"only-one-and-it-is-mute": {[]*dnstest.Upstream{silent()}, 0, errUnanswered, []uint64{3}},
 		"all-fail":                {[]*dnstest.Upstream{failing(ms), failing(ms), failing(ms), failing(ms)}, 0, errTest, []uint64{1, 1, 1, 1}},
@@ -164,7 +187,7 @@ func TestHealth(t *testing.T) {
 		}
 		down.Store(true)
 		for range suspectAfter {
-			if !p.list[0].healthy() {
+			if !p.list[0].inOrder() {
 				t.Fatal("sick too early")
 			}
 			ask()
@@ -197,6 +220,62 @@ func TestHealth(t *testing.T) {
 	})
 }
 
+// TestProbe has upstreams that say nothing else, or cannot serve us, probed: they are not healthy, and asked last.
+func TestProbe(t *testing.T) {
+	for name, row := range map[string]struct {
+		upstream *dnstest.Upstream
+		want     bool
+	}{
+		"answers":  {good(time.Millisecond), true},
+		"nxdomain": {rcodeAfter(time.Millisecond, dns.RcodeNameError), true},
+		"servfail": {rcodeAfter(time.Millisecond, dns.RcodeServerFailure), false},
+		"refused":  {rcodeAfter(time.Millisecond, dns.RcodeRefused), false},
+		"fails":    {failing(time.Millisecond), false},
+		"silent":   {silent(), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := testPool(t, row.upstream)
+				if p.Stats()[0].Healthy {
+					t.Error("healthy before it was reached")
+				}
+				p.Check()
+				time.Sleep(probeTimeout)
+				synctest.Wait()
+				if got := p.Stats()[0]; got.Healthy != row.want || p.list[0].inOrder() != row.want || got.Queries != 0 {
+					t.Errorf("got %+v; want health %t", got, row.want)
+				}
+			})
+		})
+	}
+}
+
+// TestErrorsOfAllQuestions has an upstream say SERVFAIL to every question, as one does that lost its link: it is sick after
+// a few. One that does so for some names is not.
+func TestErrorsOfAllQuestions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := rcodeAfter(time.Millisecond, dns.RcodeServerFailure)
+		root := good(time.Millisecond)
+		names := &dnstest.Upstream{Serve: func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+			if m.Question[0].Name == "." {
+				return root.Serve(ctx, m)
+			}
+			return broken.Serve(ctx, m)
+		}}
+		p := testPool(t, broken, names)
+		for range suspectAfter {
+			if _, err := resolveA(t, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if p.list[0].inOrder() || !p.list[1].healthy() {
+			t.Errorf("got %+v; want the first sick, the second healthy", p.Stats())
+		}
+	})
+}
+
 // Names that nobody answers must not make an upstream sick that answers others.
 func TestSlowNamesDoNotMakeSick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -212,7 +291,7 @@ func TestSlowNamesDoNotMakeSick(t *testing.T) {
 			if _, err := resolveA(t, p); !errors.Is(err, errUnanswered) {
 				t.Errorf("got %v; want %v", err, errUnanswered)
 			}
-			if !p.list[0].healthy() {
+			if !p.list[0].inOrder() {
 				t.Fatal("sick")
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -48,8 +49,12 @@ func (u *udpExchanger) Exchange(ctx context.Context, query []byte) ([]byte, erro
 	}
 	response, err := u.exchangeUDP(ctx, query)
 	<-u.sockets
-	if err == nil && response == nil {
-		return u.tcp.Exchange(ctx, query)
+	if err != nil || response != nil {
+		return response, err
+	}
+	response, err = u.tcp.Exchange(ctx, query)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", errCut, err)
 	}
 	return response, err
 }

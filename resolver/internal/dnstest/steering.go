@@ -94,6 +94,7 @@ type Relay struct {
 	No6    bool            // no IPv6 pool
 	Err    error           // what RelayAddr returns, or nil
 	Down   bool            // not healthy, though it has addresses
+	Died   []netip.Addr    // destinations that are dead
 	Asked  []time.Duration // the TTLs that RelayAddr was called with
 	Size   uint64          // of the pool; 0 if no lease is ever new
 
@@ -139,6 +140,9 @@ func (f *Relay) Contains(addr netip.Addr) bool {
 		return netip.MustParsePrefix(p).Contains(addr)
 	})
 }
+
+// Dead implements steer.Relay.
+func (f *Relay) Dead(dst netip.Addr) bool { return slices.Contains(f.Died, dst) }
 
 // Healthy implements steer.Relay.
 func (f *Relay) Healthy() bool { return !f.Down }

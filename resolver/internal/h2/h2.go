@@ -93,7 +93,7 @@ func (w *Response) AddUint(name FieldName, prefix string, n uint64) {
 	w.fields = appendDecimal(w.fields, name, prefix, n)
 }
 
-// Config is what a Server needs. All fields but KeepHeader must be set.
+// Config is what a Server needs. All fields but KeepHeader and ShortenIdle must be set.
 type Config struct {
 	Handler Handler
 	// KeepHeader reports whether the handler wants to see Request.Header for a path, which costs memory for each field.
@@ -107,6 +107,8 @@ type Config struct {
 	MaxBody int
 	// IdleTimeout ends a connection without a request under way. Other frames do not prolong its life.
 	IdleTimeout time.Duration
+	// ShortenIdle returns how much of IdleTimeout a connection has at the moment, for when there are many. Nil means all.
+	ShortenIdle func(time.Duration) time.Duration
 	// ReadTimeout bounds the time from the first octet of a frame, of a header block or of a request to its last.
 	ReadTimeout time.Duration
 	// WriteTimeout is how long a client may take to make room for what is written.
@@ -198,6 +200,14 @@ func (s *Server) freeExchange(x *exchange) {
 		x.w.fields = nil
 	}
 	s.exchanges.Put(x)
+}
+
+// idleTime returns how long a connection may be without a request under way.
+func (s *Server) idleTime() time.Duration {
+	if s.cfg.ShortenIdle == nil {
+		return s.cfg.IdleTimeout
+	}
+	return s.cfg.ShortenIdle(s.cfg.IdleTimeout)
 }
 
 func (s *Server) buffer() *buffer { return s.buffers.Get().(*buffer) }

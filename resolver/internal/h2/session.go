@@ -120,7 +120,7 @@ func (s *session) appendPreface() {
 // deadline returns until when something has to arrive. A part of a frame shortens the time that an idle connection has,
 // and never prolongs it: else a client could keep one for ever with halves of frames.
 func (s *session) deadline() time.Time {
-	until := s.active.Add(s.srv.cfg.IdleTimeout)
+	until := s.active.Add(s.srv.idleTime())
 	switch {
 	case s.phase == phaseAnnounced:
 		until = s.leaveBy

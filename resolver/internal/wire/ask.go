@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"github.com/miekg/dns"
@@ -21,8 +22,18 @@ func AppendQuery(dst []byte, k *Key) []byte {
 	return append(dst, 0, 0, byte(dns.TypeOPT), MaxUDP>>8, MaxUDP&0xff, 0, 0, do, 0, 0, 0)
 }
 
-// PadQuery pads query, which ends with an OPT record without options. See RFC 8467, Section 4.1.
+// WithoutOPT returns query, which AppendQuery made, without its OPT record.
+func WithoutOPT(query []byte) []byte {
+	plain := bytes.Clone(query[:len(query)-optLen])
+	plain[11] = 0
+	return plain
+}
+
+// PadQuery pads query, which ends with an OPT record without options; without one it cannot. See RFC 8467, Section 4.1.
 func PadQuery(query []byte) []byte {
+	if query[11] == 0 {
+		return query
+	}
 	n := len(query)
 	query = appendPadding(query, 0, QueryBlock)
 	binary.BigEndian.PutUint16(query[n-2:], uint16(len(query)-n))

@@ -17,3 +17,10 @@ const (
 	EDEInvalidData          = EDE(dns.ExtendedErrorCodeInvalidData)
 	EDEInvalidType          = EDE(dns.ExtendedErrorCodeInvalidQueryType)
 )
+
+// AboutName reports whether e says that the question is at fault and not the upstream: DNSSEC data is missing or wrong, or
+// a filter refuses the name. See RFC 8914, Sections 4.6 to 4.13, and 4.16 to 4.18.
+func (e EDE) AboutName() bool {
+	return e >= EDE(dns.ExtendedErrorCodeDNSSECIndeterminate) && e <= EDE(dns.ExtendedErrorCodeNSECMissing) ||
+		e >= EDE(dns.ExtendedErrorCodeBlocked) && e <= EDE(dns.ExtendedErrorCodeFiltered)
+}

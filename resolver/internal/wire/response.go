@@ -39,7 +39,9 @@ type Response struct {
 	GivenSize int64
 
 	EDE       EDE    // NoEDE if there is none
+	EDNS      bool   // the upstream sent an OPT record
 	Rewritten bool   // an address in it is not the upstream's; set by whoever rewrote it
+	Alias     *Key   // the question for the name that it ends with, if the upstream left that out; or nil
 	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
 	Received  int64  // when it came, in nanoseconds on the clock of the caller
 }
@@ -56,9 +58,9 @@ func NewResponse(msg []byte, k *Key, now int64) (*Response, error) {
 		return nil, ErrMalformed
 	}
 	if w.gap {
-		return repack(msg, k, now, w.ede)
+		return repack(msg, k, now, &w)
 	}
-	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clip(w.ttls), EDE: w.ede, TTL: w.ttl(), Received: now}
+	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clip(w.ttls), EDE: w.ede, EDNS: w.opt, TTL: w.ttl(), Received: now}
 	r.normalize(k, &w)
 	return r, nil
 }
@@ -81,7 +83,7 @@ func (p *Response) normalize(k *Key, w *walk) {
 
 // repack is for upstreams that put records behind OPT. They may be compressed across it, so that it cannot just be
 // cut out.
-func repack(msg []byte, k *Key, now int64, e EDE) (*Response, error) {
+func repack(msg []byte, k *Key, now int64, w *walk) (*Response, error) {
 	var m dns.Msg
 	if err := m.Unpack(msg); err != nil {
 		return nil, ErrMalformed
@@ -94,7 +96,7 @@ func repack(msg []byte, k *Key, now int64, e EDE) (*Response, error) {
 	}
 	r, err := NewResponse(msg, k, now)
 	if err == nil {
-		r.EDE = e
+		r.EDE, r.EDNS = w.ede, w.opt
 	}
 	return r, err
 }
@@ -200,6 +202,9 @@ func (p *Response) Answers(k *Key) bool {
 
 // SetAuthoritative sets AA. It must be called before p is shared.
 func (p *Response) SetAuthoritative() { p.msg[2] |= FlagAA }
+
+// ClearAD clears AD, for an upstream that is not to be believed. It must be called before p is shared.
+func (p *Response) ClearAD() { p.msg[3] &^= FlagAD }
 
 // Parse returns p taken apart, with the TTLs that it came with.
 func (p *Response) Parse() (*Message, error) { return ParseMessage(p.msg) }

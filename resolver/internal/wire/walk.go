@@ -80,16 +80,26 @@ func (w *walk) add(section, off int, rec position) bool {
 	return true
 }
 
-// readOPT takes the upper bits of the RCODE and the first Extended DNS Error from the upstream's OPT record. The
-// error's text is not passed on.
+// readOPT takes the upper bits of the RCODE and an Extended DNS Error from the upstream's OPT record: the first that is
+// about the name, else the first. The error's text is not passed on.
 func (w *walk) readOPT(off int, rec position) bool {
 	if w.opt || w.msg[off] != 0 {
 		return false
 	}
 	w.opt = true
 	w.rcode |= uint16(rec.ttl>>24) << 4
-	if data := optionIn(w.msg[rec.data:rec.end], dns.EDNS0EDE); len(data) >= 2 {
-		w.ede = EDE(binary.BigEndian.Uint16(data))
+	for options := w.msg[rec.data:rec.end]; len(options) > 0; {
+		code, data, rest, ok := readOption(options)
+		if !ok {
+			break
+		}
+		options = rest
+		if code != dns.EDNS0EDE || len(data) < 2 {
+			continue
+		}
+		if e := EDE(binary.BigEndian.Uint16(data)); w.ede == NoEDE || !w.ede.AboutName() && e.AboutName() {
+			w.ede = e
+		}
 	}
 	return true
 }

@@ -29,7 +29,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
-	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/reuseport"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/latebind"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -69,10 +69,10 @@ func New(cfg Config, want Identity, holder *certs.Holder) (*Service, error) {
 }
 
 // Bind binds the addresses on which HTTP-01 is answered. The relay can bind their port on all addresses after that, but
-// not before.
-func (s *Service) Bind(addrs []netip.AddrPort) error {
+// not before. free binds those that this host does not have yet as well; others wait until it has them.
+func (s *Service) Bind(addrs []netip.AddrPort, free bool) error {
 	for _, a := range addrs {
-		server, err := newChallengeServer(listenNetwork(a, addrs), a, s.proofs)
+		server, err := newChallengeServer(listenNetwork(a, addrs), a, free, s.proofs, s.renewer.log)
 		if err != nil {
 			return err
 		}
@@ -132,19 +132,16 @@ func listenNetwork(addr netip.AddrPort, all []netip.AddrPort) string {
 	return "tcp"
 }
 
-// newChallengeServer binds addr for h, in a way that lets the relay bind the same port on all addresses.
-func newChallengeServer(network string, addr netip.AddrPort, h http.Handler) (*challengeServer, error) {
-	lc := net.ListenConfig{KeepAlive: -1}
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(context.Background(), network, addr.String())
+// newChallengeServer binds addr for h, in a way that lets the relay bind the same port on all addresses. See
+// latebind.Listen for free and log.
+func newChallengeServer(
+	network string, addr netip.AddrPort, free bool, h http.Handler, log zerolog.Logger,
+) (*challengeServer, error) {
+	ln, err := latebind.Listen(network, addr, free, log)
 	if err != nil {
 		if errno, ok := errors.AsType[syscall.Errno](err); ok {
 			err = errno
 		}
-		return nil, fmt.Errorf("bind %s for HTTP-01: %w", addr, err)
-	}
-	if err := reuseport.Share(ln.(*net.TCPListener)); err != nil {
-		ln.Close()
 		return nil, fmt.Errorf("bind %s for HTTP-01: %w", addr, err)
 	}
 	return &challengeServer{

@@ -196,7 +196,7 @@ func serviceOf(adn, alpn string, r svcb.Record) service {
 
 // offer is what clients would take of one message.
 type offer struct {
-	messages    survey.Message
+	messages survey.Message
 	services map[service][]netip.Addr
 }
 

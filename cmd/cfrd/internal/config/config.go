@@ -74,6 +74,8 @@ type Listen struct {
 	DoH   []netip.AddrPort `mapstructure:"doh" reload:"restart"`
 	DoQ   []netip.AddrPort `mapstructure:"doq" reload:"restart"`
 	Admin netip.AddrPort   `mapstructure:"admin" reload:"restart"`
+	// FreeBind binds addresses that this host does not have yet.
+	FreeBind bool `mapstructure:"freebind" reload:"restart"`
 }
 
 // TLS says where the certificate comes from: from two files, whose paths are absolute, or by ACME.
@@ -166,12 +168,14 @@ type RelayLimits struct {
 	TCPHalfClosed     time.Duration `mapstructure:"tcp_half_closed" reload:"restart"`
 	UDPIdle           time.Duration `mapstructure:"udp_idle" reload:"restart"`
 	DrainTimeout      time.Duration `mapstructure:"drain_timeout" reload:"restart"`
+	UDPStrictFactor   bool          `mapstructure:"udp_strict_factor" reload:"restart"`
 }
 
-// Limits has the fields of resolver.Limits, in the same order; 0 means the default there.
+// Limits has what is configured of resolver.Limits; 0 means the default there.
 type Limits struct {
 	Connections          int           `mapstructure:"connections" reload:"restart"`
 	ConnectionsPerClient int           `mapstructure:"connections_per_client" reload:"restart"`
+	ConnectionAge        time.Duration `mapstructure:"connection_age" reload:"restart"`
 	InFlight             int           `mapstructure:"in_flight" reload:"restart"`
 	InFlightPerClient    int           `mapstructure:"in_flight_per_client" reload:"restart"`
 	InFlightPerConn      int           `mapstructure:"in_flight_per_connection" reload:"restart"`
@@ -181,6 +185,18 @@ type Limits struct {
 	DrainTimeout         time.Duration `mapstructure:"drain_timeout" reload:"restart"`
 
 	HTTP2 resolver.HTTP2Server `mapstructure:"http2" reload:"restart"`
+
+	Prefixes []PrefixLimit  `mapstructure:"prefixes" reload:"restart"`
+	Shared   []netip.Prefix `mapstructure:"shared" reload:"restart"`
+	SharedBy int            `mapstructure:"shared_by" reload:"restart"`
+}
+
+// PrefixLimit has the fields of resolver.PrefixLimit, in the same order; 0 means the default there.
+type PrefixLimit struct {
+	IPv4        int `mapstructure:"ipv4" reload:"restart"`
+	IPv6        int `mapstructure:"ipv6" reload:"restart"`
+	Connections int `mapstructure:"connections" reload:"restart"`
+	InFlight    int `mapstructure:"in_flight" reload:"restart"`
 }
 
 // Cache is the cache of answers.
@@ -203,9 +219,10 @@ type Log struct {
 // which testdata/cfrd.yaml repeats.
 func defaultConfig() *Config {
 	return &Config{
-		DDR:   DDR{AdvertiseRelay: true, PvD: true},
-		Relay: Relay{Routes: true, GSO: true},
-		Log:   Log{Level: zerolog.InfoLevel},
+		Listen: Listen{FreeBind: true},
+		DDR:    DDR{AdvertiseRelay: true, PvD: true},
+		Relay:  Relay{Routes: true, GSO: true},
+		Log:    Log{Level: zerolog.InfoLevel},
 	}
 }
 
@@ -263,6 +280,29 @@ func (c *Config) PolicyRules() []zones.Rule {
 		rules[i] = r.policy()
 	}
 	return rules
+}
+
+// Resolver returns l in the form that the resolver has it.
+func (l *Limits) Resolver() resolver.Limits {
+	out := resolver.Limits{
+		Connections:          l.Connections,
+		ConnectionsPerClient: l.ConnectionsPerClient,
+		ConnectionAge:        l.ConnectionAge,
+		InFlight:             l.InFlight,
+		InFlightPerClient:    l.InFlightPerClient,
+		InFlightPerConn:      l.InFlightPerConn,
+		IdleTimeout:          l.IdleTimeout,
+		ReadTimeout:          l.ReadTimeout,
+		QueryTimeout:         l.QueryTimeout,
+		DrainTimeout:         l.DrainTimeout,
+		HTTP2:                l.HTTP2,
+		Shared:               l.Shared,
+		SharedBy:             l.SharedBy,
+	}
+	for _, p := range l.Prefixes {
+		out.Prefixes = append(out.Prefixes, resolver.PrefixLimit(p))
+	}
+	return out
 }
 
 // policy returns r as the package of the policy has it.

@@ -56,11 +56,12 @@ func TestReferenceConfig(t *testing.T) {
 		Name:    "dns.isp.example",
 		Clients: prefixes("10.0.0.0/8", "2001:db8::/32"),
 		Listen: Listen{
-			Do53:  addrPorts("10.0.0.53:53", "[2001:db8::53]:53"),
-			DoT:   addrPorts("10.0.0.53:853", "[2001:db8::53]:853"),
-			DoH:   addrPorts("10.0.0.53:443", "[2001:db8::53]:443"),
-			DoQ:   addrPorts("10.0.0.53:853", "[2001:db8::53]:853"),
-			Admin: netip.MustParseAddrPort("127.0.0.1:9153"),
+			Do53:     addrPorts("10.0.0.53:53", "[2001:db8::53]:53"),
+			DoT:      addrPorts("10.0.0.53:853", "[2001:db8::53]:853"),
+			DoH:      addrPorts("10.0.0.53:443", "[2001:db8::53]:443"),
+			DoQ:      addrPorts("10.0.0.53:853", "[2001:db8::53]:853"),
+			Admin:    netip.MustParseAddrPort("127.0.0.1:9153"),
+			FreeBind: true,
 		},
 		TLS: TLS{Certificate: "/etc/cfrd/cert.pem", Key: "/etc/cfrd/key.pem"},
 		Upstreams: []resolver.Upstream{

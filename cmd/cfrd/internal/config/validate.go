@@ -31,6 +31,7 @@ func (v *validator) validate() {
 		v.checkDDR()
 		v.checkAnnounce()
 		v.checkSteer()
+		v.refusedBelow("limits", resolver.ValidatePrefixes(v.Limits.Resolver().Prefixes))
 	}
 	v.checkAddressMap()
 	if v.mode.Relays() && (v.mode == ModeRelay || v.Relays() || len(v.Relay.Ports) > 0 || len(v.Relay.Egress) > 0) {

@@ -15,6 +15,12 @@ func Share(c syscall.Conn) error {
 	if err != nil {
 		return err
 	}
+	return ShareFirst("", "", rc)
+}
+
+// ShareFirst does that for a socket before it is bound, to a port that sockets of this user have already and share. It is
+// for net.ListenConfig.Control.
+func ShareFirst(_, _ string, rc syscall.RawConn) error {
 	var failure error
 	if err := rc.Control(func(fd uintptr) {
 		failure = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)

@@ -6,3 +6,6 @@ import "syscall"
 
 // Share does nothing: the relay, which is what ports are shared with, needs Linux.
 func Share(syscall.Conn) error { return nil }
+
+// ShareFirst does nothing either.
+func ShareFirst(_, _ string, _ syscall.RawConn) error { return nil }
