@@ -3,6 +3,7 @@ package ddr
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/miekg/dns"
 
@@ -18,31 +19,51 @@ const (
 // Answer returns the reply to q sent by client to the address local, or false if the name is not of discovery.
 // Everything under resolver.arpa is: what does not exist is NODATA. See RFC 9462, Section 6.4. The reply has AA set.
 //
-// The answer depends on local, and on client only for the relay, never on anything in the query that somebody between
+// The answer depends on local, on the scope of client, and on client for the relay, never on anything in the query that somebody between
 // client and resolver could change. See RFC 9462, Section 7.
 func (z *Zone) Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool) {
 	if q.Qclass != dns.ClassINET {
 		return nil, false
 	}
-	local = local.Unmap().WithZone("")
+	by := newAsker(client, local)
 	switch name := dns.CanonicalName(q.Name); {
 	case dns.IsSubDomain(arpa, name):
-		return z.answerArpa(q, name, client, local), true
+		return z.answerArpa(q, name, by), true
 	case dns.IsSubDomain(discovery+z.name, name):
-		return z.answerDiscovery(q, name, client, local), true
+		return z.answerDiscovery(q, name, by), true
 	case name == z.name && q.Qtype == dns.TypeHTTPS && (z.cfg.OwnName || z.cfg.OwnHTTPS):
-		return z.answerHTTPS(q, local)
+		return z.answerHTTPS(q, by)
 	case name == z.name && (z.cfg.OwnName || q.Qtype == dns.TypeRESINFO):
-		return z.answerName(q, local), true
+		return z.answerName(q, by), true
+	case z.isReverse(name, by):
+		return z.answerReverse(q, name), true
 	}
 	return nil, false
 }
 
-func (z *Zone) answerArpa(q dns.Question, name string, client, local netip.Addr) *dns.Msg {
+// isReverse reports whether name is the reverse name of an address of the resolver that by can use, and is answered here.
+func (z *Zone) isReverse(name string, by asker) bool {
+	if z.cfg.Reverse == nil || !strings.HasSuffix(name, ".in-addr.arpa.") && !strings.HasSuffix(name, ".ip6.arpa.") {
+		return false
+	}
+	return slices.ContainsFunc(z.addresses(by), func(a netip.Addr) bool {
+		reverse, err := dns.ReverseAddr(a.String())
+		return err == nil && reverse == name && z.cfg.Reverse(a)
+	})
+}
+
+func (z *Zone) answerReverse(q dns.Question, name string) *dns.Msg {
+	if q.Qtype == dns.TypePTR {
+		return z.reply(q, &dns.PTR{Hdr: header(q.Name, dns.TypePTR, z.ttl), Ptr: z.name})
+	}
+	return z.nodata(q, name)
+}
+
+func (z *Zone) answerArpa(q dns.Question, name string, by asker) *dns.Msg {
 	switch {
 	case name == discovery+arpa && q.Qtype == dns.TypeSVCB:
-		if resolvers, err := z.Resolvers(local); err == nil {
-			return z.designation(q, resolvers, client, local)
+		if resolvers, err := z.resolvers(by); err == nil {
+			return z.designation(q, resolvers, by)
 		}
 	case name != arpa:
 	case q.Qtype == dns.TypeRESINFO:
@@ -56,14 +77,14 @@ func (z *Zone) answerArpa(q dns.Question, name string, client, local netip.Addr)
 	return z.nodata(q, arpa)
 }
 
-func (z *Zone) answerDiscovery(q dns.Question, name string, client, local netip.Addr) *dns.Msg {
+func (z *Zone) answerDiscovery(q dns.Question, name string, by asker) *dns.Msg {
 	apex := discovery + z.name
 	if z.cfg.OwnName {
 		apex = z.name
 	}
 	if name == discovery+z.name && q.Qtype == dns.TypeSVCB {
-		if resolvers, err := z.resolversByName(local); err == nil {
-			return z.designation(q, resolvers, client, local)
+		if resolvers, err := z.resolversByName(by); err == nil {
+			return z.designation(q, resolvers, by)
 		}
 	}
 	if name == apex && q.Qtype == dns.TypeSOA {
@@ -74,11 +95,11 @@ func (z *Zone) answerDiscovery(q dns.Question, name string, client, local netip.
 
 // answerHTTPS answers for the HTTPS record of the name. It returns false, so that other zones are asked, if there is no
 // record and Config.OwnName is not set.
-func (z *Zone) answerHTTPS(q dns.Question, local netip.Addr) (*dns.Msg, bool) {
-	if resolvers, err := z.resolversByName(local); err == nil {
+func (z *Zone) answerHTTPS(q dns.Question, by asker) (*dns.Msg, bool) {
+	if resolvers, err := z.resolversByName(by); err == nil {
 		if rrs := z.https(q.Name, resolvers, z.lifetime()); len(rrs) > 0 {
 			m := z.reply(q, rrs...)
-			m.Extra = addressRecords(z.name, z.addresses(local), z.lifetime())
+			m.Extra = addressRecords(z.name, z.addresses(by), z.lifetime())
 			return m, true
 		}
 	}
@@ -88,14 +109,14 @@ func (z *Zone) answerHTTPS(q dns.Question, local netip.Addr) (*dns.Msg, bool) {
 	return nil, false
 }
 
-func (z *Zone) answerName(q dns.Question, local netip.Addr) *dns.Msg {
+func (z *Zone) answerName(q dns.Question, by asker) *dns.Msg {
 	switch q.Qtype {
 	case dns.TypeRESINFO:
 		return z.answerInfo(q, z.name)
 	case dns.TypeSOA:
 		return z.reply(q, z.soa(z.name))
 	case dns.TypeA, dns.TypeAAAA:
-		rrs := addressRecords(q.Name, z.addresses(local), z.ttl)
+		rrs := addressRecords(q.Name, z.addresses(by), z.ttl)
 		rrs = slices.DeleteFunc(rrs, func(rr dns.RR) bool { return rr.Header().Rrtype != q.Qtype })
 		if len(rrs) > 0 {
 			return z.reply(q, rrs...)
@@ -114,14 +135,14 @@ func (z *Zone) answerInfo(q dns.Question, apex string) *dns.Msg {
 }
 
 // designation is the answer to a discovery query, with the addresses of every TargetName exactly once.
-func (z *Zone) designation(q dns.Question, resolvers []svcb.Resolver, client, local netip.Addr) *dns.Msg {
+func (z *Zone) designation(q dns.Question, resolvers []svcb.Resolver, by asker) *dns.Msg {
 	ttl := z.lifetime()
 	m := z.reply(q)
 	for _, r := range resolvers {
 		m.Answer = append(m.Answer, record(r, q.Name, ttl))
 	}
-	m.Extra = addressRecords(z.name, z.addresses(local), ttl)
-	if z.relayFor(client) {
+	m.Extra = addressRecords(z.name, z.addresses(by), ttl)
+	if z.relayFor(by.client) {
 		rr := dns.Copy(z.relay).(*dns.SVCB)
 		rr.Hdr = header(q.Name, dns.TypeSVCB, ttl)
 		m.Answer = append(m.Answer, rr)

@@ -2,8 +2,8 @@
 // resolver.arpa and _dns under the resolver's name with SVCB records (RFC 9460, RFC 9461) of what really runs, and
 // with RESINFO (RFC 9606).
 //
-// What it claims, of class IN: everything at and below resolver.arpa, everything at and below _dns.NAME, and RESINFO
-// at NAME. NAME itself is left to the operator's zones, unless Config.OwnName is set; so is its HTTPS record, unless
+// What it claims, of class IN: everything at and below resolver.arpa, everything at and below _dns.NAME, RESINFO
+// at NAME, and the reverse names of its addresses for which Config.Reverse says so. NAME itself is left to the operator's zones, unless Config.OwnName is set; so is its HTTPS record, unless
 // Config.OwnHTTPS is.
 //
 // It sends and receives nothing, and does not read what other resolvers publish, except by ParsePvD, ParseInfo and
@@ -35,6 +35,10 @@ type Config struct {
 	// OwnHTTPS makes the zone answer for HTTPS at Name while DoH runs. It is meant for a zone file that has the name
 	// without such a record, and says nothing that OwnName does not.
 	OwnHTTPS bool
+	// Reverse reports whether the PTR record of one of the resolver's addresses is answered here, with Name. It must not be
+	// where an operator's zone has the reverse name, nor where Name does not have the address for those who confirm it. Nil
+	// answers none. It may be called from any goroutine.
+	Reverse func(netip.Addr) bool
 	// PvD says that https://NAME/.well-known/pvd is served, so that the HTTPS record has the parameter pvd. See RFC
 	// 8801, Section 4.1.
 	PvD bool

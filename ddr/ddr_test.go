@@ -161,14 +161,14 @@ func TestWhereAndWhat(t *testing.T) {
 		local netip.Addr
 		want  []string // ALPN, port; empty means NODATA
 	}{
-		"covered":                       {private, []netip.Addr{v4}, v4, []string{"dot", "doq"}},
+		"covered":                       {private, []netip.Addr{v4}, v4, []string{"doq"}},
 		"public-address-not-covered":    {private, []netip.Addr{private4}, v4, nil},
 		"no-address-covered":            {private, nil, v4, nil},
 		"private-covered":               {private, []netip.Addr{private4}, private4, []string{"dot", "doq"}},
 		"opportunistic-same-address":    {private, nil, private4, []string{"dot"}},
 		"opportunistic-other-address":   {private, nil, netip.MustParseAddr("10.0.0.54"), nil},
-		"covered-but-not-of-the-name":   {private, []netip.Addr{v6}, v6, []string{"dot", "doq"}},
-		"mapped-address":                {private, []netip.Addr{v4}, mapped4, []string{"dot", "doq"}},
+		"covered-but-not-of-the-name":   {private, []netip.Addr{v6}, v6, []string{"doq"}},
+		"mapped-address":                {private, []netip.Addr{v4}, mapped4, []string{"doq"}},
 		"loopback-is-private":           {on(service(DoT, "127.0.0.1:8853")), nil, loopback, []string{"dot 8853"}},
 		"link-local-with-zone":          {on(service(DoT, "[fe80::1%eth0]:853")), nil, linkLocal, []string{"dot"}},
 		"shared-address-is-not-private": {on(service(DoT, "100.64.0.1:853")), nil, netip.MustParseAddr("100.64.0.1"), nil},

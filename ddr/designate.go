@@ -23,26 +23,31 @@ import (
 // DoH over HTTP/2 and HTTP/3 on one port is one transport with two versions of HTTP, hence one record. That is also
 // how the large public resolvers publish it, so that clients are tested against it.
 func (z *Zone) Resolvers(local netip.Addr) ([]svcb.Resolver, error) {
-	local = local.Unmap().WithZone("")
+	return z.resolvers(newAsker(netip.Addr{}, local))
+}
+
+// resolvers is Resolvers for a client that may be known.
+func (z *Zone) resolvers(by asker) ([]svcb.Resolver, error) {
+	local := by.local
 	leaf, err := z.leaf()
 	if err != nil {
 		return nil, err
 	}
-	here, there := z.reachable(local)
+	here, there := z.reachable(by)
 	switch {
 	case coversAddr(leaf, local):
-		return z.combine(append(here, there...), local)
+		return z.combine(append(here, there...), by)
 	case !IsPrivate(local):
 		return nil, fmt.Errorf("ddr: the certificate of %s has no iPAddress %s", z.cfg.Name, local)
-	case !slices.Contains(z.addresses(local), local):
+	case !slices.Contains(z.addresses(by), local):
 		return nil, fmt.Errorf("ddr: %s is not an address of %s, and the certificate lacks it too", local, z.cfg.Name)
 	}
-	return z.combine(here, local)
+	return z.combine(here, by)
 }
 
 // resolversByName is Resolvers for clients that know the name, and verify that the certificate has it. See RFC 9462,
 // Section 5.
-func (z *Zone) resolversByName(local netip.Addr) ([]svcb.Resolver, error) {
+func (z *Zone) resolversByName(by asker) ([]svcb.Resolver, error) {
 	leaf, err := z.leaf()
 	if err != nil {
 		return nil, err
@@ -50,8 +55,8 @@ func (z *Zone) resolversByName(local netip.Addr) ([]svcb.Resolver, error) {
 	if err := leaf.VerifyHostname(z.name[:len(z.name)-1]); err != nil {
 		return nil, fmt.Errorf("ddr: the certificate does not carry the resolver's name: %w", err)
 	}
-	here, there := z.reachable(local)
-	return z.combine(append(here, there...), local)
+	here, there := z.reachable(by)
+	return z.combine(append(here, there...), by)
 }
 
 // leaf returns the certificate that is served now, provided that clients take it.
@@ -83,17 +88,18 @@ func IsPrivate(addr netip.Addr) bool {
 
 // reachable splits the services into those that listen where the client asked, and those of protocols that do not,
 // but that the client reaches at another address of the name.
-func (z *Zone) reachable(local netip.Addr) (here, there []ranked) {
+func (z *Zone) reachable(by asker) (here, there []ranked) {
+	addrs := z.addresses(by)
 	var seen [DoQ + 1]bool
-	ours := slices.Contains(z.addresses(local), local) // else clients, who connect to the name, never come here
+	ours := slices.Contains(addrs, by.local) // else clients, who connect to the name, never come here
 	for i, s := range z.cfg.Services {
-		if ours && s.listensOn(local) {
+		if ours && s.listensOn(by.local) {
 			here = append(here, ranked{s, i})
 			seen[s.Protocol] = true
 		}
 	}
 	for i, s := range z.cfg.Services {
-		if !seen[s.Protocol] && slices.ContainsFunc(z.cfg.Addresses, s.listensOn) {
+		if !seen[s.Protocol] && len(z.cfg.Addresses) > 0 && slices.ContainsFunc(addrs, s.listensOn) {
 			there = append(there, ranked{s, i})
 		}
 	}
@@ -107,9 +113,9 @@ type ranked struct {
 }
 
 // combine makes services into records, of which equal ones on several addresses are one.
-func (z *Zone) combine(services []ranked, local netip.Addr) ([]svcb.Resolver, error) {
+func (z *Zone) combine(services []ranked, by asker) ([]svcb.Resolver, error) {
 	if len(services) == 0 {
-		return nil, fmt.Errorf("ddr: no encrypted listener is reachable for clients of %s", local)
+		return nil, fmt.Errorf("ddr: no encrypted listener is reachable for clients of %s", by.local)
 	}
 	slices.SortStableFunc(services, func(a, b ranked) int { return a.rank - b.rank })
 	var out []svcb.Resolver
@@ -118,7 +124,7 @@ func (z *Zone) combine(services []ranked, local netip.Addr) ([]svcb.Resolver, er
 		if i < 0 {
 			i = len(out)
 			out = append(out, svcb.Resolver{
-				Priority: uint16(i + 1), Name: z.name, Addresses: z.addresses(local), Port: s.port(), DoHPath: s.DoHPath,
+				Priority: uint16(i + 1), Name: z.name, Addresses: z.addresses(by), Port: s.port(), DoHPath: s.DoHPath,
 			})
 		}
 		if !slices.Contains(out[i].ALPN, s.alpn()) {
@@ -131,18 +137,6 @@ func (z *Zone) combine(services []ranked, local netip.Addr) ([]svcb.Resolver, er
 // accepts reports whether s is a part of r: another version of HTTP, or the same on another address.
 func accepts(r svcb.Resolver, s Service) bool {
 	return r.Port == s.port() && r.DoHPath == s.DoHPath && (s.isHTTP() || slices.Contains(r.ALPN, s.alpn()))
-}
-
-// addresses returns the addresses of the name for a client that asked local, that one first.
-func (z *Zone) addresses(local netip.Addr) []netip.Addr {
-	if len(z.cfg.Addresses) == 0 {
-		return []netip.Addr{local}
-	}
-	i := slices.Index(z.cfg.Addresses, local)
-	if i <= 0 {
-		return slices.Clone(z.cfg.Addresses)
-	}
-	return slices.Concat([]netip.Addr{local}, z.cfg.Addresses[:i], z.cfg.Addresses[i+1:])
 }
 
 // lifetime returns the TTL of what rests on the certificate: no longer than its own, so that no client comes with an

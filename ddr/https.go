@@ -2,6 +2,7 @@ package ddr
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/miekg/dns"
@@ -39,19 +40,23 @@ func (z *Zone) https(owner string, resolvers []svcb.Resolver, ttl uint32) []dns.
 
 // Records returns what the zone that holds the name needs, so that clients anywhere can discover the resolver by its
 // name: its addresses, the set at _dns, the HTTPS record and RESINFO. It is what Answer says to clients that ask the
-// first of Config.Addresses, except that it does not depend on the certificate of this moment, because a zone file
+// first of Config.Addresses that all can use, except that it does not depend on the certificate of this moment, because a zone file
 // outlives that. See RFC 9462, Section 5; RFC 9461, Section 5; RFC 9606, Section 3.
 func (z *Zone) Records() ([]dns.RR, error) {
 	if len(z.cfg.Addresses) == 0 {
 		return nil, errors.New("ddr: the addresses of " + z.cfg.Name + " are not known")
 	}
-	first := z.cfg.Addresses[0]
+	public := Usable(z.cfg.Addresses)
+	if len(public) == 0 {
+		return nil, fmt.Errorf("ddr: none of the addresses of %s is of use to clients elsewhere: %v", z.cfg.Name, z.cfg.Addresses)
+	}
+	first := asker{local: public[0]}
 	here, there := z.reachable(first)
 	resolvers, err := z.combine(append(here, there...), first)
 	if err != nil {
 		return nil, err
 	}
-	rrs := addressRecords(z.name, z.cfg.Addresses, z.ttl)
+	rrs := addressRecords(z.name, z.addresses(first), z.ttl)
 	for _, r := range resolvers {
 		rrs = append(rrs, record(r, discovery+z.name, z.ttl))
 	}

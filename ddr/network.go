@@ -12,7 +12,8 @@ import (
 // without asking for more, and authenticate the name only, so that, unlike with Resolvers, addresses need not be in
 // the certificate. See RFC 9463, Sections 3.1 and 3.3.
 //
-// Whether a certificate is being served at this moment is not considered.
+// It is not considered whether a certificate is being served at this moment, nor which of the addresses the hosts of the
+// network can use: see Usable.
 func (z *Zone) Designations() []svcb.Resolver {
 	var out []svcb.Resolver
 	for _, s := range z.cfg.Services {

@@ -69,7 +69,7 @@ func (z *Zone) PvD(client, local netip.Addr) (p PvD, ok bool) {
 		Prefixes:   []netip.Prefix{},
 		Proxies:    []json.RawMessage{},
 	}
-	if resolvers, err := z.resolversByName(local.Unmap().WithZone("")); err == nil {
+	if resolvers, err := z.resolversByName(newAsker(client, local)); err == nil {
 		p.Resolver = new(PvDResolver)
 		for _, r := range resolvers {
 			p.Resolver.Transports = append(p.Resolver.Transports, PvDTransport{r.ALPN, r.Port, r.DoHPath})

@@ -22,6 +22,7 @@ var (
 	errNoMapping   = errors.New("relay: the address stands for no destination")
 	errDestination = errors.New("relay: the destination is not permitted")
 	errOverLimit   = errors.New("relay: too many flows")
+	errOverRate    = errors.New("relay: too many new flows")
 	errDraining    = errors.New("relay: no new flows are taken")
 )
 
@@ -31,28 +32,36 @@ type Grant struct {
 
 	// What Release gives back.
 	relay  *Relay
-	client netip.Addr // as limiter counts it
-	proto  Proto
+	client netip.Addr
+	held   holding
 	unmap  func() // or nil, if no relay address led to the flow
 }
 
 // Release ends the flow.
 func (g *Grant) Release() {
-	g.relay.limiter.release(g.proto, g.client)
+	g.held.release()
 	if g.unmap != nil {
 		g.unmap()
 	}
 }
 
 // admit lets in a flow of client to what local, a relay address and port, stands for: destination says where to, and
-// Open whether it may.
+// open whether it may.
 func (r *Relay) admit(p Proto, client netip.Addr, local netip.AddrPort) (Grant, error) {
-	dst, unmap, err := r.destination(client, local.Addr())
-	if err != nil {
-		r.stats.refused[p].Add(1)
+	g, err := r.tryAdmit(p, client.Unmap().WithZone(""), local)
+	r.counted(p, err)
+	return g, err
+}
+
+func (r *Relay) tryAdmit(p Proto, client netip.Addr, local netip.AddrPort) (Grant, error) {
+	if err := r.enter(client); err != nil {
 		return Grant{}, err
 	}
-	g, err := r.Open(p, client, netip.AddrPortFrom(dst, local.Port()))
+	dst, unmap, ok := r.addrs.Acquire(local.Addr().Unmap())
+	if !ok {
+		return Grant{}, errNoMapping
+	}
+	g, err := r.open(p, client, netip.AddrPortFrom(dst, local.Port()))
 	if err != nil {
 		unmap()
 		return Grant{}, err
@@ -61,48 +70,73 @@ func (r *Relay) admit(p Proto, client netip.Addr, local netip.AddrPort) (Grant, 
 	return g, nil
 }
 
-// destination returns what a relay address stands for, and keeps it so until unmap is called. Only clients
-// find out whether it stands for anything.
-func (r *Relay) destination(client, local netip.Addr) (dst netip.Addr, unmap func(), err error) {
-	if !r.settings.Load().clients.contains(client) {
-		return netip.Addr{}, nil, errNotClient
+// enter decides whether client may ask for a flow now. Only clients find out whether a relay address stands for
+// anything, and no faster than they may begin flows.
+func (r *Relay) enter(client netip.Addr) error {
+	switch {
+	case !r.settings.Load().clients.contains(client):
+		return errNotClient
+	case !r.limiter.allow(client):
+		return errOverRate
 	}
-	dst, unmap, ok := r.addrs.Acquire(local.Unmap())
-	if !ok {
-		return netip.Addr{}, nil, errNoMapping
-	}
-	return dst, unmap, nil
+	return nil
 }
 
 // Open decides whether client may have a flow to dst now, however it has asked for it, and counts the flow or its
-// refusal. An error means that the client is none of the relay's, that dst is not relayed to, that the relay or the
-// client has all the flows it may have, or that the relay is about to end.
+// refusal. An error means that the client is none of the relay's or begins flows too fast, that dst is not relayed to,
+// that the relay or the client has all the flows it may have, or that the relay is about to end.
 func (r *Relay) Open(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, error) {
-	g, err := r.tryOpen(p, client.Unmap().WithZone(""), dst)
-	switch {
-	case err == nil:
-		r.stats.flows[p].Add(1)
-	case errors.Is(err, errOverLimit):
-		r.stats.overLimit[p].Add(1)
-	default:
-		r.stats.refused[p].Add(1)
+	client = client.Unmap().WithZone("")
+	var g Grant
+	err := r.enter(client)
+	if err == nil {
+		g, err = r.open(p, client, dst)
 	}
+	r.counted(p, err)
 	return g, err
 }
 
-func (r *Relay) tryOpen(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, error) {
-	set, key := r.settings.Load(), limitKey(client)
+// counted counts a flow or its refusal.
+func (r *Relay) counted(p Proto, err error) {
+	switch err {
+	case nil:
+		r.stats.flows[p].Add(1)
+	case errOverLimit:
+		r.stats.overLimit[p].Add(1)
+	case errOverRate:
+		r.stats.overRate[p].Add(1)
+	default:
+		r.stats.refused[p].Add(1)
+	}
+}
+
+// open decides whether a client that may ask may have a flow to dst.
+func (r *Relay) open(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, error) {
 	switch {
 	case r.draining.Load():
 		return Grant{}, errDraining
-	case !set.clients.contains(client):
-		return Grant{}, errNotClient
-	case !r.permits(set, dst.Addr()):
+	case !r.Permits(dst.Addr()):
 		return Grant{}, errDestination
-	case !r.limiter.acquire(p, key):
+	}
+	held, ok := r.limiter.take(p, client)
+	if !ok {
 		return Grant{}, errOverLimit
 	}
-	return Grant{dst: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port()), relay: r, client: key, proto: p}, nil
+	return Grant{dst: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port()), relay: r, client: client, held: held}, nil
+}
+
+// connected gives a TCP flow that has been dialed the place of a flow. It returns false if there is none any more.
+func (g *Grant) connected() bool {
+	flows := g.relay.limiter.flows[TCP]
+	p, ok := flows.take(g.client)
+	if !ok {
+		g.relay.stats.overLimit[TCP].Add(1)
+		return false
+	}
+	flows.move(p, confirmed)
+	g.held.release()
+	g.held = holding{flows, p}
+	return true
 }
 
 // Permits reports whether flows to dst are relayed under the settings in force. What they are not must not be handed

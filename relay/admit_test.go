@@ -113,7 +113,7 @@ func TestAdmitAllocs(t *testing.T) {
 // TestOpen has flows of an entrance that knows the destination by itself, next to one by a relay address: they have the
 // same clients, destinations and limits.
 func TestOpen(t *testing.T) {
-	r := newTestRelay(t, Config{Limits: Limits{TCPFlowsPerClient: 2}})
+	r := newTestRelay(t, Config{Limits: Limits{TCPDialsPerClient: 2}})
 	client, dst := netip.MustParseAddr("127.0.0.9"), netip.MustParseAddrPort("127.0.0.1:443")
 	byAddress, err := r.admit(TCP, client, netip.MustParseAddrPort("127.80.0.1:443"))
 	if err != nil || byAddress.dst != dst {

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -38,56 +37,27 @@ func TestLimitsComplete(t *testing.T) {
 	}
 }
 
-// TestLimiter has UDP take all it can, which must leave TCP what it has, and one client what another has.
-func TestLimiter(t *testing.T) {
-	l := newLimiter(Limits{TCPFlows: 3, UDPFlows: 100, TCPFlowsPerClient: 2, UDPFlowsPerClient: 200})
-	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
-	for i := range 101 {
-		if got, want := l.acquire(UDP, a), i < 100; got != want {
-			t.Fatalf("UDP flow %d: got %v; want %v", i, got, want)
-		}
-	}
-	steps := []struct {
-		client  netip.Addr
-		release bool
-		want    bool
+// TestLimitsValidatePrefixes has lengths of prefixes around clients.
+func TestLimitsValidatePrefixes(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		in   []ClientPrefix
+		want string // "" for none
 	}{
-		{client: a, want: true},
-		{client: a, want: true},
-		{client: a, want: false},
-		{client: b, want: true},
-		{client: b, want: false},
-		{client: a, release: true},
-		{client: b, want: true},
-		{client: a, want: false},
-	}
-	for i, s := range steps {
-		if s.release {
-			l.release(TCP, s.client)
-		} else if got := l.acquire(TCP, s.client); got != s.want {
-			t.Errorf("step %d: got %v; want %v", i, got, s.want)
-		}
-	}
-	if !l.full(TCP) {
-		t.Error("got not full; want full")
-	}
-	for range 100 {
-		l.release(UDP, a)
-	}
-	if n := len(l.clients[UDP]); n != 0 {
-		t.Errorf("got %d clients remembered without a flow; want 0", n)
-	}
-}
-
-func TestLimitKey(t *testing.T) {
-	tests := []struct{ client, want string }{
-		{"192.0.2.1", "192.0.2.1"},
-		{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"},
-	}
-	for _, tt := range tests {
-		if got := limitKey(netip.MustParseAddr(tt.client)); got != netip.MustParseAddr(tt.want) {
-			t.Errorf("%s: got %v; want %s", tt.client, got, tt.want)
-		}
+		{"given", []ClientPrefix{{IPv6: 60}, {IPv4: 28, IPv6: 52}, {IPv4: 24}}, ""},
+		{"too-long", []ClientPrefix{{IPv4: 32}}, "prefixes[0]: /32 is not wider than the /32"},
+		{"too-long-v6", []ClientPrefix{{IPv6: 128}}, "prefixes[0]: /128 is not wider than the /64"},
+		{"negative", []ClientPrefix{{IPv6: -1}}, "prefixes[0]: /-1"},
+		{"widest-first", []ClientPrefix{{IPv6: 48}, {IPv6: 56}}, "prefixes[1]: /56 is not wider than the /48"},
+		{"twice", []ClientPrefix{{IPv4: 24}, {IPv6: 48}, {IPv4: 24}}, "prefixes[2]: /24"},
+		{"empty", []ClientPrefix{{}}, "prefixes[0]: has neither"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := Limits{Prefixes: tt.in}.Validate()
+			if (err == nil) != (tt.want == "") || err != nil && !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("got %v; want %q", err, tt.want)
+			}
+		})
 	}
 }
 

@@ -7,10 +7,11 @@
 //   - TCP: Relay.serveTCP (tcp_linux.go) accepts a connection, whose local address is the relay address. UDP:
 //     udpWorker.flowOf (udp_worker_linux.go) looks for the flow of a datagram in its flowTable (udp_flow_linux.go), and
 //     udpServer.begin (udp_server_linux.go) begins one if there is none.
-//   - Relay.admit (admit.go) lets the flow in. Relay.destination asks the address map of package addrmap what the relay
-//     address stands for. Relay.Open decides whether the client may have a flow there: it is within Settings.Clients,
-//     Destinations (destinations.go) permits the address, and the limiter (limits.go) has a flow left. An entrance that
-//     is told the destination in another way begins here.
+//   - Relay.admit (admit.go) lets the flow in. Relay.enter decides whether the client may ask: it is within
+//     Settings.Clients, and does not begin flows too fast (rate.go). The address map of package addrmap says what the
+//     relay address stands for. Relay.open decides whether the client may have a flow there: Destinations
+//     (destinations.go) permits the address, and the limiter (limits.go, shares.go) has a place for it. An entrance that
+//     is told the destination in another way begins with Relay.Open.
 //   - Grant.DialTCP (tcp_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
 //     egress.draw (egress.go) draws.
 //   - tcpFlow (tcp_flow_linux.go, splice_linux.go) moves the bytes of both directions, or udpWorker the datagrams, in
@@ -202,13 +203,19 @@ func (r *Relay) families() (v4, v6 bool) {
 
 // Stats returns the counters since the start. No counter is kept per client or per destination.
 func (r *Relay) Stats() Stats {
-	s := Stats{Unconfirmed: r.stats.unconfirmed.Load()}
+	s := Stats{
+		Unconfirmed:  r.stats.unconfirmed.Load(),
+		Dials:        int(r.limiter.dials.active.Load()),
+		DialsGaveWay: r.limiter.dials.gaveWay.Load(),
+	}
 	for p := range r.stats.flows {
 		s.Flows[p] = r.stats.flows[p].Load()
-		s.Active[p] = int(r.limiter.active[p].Load())
-		s.Limit[p] = r.limiter.limit[p]
+		s.Active[p] = int(r.limiter.flows[p].active.Load())
+		s.Limit[p] = r.limiter.flows[p].limit
+		s.GaveWay[p] = r.limiter.flows[p].gaveWay.Load()
 		s.Refused[p] = r.stats.refused[p].Load()
 		s.OverLimit[p] = r.stats.overLimit[p].Load()
+		s.OverRate[p] = r.stats.overRate[p].Load()
 		s.DialFailed[p] = r.stats.dialFailed[p].Load()
 		s.BytesOut[p] = r.stats.bytesOut[p].Load()
 		s.BytesBack[p] = r.stats.bytesBack[p].Load()
@@ -219,20 +226,25 @@ func (r *Relay) Stats() Stats {
 // Stats are counters of a Relay, each indexed by protocol: 0 is TCP, 1 is UDP.
 type Stats struct {
 	Flows       [2]uint64 // let in
-	Active      [2]int
+	Active      [2]int    // TCP: connected
 	Limit       [2]int    // the most flows that may be active
 	Refused     [2]uint64 // not a client, no mapping, or not a permitted destination
-	OverLimit   [2]uint64
+	OverLimit   [2]uint64 // refused because all flows are taken, in all or of the client
+	OverRate    [2]uint64 // refused, TCP, or ignored, UDP, because the client begins flows too fast
+	GaveWay     [2]uint64 // ended because another has their place
 	DialFailed  [2]uint64
 	BytesOut    [2]uint64 // client to destination
 	BytesBack   [2]uint64 // destination to client
 	Unconfirmed uint64    // UDP datagrams not sent back because the client is not confirmed
+
+	Dials        int    // TCP flows that wait for their destination
+	DialsGaveWay uint64 // those that ended because another has their place
 }
 
 // counters are the live form of Stats. Admission counts flows, refused and overLimit, and the limiter the active flows;
 // the rest is for the protocols to count.
 type counters struct {
-	flows, refused, overLimit, dialFailed, bytesOut, bytesBack [2]atomic.Uint64
+	flows, refused, overLimit, overRate, dialFailed, bytesOut, bytesBack [2]atomic.Uint64
 
 	unconfirmed atomic.Uint64
 }

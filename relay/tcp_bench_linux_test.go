@@ -9,7 +9,7 @@ import (
 // BenchmarkTCPRelay measures the relay with both ends in the same process: compare it with itself only.
 func BenchmarkTCPRelay(b *testing.B) {
 	b.Run("bulk", func(b *testing.B) {
-		bed := newTestbed(b, Limits{})
+		bed := newTestbed(b, Limits{NewFlowsPerSecond: 1e9, NewFlowsBurst: 1e9})
 		client, server := bed.flow(b)
 		buf := make([]byte, 256<<10)
 		go io.Copy(io.Discard, struct{ io.Reader }{server})
@@ -22,7 +22,7 @@ func BenchmarkTCPRelay(b *testing.B) {
 		}
 	})
 	b.Run("exchange", func(b *testing.B) {
-		bed := newTestbed(b, Limits{})
+		bed := newTestbed(b, Limits{NewFlowsPerSecond: 1e9, NewFlowsBurst: 1e9})
 		client, server := bed.flow(b)
 		go io.Copy(struct{ io.Writer }{server}, struct{ io.Reader }{server})
 		buf := make([]byte, 512)
@@ -38,7 +38,7 @@ func BenchmarkTCPRelay(b *testing.B) {
 		}
 	})
 	b.Run("connect", func(b *testing.B) {
-		bed := newTestbed(b, Limits{})
+		bed := newTestbed(b, Limits{NewFlowsPerSecond: 1e9, NewFlowsBurst: 1e9})
 		go func() {
 			for {
 				c, err := bed.origin.AcceptTCP()

@@ -140,7 +140,9 @@ func (r *Relay) accepted(live context.Context, c *net.TCPConn) {
 func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, g *Grant) {
 	server, err := g.DialTCP(live)
 	if err != nil {
-		r.stats.dialFailed[TCP].Add(1)
+		if err != errOverLimit {
+			r.stats.dialFailed[TCP].Add(1)
+		}
 		reset(client)
 		return
 	}
@@ -151,12 +153,26 @@ func (r *Relay) relayTCP(live context.Context, client *net.TCPConn, g *Grant) {
 		return
 	}
 	defer r.flows.remove(f)
+	g.held.attach(f.abort)
 	f.run(live)
 }
 
 // DialTCP connects a TCP flow to its destination, from a source address and port of its own. A destination that did not
 // answer a moment ago is refused at once.
 func (g *Grant) DialTCP(ctx context.Context) (*net.TCPConn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g.held.attach(cancel) // the oldest dial gives way when there are too many
+	c, err := g.dialTCP(ctx)
+	if err == nil && !g.connected() {
+		reset(c)
+		return nil, errOverLimit
+	}
+	return c, err
+}
+
+// dialTCP is DialTCP but for limits.
+func (g *Grant) dialTCP(ctx context.Context) (*net.TCPConn, error) {
 	r, full := g.relay, g.relay.cfg.Limits.DialTimeout
 	timeout, err := r.reach.begin(g.dst, full, time.Now())
 	if err != nil {

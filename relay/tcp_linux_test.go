@@ -460,6 +460,7 @@ func TestTCPOverLimit(t *testing.T) {
 			b := newTestbed(t, tt.limits)
 			first, _ := b.flow(t)
 			b.flow(t)
+			b.waitActive(t, 2) // before, the second may be a dial still
 			if got := b.Healthy(); got != tt.healthy {
 				t.Errorf("got healthy %v; want %v", got, tt.healthy)
 			}

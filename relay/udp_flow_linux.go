@@ -14,20 +14,6 @@ type flowKey struct {
 	local  netip.AddrPort // the relay address and port that the client asked
 }
 
-// stage is how much is known about who is at the client's address. A flow only ever moves up.
-type stage uint8
-
-const (
-	// unanswered flows have brought nothing back from the destination.
-	unanswered stage = iota
-	// answered flows have, but whether it reached the one who asked is not known.
-	answered
-	// confirmed flows have shown traffic in both directions.
-	confirmed
-
-	stageCount
-)
-
 // What it takes to confirm a client.
 //
 // UDP proves no source address, and whoever forges one makes the relay send to a victim. Until a flow is confirmed
@@ -135,7 +121,7 @@ func newFlowTable(port uint16, idle time.Duration) *flowTable {
 	return t
 }
 
-// shard returns where the flows of a client are. Clients that limits count as one share a shard.
+// shard returns where the flows of a client are. Those of one IPv6 /64 share a shard.
 func (t *flowTable) shard(client netip.Addr) *flowShard {
 	b := client.As16()
 	x := binary.LittleEndian.Uint64(b[:8])
@@ -273,54 +259,12 @@ func (t *flowTable) clear() []*flow {
 	return t.expire(never, nil)
 }
 
-// evict removes and returns the flow that a new one may take the place of, or nil. Those that were never answered go
-// first, the oldest of them before all, because a flood of forged datagrams leaves these; then those that are not
-// confirmed. Confirmed ones never go. The tables must share a clock.
-func evict(tables []*flowTable) *flow {
-	for st := range confirmed {
-		var found *flowShard
-		var oldest time.Duration
-		for _, t := range tables {
-			if s, since := t.oldest(st); s != nil && (found == nil || since < oldest) {
-				found, oldest = s, since
-			}
-		}
-		if found != nil {
-			return found.removeFirst(st)
-		}
-	}
-	return nil
-}
-
-// oldest returns the shard with the oldest flow of a stage, or nil, and since when that is in it.
-func (t *flowTable) oldest(st stage) (found *flowShard, since time.Duration) {
-	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
-		if f := s.stages[st].first; f != nil && (found == nil || f.since < since) {
-			found, since = s, f.since
-		}
-		s.mu.Unlock()
-	}
-	return found, since
-}
-
-// evictOf is evict among the flows of one client, as limits count clients: without it, a forger could keep a client
-// from the relay by filling its share.
-func evictOf(tables []*flowTable, client netip.Addr) *flow {
-	for st := range confirmed {
-		for _, t := range tables {
-			if f := t.shard(client).removeOf(st, limitKey(client)); f != nil {
-				return f
-			}
-		}
-	}
-	return nil
-}
-
 // move puts f at the end of a stage.
 func (s *flowShard) move(f *flow, to stage, now time.Duration) {
 	s.stages[f.stage].remove(f)
+	if f.stage != to {
+		f.grant.held.move(to)
+	}
 	f.stage, f.since = to, now
 	s.stages[to].pushBack(f)
 }
@@ -333,37 +277,6 @@ func (s *flowShard) remove(f *flow) bool {
 	s.stages[f.stage].remove(f)
 	delete(s.flows, f.key)
 	return true
-}
-
-func (s *flowShard) removeFirst(st stage) *flow {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := s.stages[st].first
-	if f != nil {
-		s.remove(f)
-	}
-	return f
-}
-
-// evictionWalk bounds how many flows are looked at in search of one of a certain client.
-const evictionWalk = 1024
-
-// removeOf removes and returns the first flow of a client in a stage. It may miss one among very many of others.
-func (s *flowShard) removeOf(st stage, client netip.Addr) *flow {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := s.stages[st].first
-	for range evictionWalk {
-		if f == nil {
-			return nil
-		}
-		if limitKey(f.key.client.Addr()) == client {
-			s.remove(f)
-			return f
-		}
-		f = f.next
-	}
-	return nil
 }
 
 func (s *flowShard) expire(now time.Duration, idle *[stageCount]time.Duration, expired []*flow) []*flow {

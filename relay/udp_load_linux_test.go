@@ -245,7 +245,7 @@ type stepper struct {
 
 func newStepper(tb testing.TB) *stepper {
 	tb.Helper()
-	r := newTestRelay(tb, Config{})
+	r := newTestRelay(tb, Config{Limits: Limits{NewFlowsPerSecond: 1e9, NewFlowsBurst: 1e9}})
 	u := r.udp
 	for _, w := range u.workers[1:] { // leaves all to the first
 		w.close()
@@ -318,13 +318,13 @@ func BenchmarkUDP(b *testing.B) {
 	}
 	b.Run("udp-new-flow", func(b *testing.B) {
 		s := newStepper(b)
-		tables := s.w.server.tables[:]
+		flows := s.w.server.relay.limiter.flows[UDP]
 		b.ReportAllocs()
 		for b.Loop() {
 			c := dialFrom(b, 6, s.relay)
 			s.move(b, c, []byte("begin"), nil, s.dst)
 			c.Close()
-			s.w.server.endFlow(evict(tables))
+			flows.root.heaviest(pending).unconfirmed().end()
 		}
 	})
 }

@@ -206,39 +206,13 @@ func (u *udpServer) close() {
 	u.icmp.close()
 }
 
-// admit asks the relay to let a flow in, at the cost of one that is not confirmed if there are too many in all, and of
-// another if there are too many of this client.
-func (u *udpServer) admit(key flowKey) (Grant, error) {
-	for range 2 {
-		g, err := u.relay.admit(UDP, key.client.Addr(), key.local)
-		if !errors.Is(err, errOverLimit) || !u.evict(key.client.Addr()) {
-			return g, err
-		}
-	}
-	return u.relay.admit(UDP, key.client.Addr(), key.local)
-}
-
-// evict ends a flow that is not confirmed to make room for one of client: the oldest of all if the relay is full,
-// and else the client's own. It reports whether there was one.
-func (u *udpServer) evict(client netip.Addr) bool {
-	var f *flow
-	if u.relay.limiter.full(UDP) {
-		f = evict(u.tables[:])
-	} else {
-		f = evictOf(u.tables[:], client)
-	}
-	if f == nil {
-		return false
-	}
-	u.endFlow(f)
-	return true
-}
-
 // begin makes a flow for what m is the first datagram of, or tells the client why not and returns nil.
 func (u *udpServer) begin(key flowKey, m *message, w *udpWorker, now time.Duration) *flow {
-	g, err := u.admit(key)
+	g, err := u.relay.admit(UDP, key.client.Addr(), key.local)
 	if err != nil {
-		u.icmp.send(key, unreachable{reason: refusal(err)}, m.size, now)
+		if err != errOverRate { // answers would be a part of what a flood costs
+			u.icmp.send(key, unreachable{reason: refusal(err)}, m.size, now)
+		}
 		return nil
 	}
 	f := u.newFlow(key, w, g)
@@ -255,11 +229,26 @@ func (u *udpServer) begin(key flowKey, m *message, w *udpWorker, now time.Durati
 		u.release(f)
 		return other
 	}
+	f.mayGiveWay(table)
 	if err := w.watch(f); err != nil && table.remove(f) {
 		u.endFlow(f)
 		return nil
 	}
 	return f
+}
+
+// mayGiveWay lets f end for another flow, unless it has ended already.
+func (f *flow) mayGiveWay(table *flowTable) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fd < 0 {
+		return
+	}
+	f.grant.held.attach(func() {
+		if table.remove(f) {
+			f.server.endFlow(f)
+		}
+	})
 }
 
 // refusal returns the reason in the ICMP message to a client whose flow Relay.admit refused with err.

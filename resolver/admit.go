@@ -50,7 +50,17 @@ func newFrontend(h handler, l Limits, log zerolog.Logger) *frontend {
 
 // admit takes a connection of peer into account, or returns nil to refuse it. Whoever was admitted calls leave in the
 // end, and says with endBy how the connection can be ended meanwhile.
+// Over TCP there is no handshake that costs anything.
 func (f *frontend) admit(t Transport, peer netip.Addr) *connection {
+	if t != TCP && !f.h.affords(peer, proven) {
+		f.refused[t].Add(1)
+		return nil
+	}
+	return f.take(t, peer)
+}
+
+// take is admit without the cost of a handshake.
+func (f *frontend) take(t Transport, peer netip.Addr) *connection {
 	c := f.conns.take(t, peer, !f.h.serves(peer))
 	if c == nil {
 		f.refused[t].Add(1)

@@ -38,9 +38,9 @@ func TestLimitsValidate(t *testing.T) {
 func TestPrefixDefaults(t *testing.T) {
 	got := Limits{ConnectionsPerClient: 10, InFlight: 500}.withDefaults().completePrefixes()
 	want := []PrefixLimit{
-		{IPv4: 32, IPv6: 64, Connections: 10, InFlight: 1000},
-		{IPv6: 56, Connections: 20, InFlight: 2000},
-		{IPv4: 24, IPv6: 48, Connections: 160, InFlight: 250},
+		{IPv4: 32, IPv6: 64, Connections: 10, InFlight: 1000, Rate: DefaultRate},
+		{IPv6: 56, Connections: 20, InFlight: 2000, Rate: 2 * DefaultRate},
+		{IPv4: 24, IPv6: 48, Connections: 160, InFlight: 250, Rate: 16 * DefaultRate},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

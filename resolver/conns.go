@@ -279,7 +279,6 @@ type connection struct {
 	leaving bool
 	left    bool
 	retired bool
-	killed  bool // also before ends says how
 	ends    connEnds
 	age     *time.Timer
 }
@@ -300,17 +299,17 @@ func (c *connection) join(g *connGroup) {
 	g.members = append(g.members, c)
 }
 
-// endBy says how c is ended, which may have been asked for before anybody knew how. Once it is older than age it
-// retires, somewhat earlier or later than others that came at the same time. Neither function may wait for c.
+// endBy says how c is ended. Once it is older than age it retires, somewhat earlier or later than others that came at
+// the same time. Neither function may wait for c.
 func (c *connection) endBy(age time.Duration, ends connEnds) {
 	c.table.mu.Lock()
 	defer c.table.mu.Unlock()
 	c.ends = ends
-	if c.killed {
+	switch {
+	case c.removed: // it has given way before anybody could end it
 		go ends.kill()
 		return
-	}
-	if c.retired {
+	case c.retired:
 		go ends.retire()
 		return
 	}
@@ -337,7 +336,6 @@ func (c *connection) retire() {
 // kill ends c now.
 func (c *connection) kill() {
 	c.table.mu.Lock()
-	c.killed = true
 	kill := c.ends.kill
 	if c.left {
 		kill = nil

@@ -264,13 +264,25 @@ func TestConnTableOutsiders(t *testing.T) {
 	}
 }
 
-// A connection that has to give way before it is known how it ends is ended as soon as it is.
-func TestKilledBeforeItsEndIsKnown(t *testing.T) {
-	limits := Limits{}.withDefaults()
-	l := newConnTable(&limits)
-	c := l.take(TCP, netip.MustParseAddr("192.0.2.1"), false)
-	c.kill()
-	killed := make(chan struct{})
-	c.endBy(time.Hour, connEnds{retire: func() {}, kill: func() { close(killed) }})
-	<-killed
+// A connection that gives way before its owner has said how it can be ended ends as soon as that is said.
+func TestGivesWayAtOnce(t *testing.T) {
+	for _, leaving := range []int{0, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			l := Limits{Connections: 20}.withDefaults()
+			f := newFrontend(newFake(), l, zerolog.Nop())
+			f.conns.leaving = leaving
+			first := testSlot(f, TCP)
+			for range 20 {
+				time.Sleep(time.Second)
+				testSlot(f, TCP)
+			}
+			time.Sleep(time.Minute)
+			ended := false
+			first.endBy(time.Hour, connEnds{retire: func() {}, kill: func() { ended = true }})
+			synctest.Wait()
+			if !ended {
+				t.Error("it has not ended")
+			}
+		})
+	}
 }

@@ -51,6 +51,8 @@ func (f *fakeBackend) close()                 {}
 func (f *fakeBackend) stats(*Stats)           {}
 func (f *fakeBackend) serves(netip.Addr) bool { return true }
 
+func (f *fakeBackend) affords(netip.Addr, proof) bool { return true }
+
 func firstLabel(msg []byte) string {
 	if len(msg) <= wire.HeaderLen || len(msg) < wire.HeaderLen+1+int(msg[wire.HeaderLen]) {
 		return ""
@@ -160,18 +162,26 @@ func (s *testServer) useLibrary() {
 // startServer runs a server on all transports, with what change makes of its configuration, until the test ends.
 func startServer(tb testing.TB, change func(*Config)) *testServer {
 	tb.Helper()
+	fake := newFake()
+	s := startBackend(tb, fake, change)
+	s.fake = fake
+	return s
+}
+
+// startBackend is startServer with another backend.
+func startBackend(tb testing.TB, b backend, change func(*Config)) *testServer {
+	tb.Helper()
 	cert, roots := testCertificate(tb)
 	cfg := Config{Listen: everywhere(), TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}
 	if change != nil {
 		change(&cfg)
 	}
-	fake := newFake()
-	s, err := newServer(cfg, fake)
+	s, err := newServer(cfg, b)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	ts := &testServer{Server: s, fake: fake, roots: roots, stop: stop, done: make(chan error, 1)}
+	ts := &testServer{Server: s, roots: roots, stop: stop, done: make(chan error, 1)}
 	ts.useLibrary()
 	go func() { ts.done <- s.Run(ctx) }()
 	tb.Cleanup(func() {

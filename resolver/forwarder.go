@@ -20,7 +20,7 @@ import (
 // forwarder is the handler behind the listeners of a Server: it has the responses to queries from local sources, the
 // cache and upstreams.
 //
-// A query meets, in this order: the sanity of its header, who may ask, the rest of the message, the cache, the local
+// A query meets, in this order: the sanity of its header, who may ask, what its client may cost, the rest of the message, the cache, the local
 // sources, and then, on a goroutine of its own, the upstreams and steering. A response in the cache is only used if no
 // local source had one under the same settings.
 type forwarder struct {
@@ -31,6 +31,7 @@ type forwarder struct {
 	upstreams *upstream.Group
 	idle      uint16 // how long connections may be idle, in units of 100 ms
 	cache     *cache
+	budgets   *budgets // or nil
 	flights   flights
 	silence   silence
 
@@ -41,6 +42,7 @@ type forwarder struct {
 	queries     [NumTransports]atomic.Uint64
 	responses   [17]atomic.Uint64 // as Stats.Responses
 	misses      atomic.Uint64
+	limited     atomic.Uint64
 	steered     atomic.Uint64
 	steerFailed atomic.Uint64
 }
@@ -60,14 +62,18 @@ func newForwarder(cfg *Config) (*forwarder, error) {
 	if cfg.CacheBytes < 0 {
 		return nil, fmt.Errorf("negative cache size %d", cfg.CacheBytes)
 	}
+	if cfg.UpstreamSockets < 0 {
+		return nil, fmt.Errorf("negative number of sockets for upstreams %d", cfg.UpstreamSockets)
+	}
 	limits := cfg.Limits.withDefaults()
 	f := &forwarder{
-		log:   cfg.Log,
-		idle:  uint16(min(limits.IdleTimeout/(100*time.Millisecond), 0xffff)),
-		cache: newCache(cmp.Or(cfg.CacheBytes, DefaultCacheBytes)),
+		log:     cfg.Log,
+		budgets: newBudgets(&limits),
+		idle:    uint16(min(limits.IdleTimeout/(100*time.Millisecond), 0xffff)),
+		cache:   newCache(cmp.Or(cfg.CacheBytes, DefaultCacheBytes)),
 	}
 	f.tasks.ctx, f.stop = context.WithCancel(context.Background())
-	f.upstreams = upstream.NewGroup(f.tasks.ctx, f.cache.now, cfg.Log)
+	f.upstreams = upstream.NewGroup(f.tasks.ctx, cfg.UpstreamSockets, f.cache.now, cfg.Log)
 	f.flights = flights{tasks: &f.tasks, timeout: limits.QueryTimeout, m: make(map[string]*flight)}
 	if err := f.update(cfg.Settings); err != nil {
 		f.close()
@@ -119,7 +125,7 @@ func (f *forwarder) stats(s *Stats) {
 		s.Responses[i] = f.responses[i].Load()
 	}
 	s.CacheBytes, s.Entries, s.CacheHits = f.cache.stats()
-	s.CacheMisses = f.misses.Load()
+	s.CacheMisses, s.Limited = f.misses.Load(), f.limited.Load()
 	s.Steered, s.SteerFailed = f.steered.Load(), f.steerFailed.Load()
 	s.Upstreams = f.settings.Load().upstreams.Stats()
 }
@@ -142,19 +148,23 @@ func (f *forwarder) answerNow(q *query, dst []byte) ([]byte, outcome) {
 	if !client && (asked.Rcode != 0 || !set.public.claims(&asked.Key)) {
 		return f.fail(&asked, dst, dns.RcodeRefused, wire.EDEProhibited), answered
 	}
+	now := f.cache.now()
+	if client && !f.budgets.spend(q.client.Addr(), proofOf(q.transport), costHit, now) {
+		return f.overBudget(q, &asked, dst)
+	}
 	if asked.Rcode != 0 {
 		return f.fail(&asked, dst, asked.Rcode, asked.EDE), answered
 	}
 	if client && asked.RecursionDesired() {
-		return f.answerClient(q, &asked, set, dst)
+		return f.answerClient(q, &asked, set, now, dst)
 	}
 	return f.answerKnown(q, &asked, set, client, dst), answered
 }
 
 // answerClient answers a client that wants upstreams to be asked, from the cache or by what is known here. Otherwise
 // the query has to wait.
-func (f *forwarder) answerClient(q *query, asked *wire.Query, set *settings, dst []byte) ([]byte, outcome) {
-	view, now := set.view(q.client.Addr(), asked), f.cache.now()
+func (f *forwarder) answerClient(q *query, asked *wire.Query, set *settings, now int64, dst []byte) ([]byte, outcome) {
+	view := set.view(q.client.Addr(), asked)
 	led := set.led(q.client.Addr(), view, &asked.Key)
 	if led == nil {
 		if p := f.cache.lookup(&asked.Key, view, set.gen, now); p != nil {
@@ -164,6 +174,9 @@ func (f *forwarder) answerClient(q *query, asked *wire.Query, set *settings, dst
 	p, known := f.known(set, asked, q, true)
 	if known && !endsWithCNAME(p) {
 		return f.respond(q, asked, p, dst, now), answered
+	}
+	if !f.budgets.spend(q.client.Addr(), proofOf(q.transport), costMiss, now) {
+		return f.overBudget(q, asked, dst)
 	}
 	q.decision = &decision{asked: *asked, settings: set, view: view, led: led, local: p}
 	return dst, pending

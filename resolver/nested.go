@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"slices"
 )
 
 // PrefixLimit bounds what all clients of one prefix may have together, so that a customer with many prefixes of his own
@@ -14,6 +13,7 @@ type PrefixLimit struct {
 	IPv6        int // length of the prefix, from 1 to 63; 0 if IPv6 clients are not bounded here
 	Connections int // default 16 times Limits.ConnectionsPerClient
 	InFlight    int // default half of Limits.InFlight
+	Rate        int // what they may cost in a second, as Limits.Rate; default 16 times that
 }
 
 // Defaults of PrefixLimit, as multiples of what a client may have.
@@ -33,7 +33,7 @@ const (
 // what customers are given.
 func (l Limits) defaultPrefixes() []PrefixLimit {
 	return []PrefixLimit{
-		{IPv6: 56, Connections: perSite * l.ConnectionsPerClient, InFlight: perSite * l.InFlightPerClient},
+		{IPv6: 56, Connections: perSite * l.ConnectionsPerClient, InFlight: perSite * l.InFlightPerClient, Rate: perSite * l.Rate},
 		{IPv4: 24, IPv6: 48},
 	}
 }
@@ -42,7 +42,7 @@ func (l Limits) defaultPrefixes() []PrefixLimit {
 func (l Limits) completePrefixes() []PrefixLimit {
 	levels := []PrefixLimit{{
 		IPv4: clientBitsIPv4, IPv6: clientBitsIPv6,
-		Connections: l.ConnectionsPerClient, InFlight: l.InFlightPerClient,
+		Connections: l.ConnectionsPerClient, InFlight: l.InFlightPerClient, Rate: l.Rate,
 	}}
 	more := l.Prefixes
 	if len(more) == 0 {
@@ -51,6 +51,7 @@ func (l Limits) completePrefixes() []PrefixLimit {
 	for _, p := range more {
 		p.Connections = cmp.Or(p.Connections, perNetworks*l.ConnectionsPerClient)
 		p.InFlight = cmp.Or(p.InFlight, max(1, l.InFlight/2))
+		p.Rate = cmp.Or(p.Rate, perNetworks*l.Rate)
 		levels = append(levels, p)
 	}
 	return levels
@@ -74,7 +75,7 @@ func ValidatePrefixes(prefixes []PrefixLimit) error {
 			return fmt.Errorf("prefixes[%d].ipv4: /%d must be shorter than /%d, in which it is nested", i, p.IPv4, last.IPv4)
 		case p.IPv6 < 0 || p.IPv6 >= last.IPv6:
 			return fmt.Errorf("prefixes[%d].ipv6: /%d must be shorter than /%d, in which it is nested", i, p.IPv6, last.IPv6)
-		case p.Connections < 0 || p.InFlight < 0:
+		case p.Connections < 0 || p.InFlight < 0 || p.Rate < 0:
 			return fmt.Errorf("prefixes[%d]: a limit is negative", i)
 		}
 		last.IPv4, last.IPv6 = cmp.Or(p.IPv4, last.IPv4), cmp.Or(p.IPv6, last.IPv6)
@@ -82,12 +83,17 @@ func ValidatePrefixes(prefixes []PrefixLimit) error {
 	return nil
 }
 
-// prefix returns the prefix of addr that p bounds, or false if it bounds none. addr is unmapped and has no zone.
-func (p *PrefixLimit) prefix(addr netip.Addr) (netip.Prefix, bool) {
-	bits := p.IPv6
-	if addr.Is4() {
-		bits = p.IPv4
+// bits returns the length of the prefixes of a family that p bounds, or 0 if it bounds none.
+func (p *PrefixLimit) bits(v4 bool) int {
+	if v4 {
+		return p.IPv4
 	}
+	return p.IPv6
+}
+
+// prefix returns the prefix of addr that p bounds, or false if it bounds none. addr is unmapped.
+func (p *PrefixLimit) prefix(addr netip.Addr) (netip.Prefix, bool) {
+	bits := p.bits(addr.Is4())
 	if bits == 0 {
 		return netip.Prefix{}, false
 	}
@@ -97,12 +103,15 @@ func (p *PrefixLimit) prefix(addr netip.Addr) (netip.Prefix, bool) {
 
 // sharing says how many customers an address stands for: behind carrier-grade NAT that is many (RFC 6888).
 type sharing struct {
-	prefixes  *prefixSet
+	prefixes  *prefixSet // or nil, which is empty
 	customers int
 }
 
 func newSharing(l *Limits) sharing {
-	s, err := newPrefixSet(slices.Clone(l.Shared))
+	if len(l.Shared) == 0 {
+		return sharing{}
+	}
+	s, err := newPrefixSet(l.Shared)
 	if err != nil {
 		s = nil // validate has refused it
 	}

@@ -58,6 +58,8 @@ type handler interface {
 	answer(ctx context.Context, q *query, dst []byte) []byte
 	// serves reports whether client may ask. Others can connect, and their queries are refused.
 	serves(client netip.Addr) bool
+	// affords takes the cost of a TLS or QUIC handshake from what client may cost, and reports false if that is too much.
+	affords(client netip.Addr, p proof) bool
 }
 
 // outcome says what answerNow did.
@@ -87,11 +89,23 @@ type Limits struct {
 	// Prefixes bound what all clients of a prefix have together, the narrowest first. Default is twice what a client may
 	// have for each IPv6 /56, and 16 times that for each IPv6 /48 and IPv4 /24.
 	Prefixes []PrefixLimit
+
+	// Rate is what a client may cost in a second, over UDP and, besides, over what proves its address: an answer from the
+	// cache costs 1, one for which upstreams are asked 101, a TLS or QUIC handshake 250. What is not spent in 5 s is lost.
+	// Negative is no bound; default DefaultRate.
+	Rate int
 	// Shared are prefixes of which each address stands for SharedBy customers, as behind carrier-grade NAT: all limits of
 	// a client and of the prefixes that it is in are that many times as high.
 	Shared   []netip.Prefix
 	SharedBy int // default 64
 }
+
+// DefaultRate is the default of Limits.Rate: 500 questions a second that upstreams have to be asked, which is more than a
+// household has, or 200 handshakes.
+const DefaultRate = 50000
+
+// MinRate is the least Limits.Rate with which a client can make a handshake at all.
+const MinRate = 50
 
 // withDefaults returns l with every zero field set to its default.
 func (l Limits) withDefaults() Limits {
@@ -101,6 +115,7 @@ func (l Limits) withDefaults() Limits {
 		Sockets:              cmp.Or(l.Sockets, l.Connections),
 		ConnectionAge:        cmp.Or(l.ConnectionAge, time.Hour),
 		Prefixes:             l.Prefixes,
+		Rate:                 cmp.Or(l.Rate, DefaultRate),
 		Shared:               l.Shared,
 		SharedBy:             cmp.Or(l.SharedBy, 64),
 		ConnectionsPerClient: cmp.Or(l.ConnectionsPerClient, 100),

@@ -51,7 +51,8 @@ func (l *quicListener) listen(tlsConf *tls.Config, conf *quic.Config) error {
 		Conn:        l.pc,
 		ConnContext: l.admitConn,
 		VerifySourceAddress: func(a net.Addr) bool {
-			return !unverified.Allow() || l.nearLimit(quicAddr(a).Addr())
+			addr := quicAddr(a).Addr()
+			return !unverified.Allow() || l.nearLimit(addr) || !l.h.affords(addr, unproven)
 		},
 	}
 	ln, err := l.tr.Listen(tlsConf, conf)
@@ -63,12 +64,22 @@ var errOverLimit = errors.New("too many connections")
 
 // admitConn counts a connection from its first packet on, until it has ended or its handshake has failed.
 func (l *quicListener) admitConn(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	slot := l.admit(l.transport, quicAddr(info.RemoteAddr).Addr())
+	slot := l.admitQUIC(info)
 	if slot == nil {
 		return nil, errOverLimit
 	}
 	context.AfterFunc(ctx, func() { l.leave(slot) })
 	return context.WithValue(ctx, slotKey{}, slot), nil
+}
+
+// admitQUIC admits a connection. The handshake of a client that has not proven its address yet was charged when it was
+// decided that it need not.
+func (l *quicListener) admitQUIC(info *quic.ClientInfo) *connection {
+	addr := quicAddr(info.RemoteAddr).Addr()
+	if !info.AddrVerified {
+		return l.take(l.transport, addr)
+	}
+	return l.admit(l.transport, addr)
 }
 
 // slotKey is the key under which the context of a connection has what the table of connections knows about it.

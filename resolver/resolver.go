@@ -81,7 +81,10 @@ type Config struct {
 	Limits Limits
 	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.
 	CacheBytes int64
-	Settings   Settings
+	// UpstreamSockets bounds the sockets that are open to upstreams, and with them the queries that wait for upstreams.
+	// What one client or one zone may have of them is derived from it. 0 means DefaultUpstreamSockets.
+	UpstreamSockets int
+	Settings        Settings
 	// Log receives what an operator must know; never a client together with a name. The zero Logger is silent.
 	Log zerolog.Logger
 }
@@ -182,7 +185,9 @@ const (
 const (
 	DefaultDoHPath    = "/dns-query"
 	DefaultCacheBytes = 64 << 20
-	DefaultSteerTTL   = steer.DefaultTTL
+
+	DefaultUpstreamSockets = upstream.DefaultSockets
+	DefaultSteerTTL        = steer.DefaultTTL
 )
 
 // Stats are counters of a Server. The arrays are indexed by Transport or by RCODE (the last one is "any other").
@@ -196,6 +201,7 @@ type Stats struct {
 	Steered     uint64 // answers in which an address was rewritten
 	SteerFailed uint64 // answers for which the relay could not take a destination
 	Shed        uint64 // queries dropped or refused because too many were in flight
+	Limited     uint64 // queries truncated, refused or dropped because their client has spent its budget
 	InFlight    int
 	Connections [NumTransports]int
 	Refused     [NumTransports]uint64 // connections over a limit

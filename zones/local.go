@@ -12,21 +12,28 @@ import (
 // emptyTTL is the TTL of everything in a built-in zone, in seconds. See RFC 6303, Section 3.
 const emptyTTL = 10800
 
-// specialUse are the top-level names that have no meaning in the public DNS. Not here are "localhost", which has
-// addresses, "example", which caches treat as any other (RFC 6761, Section 6.5), ipv4only.arpa, which only a DNS64
-// answers itself (RFC 8880, Section 7.1), and resolver.arpa, which is discovery's.
+// specialUse are the names of the IANA registry "Special-Use Domain Names" that have no meaning in the public DNS. Not
+// here are those that locallyServed has, "localhost", which has addresses, the names of "example", which caches treat as
+// any other (RFC 6761, Section 6.5), ipv4only.arpa and the reverse names of its addresses, which only a DNS64 answers
+// itself (RFC 8880, Section 7), and resolver.arpa, which is discovery's. See
+// https://www.iana.org/assignments/special-use-domain-names.
 var specialUse = [...]string{
-	"alt.",     // RFC 9476
-	"invalid.", // RFC 6761, Section 6.4
-	"local.",   // RFC 6762, Section 22.1
-	"onion.",   // RFC 7686, Section 2
-	"test.",    // RFC 6761, Section 6.2
+	"6tisch.arpa.",   // RFC 9031: in CoAP only
+	"alt.",           // RFC 9476
+	"eap-noob.arpa.", // RFC 9140: in network access identifiers only
+	"eap.arpa.",      // the same for every EAP method
+	"invalid.",       // RFC 6761, Section 6.4
+	"local.",         // RFC 6762, Section 22.1
+	"onion.",         // RFC 7686, Section 2
+	"test.",          // RFC 6761, Section 6.2
 }
 
 // locallyServed are the zones of the IANA registry that RFC 6303 began, without the numbered runs that
-// builtinZones adds.
+// builtinZones adds. See https://www.iana.org/assignments/locally-served-dns-zones.
 var locallyServed = [...]string{
 	"home.arpa.", // RFC 8375, Section 4
+	// RFC 9665: with default.service.arpa, whose names only the registration server of a network knows
+	"service.arpa.",
 	// RFC 6303, Section 4.1
 	"10.in-addr.arpa.", "168.192.in-addr.arpa.",
 	// RFC 6303, Section 4.2

@@ -44,6 +44,8 @@ type Zones struct {
 	zones map[string]*zone // by apex, in lower case
 	exist map[string]bool  // the operator's apexes and what is above: the zone around them may not know
 	relay []netip.Prefix
+
+	forward []string // Config.Forward, in lower case
 }
 
 // New reads and validates the operator's zones and adds the special-use and locally served ones, except at and
@@ -88,6 +90,7 @@ func (z *Zones) addBuiltin(forward []string) error {
 			return fmt.Errorf("forward[%d]: %q is not a special-use or locally served name", i, name)
 		}
 		delete(builtin, apex)
+		z.forward = append(z.forward, apex)
 	}
 	for apex := range builtin {
 		if z.find(apex) != nil {
@@ -96,6 +99,34 @@ func (z *Zones) addBuiltin(forward []string) error {
 	}
 	maps.Copy(z.zones, builtin)
 	return nil
+}
+
+// Holds reports whether one of the operator's zones has name at or below its apex, or whether Config.Forward leaves name to
+// the upstreams.
+func (z *Zones) Holds(name string) bool {
+	name = canonical(name)
+	if found := z.find(name); found != nil && !found.builtin {
+		return true
+	}
+	return slices.ContainsFunc(z.forward, func(apex string) bool { return dns.IsSubDomain(apex, name) })
+}
+
+// HasAddress reports whether name has addr, by what Answer says.
+func (z *Zones) HasAddress(name string, addr netip.Addr) bool {
+	q := dns.Question{Name: dns.Fqdn(name), Qtype: dns.TypeAAAA, Qclass: dns.ClassINET}
+	if addr.Is4() {
+		q.Qtype = dns.TypeA
+	}
+	m, ok := z.Answer(q, netip.Addr{}, netip.Addr{})
+	return ok && slices.ContainsFunc(m.Answer, func(rr dns.RR) bool {
+		switch rr := rr.(type) {
+		case *dns.A:
+			return rr.A.Equal(addr.AsSlice())
+		case *dns.AAAA:
+			return rr.AAAA.Equal(addr.AsSlice())
+		}
+		return false
+	})
 }
 
 // find returns the zone with the longest apex that holds name, or nil.

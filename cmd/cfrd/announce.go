@@ -72,7 +72,7 @@ func describeTo(link announce.Link, cfg ddr.Config, do53 []netip.AddrPort, pvd b
 		cfg.Addresses = link.Addresses
 	}
 	// The others are of no use to hosts, some of which ignore an announcement with one of them as a whole.
-	cfg.Addresses = slices.DeleteFunc(slices.Clone(cfg.Addresses), func(a netip.Addr) bool {
+	cfg.Addresses = slices.DeleteFunc(ddr.Usable(cfg.Addresses, link.Addresses...), func(a netip.Addr) bool {
 		return a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a.IsLinkLocalUnicast()
 	})
 	a := announce.Content{Servers: unencrypted(do53, cfg.Addresses)}

@@ -127,6 +127,9 @@ func checkConfig(path string, m config.Mode) (warnings []string, err error) {
 		return nil, err
 	}
 	v, err := loadValues(cfg, m, time.Now())
+	if m.Resolves() {
+		cfg.Warnings = append(cfg.Warnings, cfg.Unnamed()...)
+	}
 	if err != nil || v.certificate == nil {
 		return cfg.Warnings, err
 	}

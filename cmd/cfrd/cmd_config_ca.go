@@ -84,9 +84,17 @@ func writePrivateCA(dir, name string, addrs []netip.Addr, now time.Time) (certs.
 	}
 	var errs []error
 	for file, text := range files {
-		errs = append(errs, writeNew(filepath.Join(dir, file), text, 0o600, false))
+		errs = append(errs, writeNew(filepath.Join(dir, file), text, privateCAMode(file), false))
 	}
 	return ca, errors.Join(errs...)
+}
+
+// privateCAMode returns who may read a file: everybody what clients trust and what the server shows, nobody else a key.
+func privateCAMode(file string) fs.FileMode {
+	if file == certs.FileCACert || file == certs.FileCert {
+		return 0o644
+	}
+	return 0o600
 }
 
 // explainPrivateCA says which files were written to dir, and how clients come to trust them.

@@ -39,9 +39,11 @@ func TestPrivateCA(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, file := range []string{certs.FileCACert, certs.FileCAKey, certs.FileCert, certs.FileKey} {
-		if st, err := os.Stat(filepath.Join(dir, file)); err != nil || st.Mode() != 0o600 {
-			t.Errorf("%s: got mode %v, error %v; want 0600", file, st.Mode(), err)
+	for file, want := range map[string]os.FileMode{
+		certs.FileCACert: 0o644, certs.FileCAKey: 0o600, certs.FileCert: 0o644, certs.FileKey: 0o600,
+	} {
+		if st, err := os.Stat(filepath.Join(dir, file)); err != nil || st.Mode() != want {
+			t.Errorf("%s: got mode %v, error %v; want %v", file, st.Mode(), err, want)
 		}
 	}
 	var text bytes.Buffer

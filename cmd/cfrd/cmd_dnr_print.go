@@ -163,7 +163,16 @@ func (s dnrSource) describe() (ddr.Config, error) {
 	}
 	l := cfg.Listen
 	listen := resolver.Listen{Do53: l.Do53, DoT: l.DoT, DoH: l.DoH, DoQ: l.DoQ}
-	return ddr.Config{Name: cfg.Name, Addresses: cfg.Addresses(), Services: services(listen)}, nil
+	return ddr.Config{Name: cfg.Name, Addresses: withoutLoopback(cfg.Addresses()), Services: services(listen)}, nil
+}
+
+// withoutLoopback returns those of addrs that other hosts can use, or all of them if there are none, so that what refuses
+// them names them.
+func withoutLoopback(addrs []netip.Addr) []netip.Addr {
+	if others := slices.DeleteFunc(slices.Clone(addrs), netip.Addr.IsLoopback); len(others) > 0 {
+		return others
+	}
+	return addrs
 }
 
 // describeFlags returns the resolver that --name, --address, --transports and --dohpath describe.

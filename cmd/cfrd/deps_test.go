@@ -94,7 +94,11 @@ var rooms = []struct {
 		[]string{"cmd/cfrd/internal/check", "cmd/cfrd/internal/reuseport", "resolver", "zones"},
 		"gets its node from a function",
 	},
-	{"cmd/cfrd/internal/latebind", []string{"cmd/cfrd/internal/reuseport", "resolver"}, "binds as the resolver does"},
+	{
+		"cmd/cfrd/internal/latebind",
+		[]string{"cmd/cfrd/internal/reuseport", "resolver"},
+		"binds as the resolver does",
+	},
 	{"cmd/cfrd/internal/reuseport", nil, "a leaf: one socket option"},
 	{
 		"resolver",

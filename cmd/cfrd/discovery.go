@@ -28,6 +28,18 @@ func (v *values) owned() (name, https bool) {
 	}
 }
 
+// reverse returns whether the PTR record of an address of the resolver is ours to answer: the operator's zones do not have
+// it, and the name has the address, as discovery or those zones say. ownName says that discovery answers for the name.
+func (v *values) reverse(ownName bool) func(netip.Addr) bool {
+	return func(addr netip.Addr) bool {
+		name, err := dns.ReverseAddr(addr.String())
+		if err != nil || v.zones != nil && v.zones.Holds(name) {
+			return false
+		}
+		return ownName || v.zones.HasAddress(v.Name, addr)
+	}
+}
+
 // undiscovered says where clients ask without learning of the encrypted transports, and why. Addresses that the
 // certificate lacks are left to uncoveredWarning, and a missing certificate to certificates.warnings.
 func (v *values) undiscovered(discovery *ddr.Zone, leaf *x509.Certificate) (lines []string) {

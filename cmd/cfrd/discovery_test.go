@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -105,5 +106,67 @@ func TestLogUndiscovered(t *testing.T) {
 		if strings.Contains(line, "do not learn") {
 			t.Errorf("after a reload: got %q; want nothing to say", line)
 		}
+	}
+}
+
+// TestReverseOfOwnAddresses asks for the names of the resolver's addresses, as discovery or a zone file has the name.
+func TestReverseOfOwnAddresses(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("10.0.0.81"), netip.MustParseAddr("fd00::81")
+	other := netip.MustParseAddr("10.0.0.82") // also of the resolver, but not of the name in the zone file
+	for _, addr := range []netip.Addr{v4, v6, other} {
+		addAddress(t, addr)
+	}
+	base := "$ORIGIN isp.example.\n$TTL 300\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\n"
+	for name, test := range map[string]struct {
+		zone, more string
+		want       map[netip.Addr]string
+	}{
+		"discovery-has-the-name": {base, "", map[netip.Addr]string{
+			v4: "dns.isp.example.", v6: "dns.isp.example.", other: "dns.isp.example.",
+		}},
+		"zone-has-the-name": {base + "dns A 10.0.0.81\ndns AAAA fd00::81\n", "", map[netip.Addr]string{
+			v4: "dns.isp.example.", v6: "dns.isp.example.", other: "",
+		}},
+		"zone-has-the-reverse-name": {
+			base, "$ORIGIN 0.0.10.in-addr.arpa.\n$TTL 300\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns.isp.example.\n81 PTR other.isp.example.\n",
+			map[netip.Addr]string{v4: "other.isp.example.", v6: "dns.isp.example.", other: ""},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			l.config["listen"] = fmt.Sprintf(`{do53: ["10.0.0.81:8053", "[fd00::81]:8053", "10.0.0.82:8053"], admin: "%s:9153"}`, l.addr)
+			l.config["clients"] = `[127.0.0.0/8, 10.0.0.0/8, "fd00::/8"]`
+			writeFile(t, filepath.Join(l.dir, "isp.zone"), test.zone)
+			if test.more != "" {
+				writeFile(t, filepath.Join(l.dir, "reverse.zone"), test.more)
+				l.config["zones"] = "[isp.zone, reverse.zone]"
+			}
+			l.start(t)
+			for addr, want := range test.want {
+				reverse, err := dns.ReverseAddr(addr.String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := check.Client{Addr: netip.AddrPortFrom(v4, 8053)}
+				if addr.Is6() {
+					c.Addr = netip.AddrPortFrom(v6, 8053)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				for _, tr := range []resolver.Transport{resolver.UDP, resolver.TCP} {
+					reply, err := c.Exchange(ctx, tr, check.Question(reverse, dns.TypePTR))
+					if err != nil {
+						t.Fatal(err)
+					}
+					var got string
+					if len(reply.Answer) == 1 {
+						got = reply.Answer[0].(*dns.PTR).Ptr
+					}
+					if got != want {
+						t.Errorf("%s over %s: got %q, %s; want %q", addr, tr, got, dns.RcodeToString[reply.Rcode], want)
+					}
+				}
+			}
+		})
 	}
 }

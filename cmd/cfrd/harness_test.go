@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -40,6 +41,25 @@ func loopback(t *testing.T) netip.Addr {
 	netns.Require(t)
 	n := loopbacks.Add(1)
 	return netip.AddrFrom4([4]byte{127, 100, byte(n / 254), byte(n%254 + 1)})
+}
+
+// addAddress gives the loopback interface of the tests' namespace an address until the test ends.
+func addAddress(t *testing.T, addr netip.Addr) {
+	t.Helper()
+	netns.Require(t)
+	args := []string{"addr", "add", netip.PrefixFrom(addr, addr.BitLen()).String(), "dev", "lo"}
+	if addr.Is6() {
+		args = append(args, "nodad") // else it can be tentative for a moment
+	}
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Fatalf("ip %v: %v\n%s", args, err, out)
+	}
+	t.Cleanup(func() { exec.Command("ip", append([]string{"addr", "del"}, args[2:5]...)...).Run() })
+	// The kernel adds the route behind our back, and a socket that is connected before keeps the wrong one.
+	eventually(t, "the route to "+addr.String(), func() bool {
+		out, err := exec.Command("ip", "route", "get", addr.String()).Output()
+		return err == nil && strings.HasPrefix(string(out), "local ")
+	})
 }
 
 // lab is a directory with a configuration, a certificate and a zone, for a resolver on an address of its own.

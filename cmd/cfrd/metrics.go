@@ -170,6 +170,8 @@ func resolverFamilies() []family {
 			func(s *snapshot, emit emitter) { emit(float64(s.dns.Steered)) }),
 		counter("steer_failed_total", "Answers for which the relay could not take a destination.",
 			func(s *snapshot, emit emitter) { emit(float64(s.dns.SteerFailed)) }),
+		counter("limited_total", "Queries truncated, refused or dropped because their client has spent its budget.",
+			func(s *snapshot, emit emitter) { emit(float64(s.dns.Limited)) }),
 		counter("shed_total", "Queries dropped or refused because too many were in flight.",
 			func(s *snapshot, emit emitter) { emit(float64(s.dns.Shed)) }),
 		gauge("in_flight", "Queries that wait for an upstream.",
@@ -208,6 +210,16 @@ func relayFamilies() []family {
 		counter("relay_over_limit_total", "Flows refused because of a limit.", func(s *snapshot, emit emitter) {
 			perProtocol(emit, s.relay.OverLimit)
 		}, "protocol"),
+		counter("relay_over_rate_total", "Flows refused because their client begins too many.", func(s *snapshot, emit emitter) {
+			perProtocol(emit, s.relay.OverRate)
+		}, "protocol"),
+		counter("relay_gave_way_total", "Flows that ended because another has their place.", func(s *snapshot, emit emitter) {
+			perProtocol(emit, s.relay.GaveWay)
+		}, "protocol"),
+		gauge("relay_dials", "TCP flows that wait for their destination.",
+			func(s *snapshot, emit emitter) { emit(float64(s.relay.Dials)) }),
+		counter("relay_dials_gave_way_total", "Such that ended because another has their place.",
+			func(s *snapshot, emit emitter) { emit(float64(s.relay.DialsGaveWay)) }),
 		counter("relay_dial_failed_total", "Flows whose destination could not be reached.",
 			func(s *snapshot, emit emitter) { perProtocol(emit, s.relay.DialFailed) }, "protocol"),
 		counter("relay_sent_bytes_total", "Octets from clients to destinations.", func(s *snapshot, emit emitter) {

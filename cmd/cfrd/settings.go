@@ -96,7 +96,7 @@ func (n *node) relayConfig() relay.Config {
 		Ports:      v.Relay.Ports,
 		Routes:     v.Relay.Routes,
 		DisableGSO: !v.Relay.GSO,
-		Limits:     relay.Limits(v.Relay.Limits),
+		Limits:     v.Relay.Limits.Relay(),
 		Settings:   v.relaySettings(),
 		Log:        component(n.log, "relay"),
 	}
@@ -125,6 +125,7 @@ func (v *values) discovery(running resolver.Listen, holder *certs.Holder, relays
 		Name:        v.Name,
 		OwnName:     ownName,
 		OwnHTTPS:    ownHTTPS,
+		Reverse:     v.reverse(ownName),
 		PvD:         v.DDR.PvD,
 		Addresses:   v.addressesOf(running),
 		Services:    services(running),

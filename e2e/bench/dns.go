@@ -207,6 +207,7 @@ clients: [127.0.0.0/8]
 listen: {do53: ["127.0.0.1:%[1]s1"], dot: ["127.0.0.1:%[1]s2"], doh: ["127.0.0.1:%[1]s3"], admin: "127.0.0.1:%[1]s9"}
 tls: {certificate: %[2]q, key: %[3]q}
 upstreams: ["udp://127.0.0.1:5499"]
+limits: {rate: 0}
 log: {level: warn}
 `, ports, cert, key))
 	return b.start(serverCore, "", binary, "serve", "--mode", "resolver", "--config", conf)

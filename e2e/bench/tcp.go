@@ -139,6 +139,7 @@ relay:
   table: {prefixes: [%s.0.0/16], store: leases-%[4]s.db}
   egress: [%[5]s]
   allow_special: [198.51.100.0/24]
+  limits: {new_flows_per_second: 1000000, new_flows_burst: 1000000} # of one client, which plays all
 log: {level: warn}
 `, at.resolver, at.bulk, at.short, at.pool, at.egress)))
 	if err != nil {

@@ -243,15 +243,24 @@ func TestUDPUpstreamTakesAnErrorWithoutQuestion(t *testing.T) {
 	}
 }
 
-func TestUDPUpstreamBoundsItsSockets(t *testing.T) {
-	u := newUDP(anyPort, testGroup(t))
-	for range maxSockets {
-		u.sockets <- struct{}{}
+func TestUpstreamsBoundTheirSockets(t *testing.T) {
+	g := testGroup(t)
+	g.sockets.open.Store(g.sockets.max)
+	for name, x := range map[string]Exchanger{
+		"udp": newUDP(anyPort, g), "tcp": newUDP(anyPort, g).tcp, "tls": newTLS(Config{Addr: anyPort}, g),
+	} {
+		if _, err := x.Exchange(t.Context(), testQuery(t)); !errors.Is(err, errNoSocket) {
+			t.Errorf("%s: got %v; want %v", name, err, errNoSocket)
+		}
 	}
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errTest)
-	if _, err := u.Exchange(ctx, testQuery(t)); !errors.Is(err, errTest) {
-		t.Errorf("got %v; want %v without a socket", err, errTest)
+	g.sockets.open.Store(0)
+	addr := streamServer(t, listenTCP(t, anyPort.String()), echo(t))
+	u := newUDP(addr, g).tcp
+	if err := exchange(t, u); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.sockets.open.Load(); got != 1 {
+		t.Errorf("got %d sockets; want that of the connection", got)
 	}
 }
 
@@ -474,7 +483,7 @@ func TestStreamUpstreamLeavesDeadConnections(t *testing.T) {
 		})
 		first := make(chan error, 1)
 		go func() { first <- exchange(t, u) }()
-		time.Sleep(stallConn + time.Millisecond)
+		time.Sleep(firstDelay + time.Millisecond)
 		if err := exchange(t, u); err != nil {
 			t.Errorf("with a stalled connection: %v", err)
 		}
@@ -487,6 +496,89 @@ func TestStreamUpstreamLeavesDeadConnections(t *testing.T) {
 		synctest.Wait()
 		if got := u.open(); got != 1 {
 			t.Errorf("got %d connections; want the dead one closed", got)
+		}
+	})
+}
+
+func TestStreamUpstreamLeavesLateConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := pipes(t, testGroup(t), func(c net.Conn, n int) {
+			if n == 1 {
+				query, _ := dnstest.ReadFrame(c)
+				c.Write(dnstest.Frame(answerTo(t, query)))
+				io.Copy(io.Discard, c)
+			}
+			echo(t)(c, n)
+		})
+		if err := exchange(t, u); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), minDelay+time.Millisecond)
+		defer cancel()
+		if _, err := u.Exchange(ctx, testQuery(t)); err == nil {
+			t.Fatal("got no error from a silent connection")
+		}
+		for range 2 { // nobody waits on the silent one any more, and it is not used all the same
+			if err := exchange(t, u); err != nil {
+				t.Error(err)
+			}
+		}
+		synctest.Wait()
+		if got := u.open(); got != 1 {
+			t.Errorf("got %d connections; want the silent one closed", got)
+		}
+	})
+}
+
+func TestStreamUpstreamAsksAgainElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := pipes(t, testGroup(t), func(c net.Conn, n int) {
+			if n > 1 {
+				echo(t)(c, n)
+			}
+			io.Copy(io.Discard, c)
+		})
+		go u.Exchange(t.Context(), testQuery(t))
+		synctest.Wait()
+		time.Sleep(minDelay)
+		if _, err := u.Exchange(asLate(t.Context()), testQuery(t)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestStreamUpstreamBoundsWhatIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := pipes(t, testGroup(t), func(c net.Conn, n int) { io.Copy(io.Discard, c) })
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range 3 * (maxConns + maxDraining) {
+			wg.Go(func() { u.Exchange(ctx, testQuery(t)) })
+			time.Sleep(firstDelay + time.Millisecond)
+			if got := u.open(); got > maxConns+maxDraining {
+				t.Fatalf("got %d connections; want at most %d", got, maxConns+maxDraining)
+			}
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
+func TestStreamUpstreamReplacesOldConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var last atomic.Int64
+		u := pipes(t, testGroup(t), func(c net.Conn, n int) {
+			last.Store(int64(n))
+			echo(t)(c, n)
+		})
+		for range 2 * maxAge / (idleConn / 2) {
+			if err := exchange(t, u); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(idleConn / 2)
+		}
+		if got := last.Load(); got != 2 {
+			t.Errorf("got %d connections in %s; want 2", got, 2*maxAge)
 		}
 	})
 }

@@ -10,6 +10,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -63,13 +64,16 @@ type Group struct {
 	clock func() int64 // in nanoseconds; see wire.Response.Received
 	log   zerolog.Logger
 
-	work sync.WaitGroup
+	work    sync.WaitGroup
+	sockets sockets
 }
 
-// NewGroup returns a group that lasts until ctx is done. clock, in nanoseconds, says when responses came. log gets what
-// changes in the health of upstreams.
-func NewGroup(ctx context.Context, clock func() int64, log zerolog.Logger) *Group {
-	return &Group{ctx: ctx, clock: clock, log: log}
+// NewGroup returns a group that lasts until ctx is done, and never has more than maxSockets sockets open; 0 means
+// DefaultSockets. clock, in nanoseconds, says when responses came. log gets what changes in the health of upstreams.
+func NewGroup(ctx context.Context, maxSockets int, clock func() int64, log zerolog.Logger) *Group {
+	g := &Group{ctx: ctx, clock: clock, log: log}
+	g.sockets.max = int64(cmp.Or(maxSockets, DefaultSockets))
+	return g
 }
 
 // Wait waits until everything that g started has ended, which it does when the context of g is done. No Resolve may be

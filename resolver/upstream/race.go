@@ -117,6 +117,9 @@ func (r *race) start(ctx context.Context) time.Duration {
 	r.started++
 	r.running++
 	delay := u.delay()
+	if n >= len(r.order) {
+		ctx = asLate(ctx)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	r.tries[n] = try{cancel: cancel, due: time.Now().Add(delay)}
 	u.group.work.Go(func() {

@@ -20,7 +20,7 @@ import (
 // testGroup returns a group that ends with the test.
 func testGroup(t *testing.T) *Group {
 	ctx, stop := context.WithCancel(context.Background())
-	g := NewGroup(ctx, func() int64 { return 0 }, zerolog.Nop())
+	g := NewGroup(ctx, 0, func() int64 { return 0 }, zerolog.Nop())
 	t.Cleanup(func() {
 		stop()
 		g.Wait()

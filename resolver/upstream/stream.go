@@ -17,20 +17,14 @@ import (
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 )
 
-// Bounds of connections to one upstream.
+// Bounds of connections to one upstream. Those that choose the connection for a query are in pick.go.
 const (
-	// A connection with busyConn queries under way is joined by another one, up to maxConns, so that one lost segment does
-	// not hold up all of them.
-	busyConn = 64
-	maxConns = 4
 	// maxPending leaves enough of the IDs free that one is soon found.
 	maxPending = 1 << 15
 	// idleConn is how long a connection is kept for a next query. See RFC 7766, Section 6.2.3.
 	idleConn = 30 * time.Second
-	// With queries under way and nothing read for stallConn, no further one goes to the connection; for deadConn,
-	// it is closed.
-	stallConn = time.Second
-	deadConn  = 5 * time.Second
+	// With queries under way and nothing read for deadConn, a connection is closed.
+	deadConn = 5 * time.Second
 	// dialTimeout is for the TCP and TLS handshakes together.
 	dialTimeout = 4 * time.Second
 	// maxStale is how many messages that nobody waits for may come in a row.
@@ -54,6 +48,7 @@ type streamExchanger struct {
 	group  *Group
 
 	mu      sync.Mutex // guards the following and every streamConn
+	rtt     rtt
 	conns   []*streamConn
 	retired bool
 }
@@ -64,18 +59,20 @@ type streamConn struct {
 	wake   chan struct{} // has room for one: there is something in out
 	closed chan struct{}
 
-	conn     net.Conn // nil before the handshake is over
-	out      []byte   // queries to be written, with their lengths
-	pending  map[uint16]*streamQuery
-	since    time.Time // when a query began to wait for the next message
-	answered bool      // a message came
-	stale    int       // messages that nobody waited for, since the last that somebody did
-	err      error     // why it is closed, or nil
+	conn    net.Conn // nil before the handshake is over
+	opened  time.Time
+	out     []byte // queries to be written, with their lengths
+	pending map[uint16]*streamQuery
+	since   time.Time // when a query began to wait for the next message
+	late    bool      // a query was given up, and no message came since
+	stale   int       // messages that nobody waited for, since the last that somebody did
+	err     error     // why it is closed, or nil
 }
 
 // streamQuery is one query that waits.
 type streamQuery struct {
 	query    []byte
+	sent     time.Time
 	response chan []byte // has room for one
 }
 
@@ -111,80 +108,54 @@ func (u *streamExchanger) Retire() {
 	}
 }
 
-// Exchange asks over a connection that there is, or a new one. That an upstream closes a connection after a while
-// is no failure: the query is sent again, once.
+// Exchange asks over a connection that there is, or a new one. That an upstream closes a connection after a while, in
+// whichever way, is no failure: the query is sent again, over a new one if there are no others.
 func (u *streamExchanger) Exchange(ctx context.Context, query []byte) ([]byte, error) {
 	query = bytes.Clone(query)
 	if u.padded {
 		query = wire.PadQuery(query)
 	}
-	c, response, err := u.try(ctx, query)
-	if err != nil && ctx.Err() == nil && u.wasUsed(c) {
-		_, response, err = u.try(ctx, query)
-	}
-	return response, err
-}
-
-// wasUsed reports whether c had worked before it was closed.
-func (u *streamExchanger) wasUsed(c *streamConn) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return c.answered
-}
-
-// pickLocked returns the connection for the next query.
-func (u *streamExchanger) pickLocked() *streamConn {
-	var best *streamConn
-	for _, c := range u.conns {
-		if !c.stalled() && (best == nil || len(c.pending) < len(best.pending)) {
-			best = c
+	for {
+		response, isNew, err := u.try(ctx, query)
+		if err == nil || isNew || ctx.Err() != nil {
+			return response, err
 		}
 	}
-	if best != nil && (len(best.pending) < busyConn || len(u.conns) >= maxConns) {
-		return best
-	}
-	if len(u.conns) >= maxConns { // all have stalled
-		u.closeLocked(u.conns[0], errStalled)
-	}
-	c := &streamConn{wake: make(chan struct{}, 1), closed: make(chan struct{}), pending: make(map[uint16]*streamQuery)}
-	u.conns = append(u.conns, c)
-	u.group.work.Go(func() { u.serve(c) })
-	return c
 }
 
-// stalled reports whether c has left queries without a response for too long to be given more.
-func (c *streamConn) stalled() bool { return len(c.pending) > 0 && time.Since(c.since) > stallConn }
-
-// try asks once, over the connection that it returns.
-func (u *streamExchanger) try(ctx context.Context, query []byte) (c *streamConn, response []byte, err error) {
+// try asks once, and reports whether a connection was made for that.
+func (u *streamExchanger) try(ctx context.Context, query []byte) (response []byte, isNew bool, err error) {
 	q := &streamQuery{query: query, response: make(chan []byte, 1)}
-	if c, err = u.enqueue(q); err != nil {
-		return c, nil, err
+	c, isNew, err := u.enqueue(q, isLate(ctx))
+	if err != nil {
+		return nil, true, err
 	}
 	select {
 	case response = <-q.response:
-		return c, response, nil
+		return response, isNew, nil
 	case <-ctx.Done():
 		u.abandon(c, q)
-		return c, nil, context.Cause(ctx)
+		return nil, isNew, context.Cause(ctx)
 	case <-c.closed:
 	}
 	select {
 	case response = <-q.response: // it came before the end
-		return c, response, nil
+		return response, isNew, nil
 	default:
-		return c, nil, c.err
+		return nil, isNew, c.err
 	}
 }
 
-// enqueue gives q an ID that no other query on its connection has, and has it written.
-func (u *streamExchanger) enqueue(q *streamQuery) (*streamConn, error) {
+// enqueue gives q an ID that no other query on its connection has, and has it written. late says that the question was
+// asked before, without a response so far.
+func (u *streamExchanger) enqueue(q *streamQuery, late bool) (c *streamConn, isNew bool, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	c := u.pickLocked()
+	c, isNew = u.pickLocked(late)
 	if len(c.pending) >= maxPending {
-		return c, errTooManyQueries
+		return nil, false, errTooManyQueries
 	}
+	q.sent = time.Now()
 	id := randomID()
 	for c.pending[id] != nil {
 		id++
@@ -192,7 +163,7 @@ func (u *streamExchanger) enqueue(q *streamQuery) (*streamConn, error) {
 	binary.BigEndian.PutUint16(q.query, id)
 	c.pending[id] = q
 	if len(c.pending) == 1 {
-		c.since = time.Now()
+		c.since = q.sent
 	}
 	c.out = binary.BigEndian.AppendUint16(c.out, uint16(len(q.query)))
 	c.out = append(c.out, q.query...)
@@ -201,7 +172,7 @@ func (u *streamExchanger) enqueue(q *streamQuery) (*streamConn, error) {
 	case c.wake <- struct{}{}:
 	default:
 	}
-	return c, nil
+	return c, isNew, nil
 }
 
 // abandon forgets q, which nobody waits for any more.
@@ -210,6 +181,7 @@ func (u *streamExchanger) abandon(c *streamConn, q *streamQuery) {
 	defer u.mu.Unlock()
 	id := binary.BigEndian.Uint16(q.query)
 	if c.pending[id] == q {
+		c.late = c.late || c.silent(u.rtt.usual())
 		delete(c.pending, id)
 		u.settleLocked(c)
 	}
@@ -222,7 +194,7 @@ func (u *streamExchanger) settleLocked(c *streamConn) {
 	case len(c.pending) > 0 && c.conn != nil:
 		c.conn.SetReadDeadline(c.since.Add(deadConn))
 	case len(c.pending) > 0:
-	case u.retired:
+	case u.retired, c.drains():
 		u.closeLocked(c, errIdle)
 	default:
 		c.conn.SetReadDeadline(time.Now().Add(idleConn))
@@ -252,6 +224,11 @@ func (u *streamExchanger) closeLocked(c *streamConn, err error) {
 func (u *streamExchanger) serve(c *streamConn) {
 	ctx, cancel := context.WithTimeout(u.group.ctx, dialTimeout)
 	defer cancel()
+	if !u.group.sockets.take() {
+		u.close(c, errNoSocket)
+		return
+	}
+	defer u.group.sockets.give()
 	conn, err := u.dial(ctx)
 	if err != nil {
 		u.close(c, err)
@@ -272,7 +249,8 @@ func (u *streamExchanger) start(c *streamConn, conn net.Conn) bool {
 	if c.err != nil {
 		return false
 	}
-	c.conn, c.since = conn, time.Now()
+	c.conn, c.opened = conn, time.Now()
+	c.since, c.late = c.opened, false
 	u.settleLocked(c)
 	return true
 }
@@ -322,7 +300,7 @@ func (u *streamExchanger) deliver(c *streamConn, msg []byte) error {
 	if len(msg) < wire.HeaderLen {
 		return errStream
 	}
-	c.since = time.Now()
+	c.since, c.late = time.Now(), false
 	id := binary.BigEndian.Uint16(msg)
 	q := c.pending[id]
 	if q == nil || !wire.Answers(q.query, msg) {
@@ -332,7 +310,8 @@ func (u *streamExchanger) deliver(c *streamConn, msg []byte) error {
 		return nil
 	}
 	delete(c.pending, id)
-	c.stale, c.answered = 0, true
+	c.stale = 0
+	u.rtt.observe(c.since.Sub(latest(q.sent, c.opened)))
 	q.response <- msg
 	u.settleLocked(c)
 	return nil

@@ -17,24 +17,24 @@ import (
 // somebody who guesses.
 const maxStrays = 100
 
-// maxSockets bounds the queries to one upstream that are under way over UDP: an upstream that has fallen silent must
-// not cost us all descriptors, nor all ports there are between two addresses.
-const maxSockets = 4096
+// tcpTimeout is how long a connection may take to be made for a response that does not fit into a datagram: one segment
+// may be lost.
+const tcpTimeout = 2 * time.Second
 
 // udpExchanger asks over UDP and, where that truncates, over TCP.
 type udpExchanger struct {
-	addr    string
-	tcp     *streamExchanger
-	sockets chan struct{} // has an element for each socket that is open
+	addr  string
+	tcp   *streamExchanger
+	group *Group
 }
 
 // newUDP returns the upstream at addr, which is asked at the same port over TCP.
 func newUDP(addr netip.AddrPort, g *Group) *udpExchanger {
 	tcp := newStream(g, func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
+		d := net.Dialer{Timeout: tcpTimeout}
 		return d.DialContext(ctx, "tcp", addr.String())
 	})
-	return &udpExchanger{addr: addr.String(), tcp: tcp, sockets: make(chan struct{}, maxSockets)}
+	return &udpExchanger{addr: addr.String(), tcp: tcp, group: g}
 }
 
 // Retire implements exchanger.
@@ -42,13 +42,7 @@ func (u *udpExchanger) Retire() { u.tcp.Retire() }
 
 // Exchange asks over UDP first.
 func (u *udpExchanger) Exchange(ctx context.Context, query []byte) ([]byte, error) {
-	select {
-	case u.sockets <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 	response, err := u.exchangeUDP(ctx, query)
-	<-u.sockets
 	if err != nil || response != nil {
 		return response, err
 	}
@@ -63,6 +57,10 @@ func (u *udpExchanger) Exchange(ctx context.Context, query []byte) ([]byte, erro
 // datagrams from the upstream only. The ID is the other half of what a forger has to guess. The response is nil if it
 // does not fit into a datagram. See RFC 5452, Section 9.2.
 func (u *udpExchanger) exchangeUDP(ctx context.Context, query []byte) ([]byte, error) {
+	if !u.group.sockets.take() {
+		return nil, errNoSocket
+	}
+	defer u.group.sockets.give()
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "udp", u.addr)
 	if err != nil {

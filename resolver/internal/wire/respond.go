@@ -31,6 +31,14 @@ func (q *Query) AppendError(dst []byte, rcode uint16, e EDE) []byte {
 	return q.appendOPT(dst, start, rcode, e)
 }
 
+// AppendTruncated appends a response that has no records and says that there are some. See RFC 1035, Section 4.1.1.
+func (q *Query) AppendTruncated(dst []byte) []byte {
+	start := len(dst)
+	dst = q.AppendError(dst, dns.RcodeSuccess, NoEDE)
+	dst[start+2] |= FlagTC
+	return dst
+}
+
 // optSize returns the length of the OPT record that appendOPT writes, without padding.
 func (q *Query) optSize(e EDE) int {
 	if !q.edns {

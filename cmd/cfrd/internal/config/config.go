@@ -39,6 +39,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
@@ -157,18 +158,31 @@ type Table struct {
 	MaxLeases int            `mapstructure:"max_leases" reload:"restart"`
 }
 
-// RelayLimits has the fields of relay.Limits, in the same order; 0 means the default there.
+// RelayLimits has the fields of relay.Limits; 0 means the default there.
 type RelayLimits struct {
 	TCPFlows          int           `mapstructure:"tcp_flows" reload:"restart"`
 	UDPFlows          int           `mapstructure:"udp_flows" reload:"restart"`
+	TCPDials          int           `mapstructure:"tcp_dials" reload:"restart"`
 	TCPFlowsPerClient int           `mapstructure:"tcp_flows_per_client" reload:"restart"`
 	UDPFlowsPerClient int           `mapstructure:"udp_flows_per_client" reload:"restart"`
+	TCPDialsPerClient int           `mapstructure:"tcp_dials_per_client" reload:"restart"`
 	DialTimeout       time.Duration `mapstructure:"dial_timeout" reload:"restart"`
 	TCPIdle           time.Duration `mapstructure:"tcp_idle" reload:"restart"`
 	TCPHalfClosed     time.Duration `mapstructure:"tcp_half_closed" reload:"restart"`
 	UDPIdle           time.Duration `mapstructure:"udp_idle" reload:"restart"`
 	DrainTimeout      time.Duration `mapstructure:"drain_timeout" reload:"restart"`
-	UDPStrictFactor   bool          `mapstructure:"udp_strict_factor" reload:"restart"`
+
+	NewFlowsPerSecond int           `mapstructure:"new_flows_per_second" reload:"restart"`
+	NewFlowsBurst     int           `mapstructure:"new_flows_burst" reload:"restart"`
+	Prefixes          []RelayPrefix `mapstructure:"prefixes" reload:"restart"`
+
+	UDPStrictFactor bool `mapstructure:"udp_strict_factor" reload:"restart"`
+}
+
+// RelayPrefix has the fields of relay.ClientPrefix, in the same order.
+type RelayPrefix struct {
+	IPv4 int `mapstructure:"ipv4" reload:"restart"`
+	IPv6 int `mapstructure:"ipv6" reload:"restart"`
 }
 
 // Limits has what is configured of resolver.Limits; 0 means the default there.
@@ -186,6 +200,7 @@ type Limits struct {
 
 	HTTP2 resolver.HTTP2Server `mapstructure:"http2" reload:"restart"`
 
+	Rate     Rate           `mapstructure:"rate" reload:"restart"`
 	Prefixes []PrefixLimit  `mapstructure:"prefixes" reload:"restart"`
 	Shared   []netip.Prefix `mapstructure:"shared" reload:"restart"`
 	SharedBy int            `mapstructure:"shared_by" reload:"restart"`
@@ -197,6 +212,7 @@ type PrefixLimit struct {
 	IPv6        int `mapstructure:"ipv6" reload:"restart"`
 	Connections int `mapstructure:"connections" reload:"restart"`
 	InFlight    int `mapstructure:"in_flight" reload:"restart"`
+	Rate        int `mapstructure:"rate" reload:"restart"`
 }
 
 // Cache is the cache of answers.
@@ -296,11 +312,36 @@ func (l *Limits) Resolver() resolver.Limits {
 		QueryTimeout:         l.QueryTimeout,
 		DrainTimeout:         l.DrainTimeout,
 		HTTP2:                l.HTTP2,
+		Rate:                 int(l.Rate),
 		Shared:               l.Shared,
 		SharedBy:             l.SharedBy,
 	}
 	for _, p := range l.Prefixes {
 		out.Prefixes = append(out.Prefixes, resolver.PrefixLimit(p))
+	}
+	return out
+}
+
+// Relay returns l in the form that the relay has it.
+func (l *RelayLimits) Relay() relay.Limits {
+	out := relay.Limits{
+		TCPFlows:          l.TCPFlows,
+		UDPFlows:          l.UDPFlows,
+		TCPDials:          l.TCPDials,
+		TCPFlowsPerClient: l.TCPFlowsPerClient,
+		UDPFlowsPerClient: l.UDPFlowsPerClient,
+		TCPDialsPerClient: l.TCPDialsPerClient,
+		DialTimeout:       l.DialTimeout,
+		TCPIdle:           l.TCPIdle,
+		TCPHalfClosed:     l.TCPHalfClosed,
+		UDPIdle:           l.UDPIdle,
+		DrainTimeout:      l.DrainTimeout,
+		NewFlowsPerSecond: l.NewFlowsPerSecond,
+		NewFlowsBurst:     l.NewFlowsBurst,
+		UDPStrictFactor:   l.UDPStrictFactor,
+	}
+	for _, p := range l.Prefixes {
+		out.Prefixes = append(out.Prefixes, relay.ClientPrefix(p))
 	}
 	return out
 }

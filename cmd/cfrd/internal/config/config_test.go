@@ -312,3 +312,28 @@ func TestDo53Addresses(t *testing.T) {
 		t.Errorf("got %s; want %s: an address for the wildcard", got, want)
 	}
 }
+
+// TestUpstreamForms writes upstreams in every form that has only one meaning.
+func TestUpstreamForms(t *testing.T) {
+	for text, want := range map[string]string{
+		"192.0.2.1":                "192.0.2.1:53",
+		"192.0.2.1:5353":           "192.0.2.1:5353",
+		"2001:db8::1":              "[2001:db8::1]:53",
+		"[2001:db8::1]":            "[2001:db8::1]:53",
+		"[2001:db8::1]:5353":       "[2001:db8::1]:5353",
+		"::ffff:192.0.2.1":         "192.0.2.1:53",
+		"udp://192.0.2.1":          "192.0.2.1:53",
+		"udp://[2001:db8::1]":      "[2001:db8::1]:53",
+		"udp://[2001:db8::1]:5353": "[2001:db8::1]:5353",
+	} {
+		up, err := parseUpstream(text)
+		if err != nil || up.Protocol != resolver.UpstreamUDP || up.Addr != netip.MustParseAddrPort(want) || up.Name != "" {
+			t.Errorf("%s: got %+v, error %v; want %s over UDP", text, up, err, want)
+		}
+	}
+	for _, text := range []string{"", "[192.0.2.1", "192.0.2.1]", "fe80::1%eth0", "192.0.2.1#dns.example", "192.0.2.1/24", "2001:db8::1:"} {
+		if up, err := parseUpstream(text); err == nil {
+			t.Errorf("%q: got %+v; want an error", text, up)
+		}
+	}
+}

@@ -17,6 +17,8 @@ import (
 )
 
 type (
+	// Rate is what a client may cost in a second. "0" in the file is -1, no bound; 0 is the default.
+	Rate int
 	// ByteSize is an amount of memory in octets, written as "64MiB" or as a bare number.
 	ByteSize int64
 	// Action is what a steering rule does with what it matches.
@@ -54,6 +56,8 @@ func decodeValue(from, to reflect.Value) (any, error) {
 		return parseAs(from, parseDuration)
 	case ByteSize:
 		return parseAs(from, parseSize)
+	case Rate:
+		return parseAs(from, parseRate)
 	case uint16:
 		return parseAs(from, parsePort)
 	case int:
@@ -209,6 +213,19 @@ func parseCount(s string) (int, error) {
 		return 0, fmt.Errorf("must be a whole number from 1 to %d, not %q", math.MaxInt32, s)
 	}
 	return int(n), nil
+}
+
+// parseRate takes what lets a client make a handshake, or 0.
+func parseRate(s string) (Rate, error) {
+	n, err := strconv.ParseInt(s, 10, 32)
+	switch {
+	case err == nil && n == 0:
+		return -1, nil
+	case err != nil || n < resolver.MinRate:
+		return 0, fmt.Errorf("must be a whole number from %d on, with which a client can make a TLS handshake, or 0 for no bound, not %q",
+			resolver.MinRate, s)
+	}
+	return Rate(n), nil
 }
 
 // parseBool takes the two words of YAML 1.2 only: yes and no mean other things to other readers.

@@ -83,7 +83,8 @@ func (ps Problems) hasParent(path string) bool {
 	})
 }
 
-// nearestKey returns the key of the same section that path is most like, else one of the same name elsewhere.
+// nearestKey returns the key of the same section that path is most like. Else it returns one of the same name elsewhere, for
+// a key at the top, whose section was forgotten: in a section, a key of another place would mean something else.
 func nearestKey(path string, known []configKey) string {
 	plain := regexp.MustCompile(`\[\d+\]`).ReplaceAllString(path, "")
 	section, name := splitKey(plain)
@@ -94,7 +95,7 @@ func nearestKey(path string, known []configKey) string {
 			best, bestDistance = k.path, d-1
 		}
 	}
-	if best != "" {
+	if best != "" || section != "" {
 		return best
 	}
 	for _, k := range known {

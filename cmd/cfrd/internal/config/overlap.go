@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/cfrd-project/cfrd/relay"
 )
 
 // keyedPrefix is a configured prefix.
@@ -83,7 +81,7 @@ func (v *validator) checkRelay() {
 		v.bad("relay.clients", "missing: the prefixes that may use the relay; by default those of clients")
 	}
 	v.warnOpen("relay.clients", v.Relay.Clients)
-	v.refusedBelow("relay.limits", relay.Limits(v.Relay.Limits).Validate())
+	v.refusedBelow("relay.limits", v.Relay.Limits.Relay().Validate())
 	v.checkEgress()
 }
 

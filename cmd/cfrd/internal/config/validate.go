@@ -285,9 +285,25 @@ func isLabel(s string) bool {
 	return s != "" && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-' && !strings.ContainsFunc(s, other)
 }
 
-// parseUpstream reads "udp://192.0.2.1", "udp://[2001:db8::1]:5353" and "tls://192.0.2.2#dns.example".
+// plainUpstream reads an address with or without a port, or reports false.
+func plainUpstream(s string) (netip.AddrPort, bool) {
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		ap, err = netip.ParseAddrPort(s + ":53")
+		if a, aerr := netip.ParseAddr(s); aerr == nil {
+			ap, err = netip.AddrPortFrom(a, 53), nil
+		}
+	}
+	return ap, err == nil && ap.Addr().Zone() == ""
+}
+
+// parseUpstream reads "udp://192.0.2.1", "udp://[2001:db8::1]:5353" and "tls://192.0.2.2#dns.example", and an address with
+// or without a port, which is DNS over UDP.
 func parseUpstream(s string) (up resolver.Upstream, err error) {
 	bad := fmt.Errorf(`must be "udp://ADDRESS[:PORT]" or "tls://ADDRESS[:PORT][#NAME]", not %q`, s)
+	if ap, ok := plainUpstream(s); ok {
+		s = "udp://" + ap.String()
+	}
 	u, err := url.Parse(s)
 	if err != nil || u.User != nil || u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Host == "" {
 		return up, bad
