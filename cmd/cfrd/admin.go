@@ -87,7 +87,7 @@ func (n *node) handler() http.Handler {
 			plain(w, http.StatusServiceUnavailable, reasons...)
 			return
 		}
-		plain(w, http.StatusOK, slices.Concat([]string{"ready"}, n.certs.Warnings(time.Now()), n.absentWarnings())...)
+		plain(w, http.StatusOK, slices.Concat([]string{"ready"}, n.certs.Warnings(time.Now()), n.absentWarnings(), n.leaseWarnings())...)
 	})
 	if n.values.Admin.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)

@@ -72,7 +72,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}
 	if v.Relays() {
-		if n.addrs, err = addrmap.Open(v.AddressMap(v.sealKey)); err != nil {
+		if n.addrs, err = openAddressMap(v, component(log, "relay")); err != nil {
 			return nil, err
 		}
 	}

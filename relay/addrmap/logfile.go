@@ -138,20 +138,25 @@ func replaceLog(path string, records []record) (*logFile, error) {
 }
 
 // makeLog makes a file with records, locked and on disk, that publish puts in place.
-func makeLog(path string, records []record) (l *logFile, err error) {
+func makeLog(path string, records []record) (*logFile, error) {
 	f, err := os.OpenFile(newPath(path), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	l = &logFile{f: f, end: sector, size: sector}
-	defer func() {
-		if err != nil {
-			l.discard()
-		}
-	}()
-	if err := lock(f); err != nil {
+	l := &logFile{f: f}
+	if err = lock(f); err == nil {
+		err = l.fill(records)
+	}
+	if err != nil {
+		l.discard()
 		return nil, err
 	}
+	return l, nil
+}
+
+// fill writes a new file with records.
+func (l *logFile) fill(records []record) error {
+	l.end = sector
 	var frames []byte
 	for rest := records; len(rest) > 0; {
 		var b []byte
@@ -159,13 +164,13 @@ func makeLog(path string, records []record) (l *logFile, err error) {
 		frames, l.end = append(frames, b...), l.end+int64(len(b))
 	}
 	l.size = roundUp(l.end+1, extent)
-	if _, err := f.WriteAt(append(header(l.end), frames...), 0); err != nil {
-		return nil, err
+	if _, err := l.f.WriteAt(append(header(l.end), frames...), 0); err != nil {
+		return err
 	}
 	if err := l.zero(l.end, l.size); err != nil {
-		return nil, err
+		return err
 	}
-	return l, f.Sync()
+	return l.f.Sync()
 }
 
 // zero writes zeros between two offsets. It writes a page at a time: Linux keeps what is written at once together, and
