@@ -138,6 +138,9 @@ func (t *table) relay(ctx context.Context, dst netip.Addr, ttl time.Duration, fr
 		if err != nil {
 			return netip.Addr{}, err
 		}
+		if t.store == nil {
+			return l.relay, nil
+		}
 		if err := settle(ctx, []item{{t, l, ttl}}); err == nil {
 			return l.relay, nil
 		} else if !errors.Is(err, errTaken) {
