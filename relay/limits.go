@@ -7,11 +7,11 @@ import (
 )
 
 // Limits bound what clients can make the relay hold. A zero field means its default; the defaults of flows are
-// worked out from RLIMIT_NOFILE, per protocol, so that a flood of one never stops the other.
+// worked out from Config.Descriptors, per protocol, so that a flood of one never stops the other.
 type Limits struct {
-	TCPFlows          int           // connected ones; default a sixth of RLIMIT_NOFILE
-	UDPFlows          int           // default a quarter of RLIMIT_NOFILE
-	TCPDials          int           // TCP flows that wait for their destination; default 4096, at most a 32nd of RLIMIT_NOFILE
+	TCPFlows          int           // connected ones; default a fifth of Config.Descriptors
+	UDPFlows          int           // default a quarter of Config.Descriptors
+	TCPDials          int           // TCP flows that wait for their destination; default 4096, at most a 32nd of Config.Descriptors
 	TCPFlowsPerClient int           // of one client: an IPv4 address or IPv6 /64; default 1000
 	UDPFlowsPerClient int           // default 1000
 	TCPDialsPerClient int           // default 200; the oldest gives way to the next

@@ -9,8 +9,8 @@ import (
 // mostDescriptors caps what an unlimited process would reckon with.
 const mostDescriptors = 1 << 20
 
-// descriptors raises the soft limit of descriptors to the hard one and returns it.
-func descriptors() (int, error) {
+// RaiseDescriptors raises the soft limit of descriptors of the process to the hard one and returns it, at most 1,048,576.
+func RaiseDescriptors() (int, error) {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return 0, os.NewSyscallError("getrlimit", err)

@@ -50,9 +50,11 @@ type Config struct {
 	// end. Off, or without the right, their absence is an error that names the command. Prefixes within 127.0.0.0/8
 	// need no route. A local route makes the kernel take what is sent to these addresses; that the network sends it
 	// here is for the operator's routing to see to.
-	Routes   bool
-	Limits   Limits
-	Settings Settings
+	Routes bool
+	Limits Limits
+	// Descriptors is how many flows may have together. 0 means all that the process may have.
+	Descriptors int
+	Settings    Settings
 	// DisableGSO sends each UDP datagram by itself, for kernels or network cards that get groups of them wrong.
 	DisableGSO bool
 	Log        zerolog.Logger // never gets a client together with a destination
@@ -105,9 +107,12 @@ func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
 	if len(cfg.Ports) == 0 || slices.Contains(cfg.Ports, 0) {
 		return nil, fmt.Errorf("relay: ports %v: at least one is needed, and none may be 0", cfg.Ports)
 	}
-	fds, err := descriptors()
-	if err != nil {
-		return nil, fmt.Errorf("relay: %w", err)
+	fds := cfg.Descriptors
+	if fds == 0 {
+		var err error
+		if fds, err = RaiseDescriptors(); err != nil {
+			return nil, fmt.Errorf("relay: %w", err)
+		}
 	}
 	limits, err := cfg.Limits.complete(fds)
 	if err != nil {

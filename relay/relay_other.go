@@ -11,7 +11,8 @@ import (
 // plane is empty: New fails, since flows are relayed on Linux only.
 type plane struct{}
 
-func descriptors() (int, error) { return 0, errors.ErrUnsupported }
+// RaiseDescriptors is not known here.
+func RaiseDescriptors() (int, error) { return 0, errors.ErrUnsupported }
 
 func (r *Relay) listen() error { return errors.ErrUnsupported }
 

@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"hash/maphash"
+	"runtime/metrics"
 	"time"
 	"unsafe"
 
@@ -20,6 +21,8 @@ type cache struct {
 	seed   maphash.Seed
 	epoch  time.Time // the clock starts here
 	shards []shard   // a power of two
+	// resident is what an octet in use takes of the memory of the process, in hundredths.
+	resident int64
 }
 
 // entry is what the cache knows about one question. The lock of its shard guards it.
@@ -44,7 +47,7 @@ const (
 	maxFreq = 3
 	// Sizes in octets of what an entry occupies besides its messages. A bucket and a ghost come to 12 octets for each
 	// bucketBytes of the limit.
-	entryOverhead = int64(unsafe.Sizeof(entry{}))
+	entryOverhead = (int64(unsafe.Sizeof(entry{})) + 15) / 16 * 16 * 65 / 64 // as overhead in package wire
 	// bucketBytes is about what an entry with a small answer occupies.
 	bucketBytes = 512
 	// minShard makes a shard large enough for the largest message.
@@ -62,13 +65,28 @@ const (
 	viewTarget       // of the target of an alias, as the upstream gives it; for nobody but the forwarder
 )
 
-// newCache returns a cache of at most limit octets.
+// residency returns what an octet in use takes of the memory of the process, in hundredths. Before the garbage collector
+// begins again, it lets the heap grow by as many hundredths of what is in use as GOGC says. See
+// https://go.dev/doc/gc-guide.
+func residency() int64 {
+	const metric, most = "/gc/gogc:percent", 100 // without a target for the heap there is one for the process
+	sample := []metrics.Sample{{Name: metric}}
+	metrics.Read(sample)
+	if sample[0].Value.Kind() != metrics.KindUint64 {
+		return 100 + most
+	}
+	return 100 + int64(min(sample[0].Value.Uint64(), most))
+}
+
+// newCache returns a cache that takes limit octets of the memory of the process.
 func newCache(limit int64) *cache {
+	resident := residency()
+	limit = limit * 100 / resident
 	n := 1
 	for n < maxShards && limit/int64(2*n) >= minShard {
 		n *= 2
 	}
-	c := &cache{seed: maphash.MakeSeed(), epoch: time.Now(), shards: make([]shard, n)}
+	c := &cache{seed: maphash.MakeSeed(), epoch: time.Now(), resident: resident, shards: make([]shard, n)}
 	for i := range c.shards {
 		c.shards[i].init(limit / int64(n))
 	}
@@ -109,13 +127,13 @@ func (c *cache) lookup(k *wire.Key, v view, gen uint32, now int64) *wire.Respons
 }
 
 // raw returns the fresh reply of an upstream to k, or nil, after no local source of generation gen had one. If none was
-// asked, gen is 0.
-func (c *cache) raw(k *wire.Key, gen uint32, now int64) *wire.Response {
+// asked, gen is 0. What was kept under other settings for longer than ttls allow counts as not there.
+func (c *cache) raw(k *wire.Key, gen uint32, ttls wire.TTLBounds, now int64) *wire.Response {
 	hash, s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(hash, k)
-	if e == nil || !e.raw.Fresh(now) {
+	if e == nil || !e.raw.Fresh(now) || e.checked != gen && !e.raw.Within(ttls) {
 		return nil
 	}
 	if gen != 0 {
@@ -164,7 +182,7 @@ func (c *cache) unsteer(name string) {
 	}
 }
 
-// stats returns the octets and entries kept, and how often lookup found one.
+// stats returns the octets of memory taken and the entries kept, and how often lookup found one.
 func (c *cache) stats() (used int64, entries int, hits uint64) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -174,7 +192,7 @@ func (c *cache) stats() (used int64, entries int, hits uint64) {
 		hits += s.hits
 		s.mu.Unlock()
 	}
-	return used, entries, hits
+	return used * c.resident / 100, entries, hits
 }
 
 // size returns the octets that e occupies.

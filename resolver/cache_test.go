@@ -1,9 +1,11 @@
 package resolver
 
 import (
+	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -94,7 +96,7 @@ func TestCacheViews(t *testing.T) {
 
 	check("new settings", viewSteered, 2, 19, nil)
 	check("new settings, raw", viewRaw, 2, 19, nil)
-	if got := c.raw(k, 2, 19); got != raw {
+	if got := c.raw(k, 2, TTLs{}.bounds(), 19); got != raw {
 		t.Errorf("new settings, upstream's reply: got %p; want %p", got, raw)
 	}
 	check("no local source had it", viewRaw, 2, 19, raw)
@@ -119,8 +121,8 @@ func TestCacheUnderRandomNames(t *testing.T) {
 	for i := range 50000 {
 		k := keyOf(t, fmt.Sprintf("%x.example.", rand.Uint64()), dns.TypeA, 0)
 		c.insert(k, 1, filler(k, rand.IntN(1200)))
-		if i%20 == 0 {
-			c.lookup(hot[i/20%len(hot)], viewRaw, 1, 0)
+		if i%8 == 0 { // each of them more often than everything passes through
+			c.lookup(hot[i/8%len(hot)], viewRaw, 1, 0)
 		}
 		if used, _, _ := c.stats(); i%1000 == 0 && used > limit {
 			t.Fatalf("got %d octets; want at most %d", used, limit)
@@ -161,7 +163,7 @@ func TestCacheIsSoundUnderConcurrency(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(uint64(w), 1))
 			for range 5000 {
 				k := keyOf(t, fmt.Sprintf("n%d.example.", rnd.IntN(2000)), dns.TypeA, 0)
-				raw := c.raw(k, 1, 0)
+				raw := c.raw(k, 1, TTLs{}.bounds(), 0)
 				if raw == nil {
 					raw = filler(k, rnd.IntN(1500))
 					c.insert(k, 1, raw)
@@ -252,4 +254,85 @@ func keyOf(t testing.TB, name string, qtype uint16, flags uint8) *wire.Key {
 		t.Fatal(err)
 	}
 	return k
+}
+
+// residentHeap returns what the heap takes of the memory of the process.
+func residentHeap() int64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapSys - m.HeapReleased)
+}
+
+// realisticAnswer returns the response of one of several sizes to a question of its own: some addresses, a chain of aliases, an
+// answer that is signed, a denial.
+func realisticAnswer(t *testing.T, i int) (*wire.Key, *wire.Response) {
+	name := fmt.Sprintf("%x.example%d.example.", rand.Uint64(), i%1000)
+	k := keyOf(t, name, dns.TypeA, 0)
+	m := dnstest.Query(name, dns.TypeA)
+	m.Response, m.Compress = true, true
+	owner := name
+	if i%3 == 1 {
+		owner = fmt.Sprintf("edge%d.cdn.example.", i)
+		m.Answer = append(m.Answer, dnstest.RR(fmt.Sprintf("%s 300 IN CNAME %s", name, owner)))
+	}
+	for n := range 1 + i%4 {
+		m.Answer = append(m.Answer, dnstest.RR(fmt.Sprintf("%s 300 IN A 198.51.100.%d", owner, n)))
+	}
+	if i%5 == 0 {
+		sig := dnstest.RR(fmt.Sprintf("%s 300 IN RRSIG A 8 3 300 20300101000000 20200101000000 4711 example. %s", owner,
+			base64.StdEncoding.EncodeToString(make([]byte, 64+64*(i%4)))))
+		m.Answer = append(m.Answer, sig)
+	}
+	msg, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := wire.NewResponse(msg, k, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, p
+}
+
+// parsed returns a query for k.
+func parsed(t *testing.T, k *wire.Key) *wire.Query {
+	name, _, err := dns.UnpackDomainName(k.Bytes(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var q wire.Query
+	if !q.Parse(dnstest.Pack(t, dnstest.Query(name, k.Type())), 0) {
+		t.Fatal("not a query")
+	}
+	return &q
+}
+
+// The limit is what the cache takes of the memory of the process, when answers of several sizes have gone through it
+// several times over.
+func TestCacheIsResident(t *testing.T) {
+	const limit = 16 << 20
+	debug.FreeOSMemory()
+	for i := range 10000 { // what this test makes besides is there before, too
+		realisticAnswer(t, i)
+	}
+	before := residentHeap()
+	c := newCache(limit)
+	for i := range 100000 {
+		k, p := realisticAnswer(t, i)
+		c.insert(k, 1, p)
+		if i%3 == 0 {
+			steered, err := wire.NewResponse(p.AppendTo(nil, parsed(t, k), 0), k, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.insertSteered(k, 1, p, steered, 1000)
+		}
+	}
+	took := residentHeap() - before
+	used, n, _ := c.stats()
+	t.Logf("%d entries: %d octets on the account, %d resident, %.2f", n, used, took, float64(took)/float64(used))
+	if r := float64(took) / float64(used); r < 0.85 || r > 1.15 {
+		t.Errorf("got %d octets on the account and %d resident; want them within 15 %%", used, took)
+	}
+	runtime.KeepAlive(c)
 }

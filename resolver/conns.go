@@ -58,7 +58,7 @@ func (l *connTable) serve(t Transport) { l.shares[t] = l.max / transportShare }
 func usesSocket(t Transport) bool { return t == TCP || t == DoT || t == DoH }
 
 // maxOutsiders returns how many connections outsiders may have: at least one, over which they learn that they are refused.
-func (l *connTable) maxOutsiders() int { return max(1, l.max/outsidersShare) }
+func (l *connTable) maxOutsiders() int { return max(1, l.maxSockets/outsidersShare) }
 
 // take takes a connection of client into account. It returns nil if there is no room and nobody who makes some.
 func (l *connTable) take(t Transport, client netip.Addr, outsider bool) *connection {
@@ -375,7 +375,6 @@ func (c *connection) begin() {
 	c.touch(time.Now())
 }
 
-func (c *connection) end() {
-	c.touch(time.Now())
-	c.busy.Add(-1)
-}
+// end is not a use of the connection: it can come long after the client has its answer, and has sent its next query
+// elsewhere.
+func (c *connection) end() { c.busy.Add(-1) }

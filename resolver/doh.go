@@ -160,6 +160,7 @@ func (d *doh) answerLater(ctx context.Context, x *dohExchange) {
 	defer x.slot.end()
 	x.q.msg = x.message()
 	x.reply = x.media.answerWaiting(ctx, &x.q, x.reply[:0])
+	x.slot.touch(time.Now())
 	if len(x.reply) == 0 {
 		x.status = http.StatusBadRequest
 	}

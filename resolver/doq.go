@@ -201,6 +201,7 @@ func (d *doqConn) answer(str *quic.Stream, j *job) error {
 			return errOverload
 		}
 		j.reply = d.answerWaiting(str.Context(), &j.q, j.reply)
+		d.slot.touch(time.Now())
 	}
 	if did == dropped || !endMessage(j.reply, 0) {
 		return errDoQProtocol

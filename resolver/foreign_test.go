@@ -79,6 +79,7 @@ func TestForeignTargetsAreNotFlushed(t *testing.T) {
 				return dnstest.World{name + " 300 A 192.0.2.1"}.Response(name, m.Question[0].Qtype), nil
 			}}
 			h := testHandler(t, Config{Settings: Settings{Steering: &Steering{Policy: rules, Relay: new(dnstest.Relay), Clients: everybody}}}, up)
+			h.budgets = nil // which would keep a client from asking so much at once
 			askFrom(t, h, "192.0.2.1", "shop.example.", dns.TypeHTTPS)
 			for i := range 20000 {
 				askFrom(t, h, "192.0.2.66", fmt.Sprintf("n%d.example.", i), dns.TypeHTTPS)

@@ -38,6 +38,7 @@ type forwarder struct {
 	settings atomic.Pointer[settings]
 	mu       sync.Mutex // serializes update, and guards the following
 	started  bool
+	discover context.CancelFunc // ends what start and update have begun, or nil
 
 	queries     [NumTransports]atomic.Uint64
 	responses   [17]atomic.Uint64 // as Stats.Responses
@@ -62,9 +63,6 @@ func newForwarder(cfg *Config) (*forwarder, error) {
 	if cfg.CacheBytes < 0 {
 		return nil, fmt.Errorf("negative cache size %d", cfg.CacheBytes)
 	}
-	if cfg.UpstreamSockets < 0 {
-		return nil, fmt.Errorf("negative number of sockets for upstreams %d", cfg.UpstreamSockets)
-	}
 	limits := cfg.Limits.withDefaults()
 	f := &forwarder{
 		log:     cfg.Log,
@@ -73,7 +71,7 @@ func newForwarder(cfg *Config) (*forwarder, error) {
 		cache:   newCache(cmp.Or(cfg.CacheBytes, DefaultCacheBytes)),
 	}
 	f.tasks.ctx, f.stop = context.WithCancel(context.Background())
-	f.upstreams = upstream.NewGroup(f.tasks.ctx, cfg.UpstreamSockets, f.cache.now, cfg.Log)
+	f.upstreams = upstream.NewGroup(f.tasks.ctx, limits.UpstreamSockets, f.cache.now, cfg.Log)
 	f.flights = flights{tasks: &f.tasks, timeout: limits.QueryTimeout, m: make(map[string]*flight)}
 	if err := f.update(cfg.Settings); err != nil {
 		f.close()
@@ -95,6 +93,22 @@ func (f *forwarder) start() {
 	defer f.mu.Unlock()
 	f.started = true
 	f.settings.Load().upstreams.Check()
+	f.discoverLocked()
+}
+
+// discoverLocked replaces the search for prefixes for NAT64 by one with the settings of now, if they want that.
+func (f *forwarder) discoverLocked() {
+	if f.discover != nil {
+		f.discover()
+		f.discover = nil
+	}
+	set := f.settings.Load()
+	if set.steering == nil || !set.steering.discovers {
+		return
+	}
+	ctx, cancel := context.WithCancel(f.tasks.ctx)
+	f.discover = cancel
+	f.tasks.wg.Go(func() { f.discoverNAT64(ctx, set) })
 }
 
 // update replaces the settings. On an error the old ones stay.
@@ -112,6 +126,7 @@ func (f *forwarder) update(set Settings) error {
 	}
 	if f.started {
 		s.upstreams.Check()
+		f.discoverLocked()
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -92,7 +93,7 @@ func TestNegativeTTL(t *testing.T) {
 	}{
 		"minimum-below-ttl":  {"example. 300 IN SOA ns.example. root.example. 1 2 3 4 60", dns.RcodeNameError, true, 60},
 		"ttl-below-minimum":  {"example. 30 IN SOA ns.example. root.example. 1 2 3 4 60", dns.RcodeSuccess, true, 30},
-		"more-than-we-keep":  {"example. 90000 IN SOA ns.example. root.example. 1 2 3 4 90000", dns.RcodeSuccess, true, wire.MaxNegativeTTL},
+		"more-than-we-keep":  {"example. 90000 IN SOA ns.example. root.example. 1 2 3 4 90000", dns.RcodeSuccess, true, 3600},
 		"no-soa":             {"", dns.RcodeNameError, false, 0},
 		"no-soa-and-no-data": {"", dns.RcodeSuccess, false, 0},
 		"minimum-0":          {"example. 300 IN SOA ns.example. root.example. 1 2 3 4 0", dns.RcodeNameError, false, 0},
@@ -114,6 +115,111 @@ func TestNegativeTTL(t *testing.T) {
 				t.Errorf("got outcome %d, RCODE %d; want cached %t, RCODE %d", how, r.Rcode, row.cached, row.rcode)
 			}
 		})
+	}
+}
+
+// TestTTLBounds holds the TTLs that clients get, and for how long an answer is kept, to the settings.
+func TestTTLBounds(t *testing.T) {
+	const soa = "example. 90000 IN SOA ns.example. root.example. 1 2 3 4 90000"
+	address := func(ttl string) string { return "www.example. " + ttl + " IN A 198.51.100.1" }
+	for name, row := range map[string]struct {
+		ttls    TTLs
+		records []string
+		qtype   uint16
+		want    uint32 // 0 if it is not kept
+	}{
+		"default":             {TTLs{}, []string{address("90000")}, dns.TypeA, 86400},
+		"default-negative":    {TTLs{}, []string{soa}, dns.TypeA, 3600},
+		"max":                 {TTLs{Max: time.Minute}, []string{address("90000")}, dns.TypeA, 60},
+		"max-negative":        {TTLs{MaxNegative: 30 * time.Second}, []string{soa}, dns.TypeA, 30},
+		"max-holds-negative":  {TTLs{Max: time.Minute}, []string{soa}, dns.TypeA, 60},
+		"max-negative-alone":  {TTLs{MaxNegative: time.Minute}, []string{address("300")}, dns.TypeA, 300},
+		"negative-of-3-hours": {TTLs{MaxNegative: 3 * time.Hour}, []string{soa}, dns.TypeA, 10800},
+		"min":                 {TTLs{Min: time.Minute}, []string{address("5")}, dns.TypeA, 60},
+		"min-of-0":            {TTLs{Min: time.Minute}, []string{address("0")}, dns.TypeA, 60},
+		"no-min-of-0":         {TTLs{}, []string{address("0")}, dns.TypeA, 0},
+		"min-below":           {TTLs{Min: time.Minute}, []string{address("300")}, dns.TypeA, 300},
+		"min-negative":        {TTLs{Min: time.Minute}, []string{"example. 9 IN SOA ns.example. root.example. 1 2 3 4 5"}, dns.TypeA, 60},
+		"min-above-negative": {
+			TTLs{Min: time.Minute, MaxNegative: 30 * time.Second}, []string{soa}, dns.TypeA, 30,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				up := &dnstest.Upstream{Serve: func(_ context.Context, m *dns.Msg) (*dns.Msg, error) {
+					r := new(dns.Msg).SetReply(m)
+					for _, record := range row.records {
+						if rr := dnstest.RR(record); rr.Header().Rrtype == dns.TypeSOA {
+							r.Ns = append(r.Ns, rr)
+						} else {
+							r.Answer = append(r.Answer, rr)
+						}
+					}
+					return r, nil
+				}}
+				h := testHandler(t, Config{Settings: Settings{TTLs: row.ttls}}, up)
+				r, _ := ask(t, h, dnstest.Query("www.example.", row.qtype), TCP)
+				if rr := slices.Concat(r.Answer, r.Ns); len(rr) != 1 || rr[0].Header().Ttl != row.want {
+					t.Errorf("got\n%v\nwant TTL %d", r, row.want)
+				}
+				if row.want > 0 {
+					time.Sleep(time.Duration(row.want)*time.Second - time.Millisecond)
+					if _, how := ask(t, h, dnstest.Query("www.example.", row.qtype), TCP); how != answered {
+						t.Error("not kept until its TTL ends")
+					}
+					time.Sleep(time.Millisecond)
+				}
+				if _, how := ask(t, h, dnstest.Query("www.example.", row.qtype), TCP); how != pending {
+					t.Error("kept for longer than its TTL")
+				}
+			})
+		})
+	}
+}
+
+// TestTTLBoundsOnUpdate lowers the bounds: what was kept for longer is asked for anew, and the rest is not.
+func TestTTLBoundsOnUpdate(t *testing.T) {
+	up := dnstest.Records("www.example. 3000 IN A 198.51.100.1")
+	up2 := up.Serve
+	up.Serve = func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+		r, err := up2(ctx, m)
+		for _, rr := range r.Ns {
+			rr.Header().Ttl, rr.(*dns.SOA).Minttl = 3000, 3000
+		}
+		return r, err
+	}
+	set := Settings{
+		Clients:   []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		Upstreams: []Upstream{{Addr: netip.MustParseAddrPort("192.0.2.53:53"), Exchanger: up}},
+	}
+	h := testHandler(t, Config{Settings: set})
+	for _, row := range []struct {
+		ttls  TTLs
+		asked int64 // of both questions together, so far
+	}{
+		{TTLs{}, 2}, {TTLs{MaxNegative: 2 * time.Hour}, 2}, {TTLs{MaxNegative: time.Minute}, 3}, {TTLs{MaxNegative: time.Minute}, 3},
+		{TTLs{}, 3}, {TTLs{Max: 30 * time.Second}, 5},
+	} {
+		set.TTLs = row.ttls
+		if err := h.update(set); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			for _, name := range []string{"www.example.", "no.example."} {
+				r, _ := ask(t, h, dnstest.Query(name, dns.TypeA), UDP)
+				bound := cmp.Or(row.ttls.MaxNegative, time.Hour)
+				if name == "no.example." && time.Duration(r.Ns[0].Header().Ttl)*time.Second > bound {
+					t.Errorf("%+v: got\n%v\nwant at most %s", row.ttls, r, bound)
+				}
+			}
+		}
+		if got := up.Asked.Load(); got != row.asked {
+			t.Errorf("%+v: got %d queries; want %d", row.ttls, got, row.asked)
+		}
+	}
+	set.TTLs = TTLs{Max: -1}
+	if err := h.update(set); err == nil {
+		t.Error("a negative bound is taken")
 	}
 }
 

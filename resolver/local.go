@@ -102,7 +102,7 @@ func (f *forwarder) source(ctx context.Context, set *settings, k *wire.Key, q *q
 	if p, ok := f.local(set, k, q); ok {
 		return p, true, nil
 	}
-	p, err = f.fetch(ctx, set, k)
+	p, err = f.fetch(ctx, set, k, customer(q.client.Addr()))
 	return p, false, err
 }
 

@@ -131,7 +131,7 @@ func (l *lookups) silent(name string, qtype uint16) bool {
 		return false
 	}
 	k, err := wire.NewKey(name, qtype, l.flags)
-	return err == nil && l.f.cache.raw(k, l.set.gen, l.f.cache.now()) == nil
+	return err == nil && l.f.cache.raw(k, l.set.gen, l.set.ttls, l.f.cache.now()) == nil
 }
 
 // silence remembers the names whose HTTPS records were not to be had. The zero value is ready for use.

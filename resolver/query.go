@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
+	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
 // Transport is the protocol over which a query arrived.
@@ -75,6 +76,7 @@ const (
 type Limits struct {
 	Connections          int           // TCP, TLS and QUIC connections in all, at most a sixteenth of them of those who may not ask; default 20000
 	Sockets              int           // of Connections, those over TCP and TLS, each of which has a descriptor; default all
+	UpstreamSockets      int           // open to upstreams, from which what one client or zone may have waiting is derived; default DefaultUpstreamSockets
 	ConnectionsPerClient int           // of one client address (IPv6: /64); default 100
 	ConnectionAge        time.Duration // after which a connection ends, once what is under way on it is answered; default 1 h
 	InFlight             int           // queries waiting for an upstream, in all; default 10000
@@ -100,6 +102,18 @@ type Limits struct {
 	SharedBy int // default 64
 }
 
+// DefaultConnections is the default of Limits.Connections.
+const DefaultConnections = 20000
+
+// DefaultUpstreamSockets is the default of Limits.UpstreamSockets.
+const DefaultUpstreamSockets = upstream.DefaultSockets
+
+// DescriptorsOf returns how many descriptors the server needs for Limits.Sockets: some connections are ending besides.
+func DescriptorsOf(sockets int) int { return sockets + sockets/leavingShare }
+
+// ConnectionsWithin is the inverse of DescriptorsOf.
+func ConnectionsWithin(descriptors int) int { return descriptors * leavingShare / (leavingShare + 1) }
+
 // DefaultRate is the default of Limits.Rate: 500 questions a second that upstreams have to be asked, which is more than a
 // household has, or 200 handshakes.
 const DefaultRate = 50000
@@ -109,10 +123,11 @@ const MinRate = 50
 
 // withDefaults returns l with every zero field set to its default.
 func (l Limits) withDefaults() Limits {
-	l.Connections = cmp.Or(l.Connections, 20000)
+	l.Connections = cmp.Or(l.Connections, DefaultConnections)
 	return Limits{
 		Connections:          l.Connections,
 		Sockets:              cmp.Or(l.Sockets, l.Connections),
+		UpstreamSockets:      l.UpstreamSockets,
 		ConnectionAge:        cmp.Or(l.ConnectionAge, time.Hour),
 		Prefixes:             l.Prefixes,
 		Rate:                 cmp.Or(l.Rate, DefaultRate),
@@ -138,6 +153,7 @@ func (l Limits) validate() error {
 	}{
 		{"connections", int64(l.Connections)},
 		{"sockets", int64(l.Sockets)},
+		{"sockets to upstreams", int64(l.UpstreamSockets)},
 		{"connections per client", int64(l.ConnectionsPerClient)},
 		{"connection age", int64(l.ConnectionAge)},
 		{"customers of a shared address", int64(l.SharedBy)},

@@ -13,13 +13,14 @@ import (
 
 	"github.com/cfrd-project/cfrd/resolver/internal/wire"
 	"github.com/cfrd-project/cfrd/resolver/steer"
+	"github.com/cfrd-project/cfrd/resolver/upstream"
 )
 
 // resolve returns the response to a query from the cache or the upstreams, steered if its client is to see that.
 func (f *forwarder) resolve(ctx context.Context, d *decision, q *query) (*wire.Response, error) {
 	set, k := d.settings, &d.asked.Key
 	if d.view == viewRaw {
-		return f.fetch(ctx, set, k)
+		return f.fetch(ctx, set, k, customer(q.client.Addr()))
 	}
 	client := query{client: q.client, local: q.local, transport: q.transport} // the flight may outlive q
 	if d.led != nil {
@@ -47,20 +48,34 @@ type refusedError struct {
 
 func (e *refusedError) Error() string { return steer.ErrRefused.Error() }
 
-// fetch returns the unsteered response to k from the cache or the upstreams. k must not change any more: a flight may
-// outlive the call.
-func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key) (*wire.Response, error) {
-	if p := f.cache.raw(k, set.gen, f.cache.now()); p != nil {
+// customer is whose questions share a part of what may wait for upstreams: an IPv4 address, or a /56, since one customer
+// has that much in IPv6 as a rule. See RFC 6177.
+func customer(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		return addr
+	}
+	p, err := addr.WithZone("").Prefix(56)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr()
+}
+
+// fetch returns the unsteered response to k from the cache or the upstreams, on behalf of client, which is a customer. k
+// must not change any more: a flight may outlive the call.
+func (f *forwarder) fetch(ctx context.Context, set *settings, k *wire.Key, client netip.Addr) (*wire.Response, error) {
+	if p := f.cache.raw(k, set.gen, set.ttls, f.cache.now()); p != nil {
 		return p, nil
 	}
 	return f.flights.do(ctx, flightName(set.gen, viewRaw, k), func(ctx context.Context) (*wire.Response, error) {
-		p, err := set.upstreams.Resolve(ctx, k)
+		p, err := set.upstreams.Resolve(ctx, k, client)
 		if err == nil && p.Alias != nil {
-			p, err = f.chase(ctx, set, k, p)
+			p, err = f.chase(ctx, set, k, p, client)
 		}
 		switch {
 		case err == nil:
-		case ctx.Err() == context.Canceled: // nobody waits, so that it may not even have been asked
+			p.Bound(set.ttls)
+		case ctx.Err() == context.Canceled, errors.Is(err, upstream.ErrBusy): // it may not even have been asked
 			return nil, err
 		default:
 			p = wire.Failure(k, edeOf(err), unansweredTTL, f.cache.now())
@@ -78,9 +93,11 @@ var errChase = fmt.Errorf("%w: the chain of aliases does not end", wire.ErrMalfo
 
 // chase returns the whole response to k: p, which ends with an alias, and what upstreams have for its target. Stub
 // resolvers expect the whole chain. See RFC 1034, Section 5.2.2.
-func (f *forwarder) chase(ctx context.Context, set *settings, k *wire.Key, p *wire.Response) (*wire.Response, error) {
+func (f *forwarder) chase(
+	ctx context.Context, set *settings, k *wire.Key, p *wire.Response, client netip.Addr,
+) (*wire.Response, error) {
 	for range maxChase {
-		next, err := f.target(ctx, set, p.Alias)
+		next, err := f.target(ctx, set, p.Alias, client)
 		if err != nil {
 			return nil, err
 		}
@@ -97,12 +114,12 @@ func (f *forwarder) chase(ctx context.Context, set *settings, k *wire.Key, p *wi
 
 // target returns the response to k, the target of an alias, from the cache or the upstreams. It does not wait for other
 // aliases, so that nobody waits in a circle: what it returns may be partial as well.
-func (f *forwarder) target(ctx context.Context, set *settings, k *wire.Key) (*wire.Response, error) {
-	if p := f.cache.raw(k, 0, f.cache.now()); p != nil {
+func (f *forwarder) target(ctx context.Context, set *settings, k *wire.Key, client netip.Addr) (*wire.Response, error) {
+	if p := f.cache.raw(k, 0, set.ttls, f.cache.now()); p != nil {
 		return p, nil
 	}
 	return f.flights.do(ctx, flightName(set.gen, viewTarget, k), func(ctx context.Context) (*wire.Response, error) {
-		return set.upstreams.Resolve(ctx, k)
+		return set.upstreams.Resolve(ctx, k, client)
 	})
 }
 
@@ -110,7 +127,7 @@ func (f *forwarder) target(ctx context.Context, set *settings, k *wire.Key) (*wi
 func (f *forwarder) steer(ctx context.Context, set *settings, k *wire.Key, q *query) (*wire.Response, error) {
 	l := f.lookAhead(ctx, set, k, q)
 	defer l.close()
-	raw, err := f.fetch(ctx, set, k)
+	raw, err := f.fetch(ctx, set, k, customer(q.client.Addr()))
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +174,7 @@ func (f *forwarder) steerAlone(ctx context.Context, d *decision, q *query) (*wir
 	set, k := d.settings, &d.asked.Key
 	l := f.lookAhead(ctx, set, k, q)
 	defer l.close()
-	raw, err := f.fetch(ctx, set, k)
+	raw, err := f.fetch(ctx, set, k, customer(q.client.Addr()))
 	if err != nil || raw.Rcode() != dns.RcodeSuccess {
 		return raw, err
 	}

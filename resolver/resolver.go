@@ -79,12 +79,10 @@ type Config struct {
 	// Nil answers 404.
 	HTTP   http.Handler
 	Limits Limits
-	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.
+	// CacheBytes bounds what cached answers take of the memory of the process, with what the garbage collector needs to
+	// manage it. 0 means DefaultCacheBytes.
 	CacheBytes int64
-	// UpstreamSockets bounds the sockets that are open to upstreams, and with them the queries that wait for upstreams.
-	// What one client or one zone may have of them is derived from it. 0 means DefaultUpstreamSockets.
-	UpstreamSockets int
-	Settings        Settings
+	Settings   Settings
 	// Log receives what an operator must know; never a client together with a name. The zero Logger is silent.
 	Log zerolog.Logger
 }
@@ -105,6 +103,8 @@ type Settings struct {
 	Public *Public
 	// Upstreams are tried in order of health, then of this list.
 	Upstreams []Upstream
+	// TTLs bounds for how long answers of upstreams are kept.
+	TTLs TTLs
 	// Steering rewrites addresses to those of a relay. Nil switches it off.
 	Steering *Steering
 }
@@ -187,9 +187,7 @@ const (
 const (
 	DefaultDoHPath    = "/dns-query"
 	DefaultCacheBytes = 64 << 20
-
-	DefaultUpstreamSockets = upstream.DefaultSockets
-	DefaultSteerTTL        = steer.DefaultTTL
+	DefaultSteerTTL   = steer.DefaultTTL
 )
 
 // Stats are counters of a Server. The arrays are indexed by Transport or by RCODE (the last one is "any other").

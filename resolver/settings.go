@@ -17,13 +17,15 @@ type settings struct {
 	local     []Local
 	public    public
 	upstreams *upstream.Pool
+	ttls      wire.TTLBounds
 	steering  *steering // or nil
 }
 
 // steering is a Steering, ready for use.
 type steering struct {
 	*steer.Steerer
-	clients *prefixSet // whose responses are steered
+	clients   *prefixSet // whose responses are steered
+	discovers bool       // Steering.NAT64Discovery
 }
 
 // newSettings validates set. What old, which may be nil, knows of upstreams and targets is carried over.
@@ -32,7 +34,10 @@ func (f *forwarder) newSettings(set *Settings, old *settings) (*settings, error)
 	if err != nil {
 		return nil, fmt.Errorf("clients: %w", err)
 	}
-	s := &settings{gen: 1, clients: clients, local: set.Local}
+	if err := set.TTLs.Validate(); err != nil {
+		return nil, fmt.Errorf("TTLs: %w", err)
+	}
+	s := &settings{gen: 1, clients: clients, local: set.Local, ttls: set.TTLs.bounds()}
 	if old != nil {
 		s.gen = old.gen + 1
 	}
@@ -95,7 +100,10 @@ func (f *forwarder) newSteering(s *Steering, old *settings) (*steering, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &steering{Steerer: st}
+	if !s.NAT64Discovery {
+		st.Discovered(nil)
+	}
+	out := &steering{Steerer: st, discovers: s.NAT64Discovery}
 	out.clients, err = newPrefixSet(s.Clients)
 	return out, err
 }

@@ -289,6 +289,7 @@ func (st *stream) finish(ctx context.Context, j *job) {
 	defer st.queries.Done()
 	defer st.slot.end()
 	j.reply = st.answerWaiting(ctx, &j.q, append(j.reply[:0], 0, 0))
+	st.slot.touch(time.Now())
 	if !endMessage(j.reply, 0) || st.write(j.reply) != nil {
 		st.c.Close()
 	}

@@ -183,7 +183,7 @@ func TestLookupOfSteering(t *testing.T) {
 	if _, err := look(t.Context(), strings.Repeat("a", 64)+".", dns.TypeA); err == nil {
 		t.Error("got no error for a name that is none")
 	}
-	if p := h.cache.raw(keyOf(t, "www.cdn.example.", dns.TypeHTTPS, wire.DO), 1, h.cache.now()); p == nil {
+	if p := h.cache.raw(keyOf(t, "www.cdn.example.", dns.TypeHTTPS, wire.DO), 1, TTLs{}.bounds(), h.cache.now()); p == nil {
 		t.Error("want the answer cached")
 	}
 	answer := up.Serve

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -99,8 +100,8 @@ func newConfigCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Report everything that is wrong with a configuration",
-		Long: "check reads a configuration and every file that it names, as serve would, and prints OK or one line for\n" +
-			"each thing that is wrong. Variables of the environment that begin with CFRD_ count too. Exit code 1 means\n" +
+		Long: "check reads a configuration and every file that it names, as serve would, and prints OK, and how many\n" +
+			"descriptors there are for what, or one line for each thing that is wrong. Variables of the environment that begin with CFRD_ count too. Exit code 1 means\n" +
 			"that serve would refuse it. Warnings begin with \"warning:\" and do not change the exit code.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -112,12 +113,28 @@ func newConfigCheckCommand() *cobra.Command {
 				fmt.Fprintln(cmd.OutOrStdout(), err)
 				return errReported
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "OK")
-			return nil
+			return printDescriptors(cmd.OutOrStdout(), args[0], m)
 		},
 	}
 	cmd.Flags().Var(&m, "mode", "the mode in which serve will run: all, resolver, relay")
 	return cmd
+}
+
+// printDescriptors says what the limits come to where the command runs, and that the configuration is right.
+func printDescriptors(w io.Writer, path string, m config.Mode) error {
+	cfg, err := config.Read(path, m)
+	if err != nil {
+		return err
+	}
+	d, err := ownDescriptors(cfg, m)
+	if err != nil {
+		return err
+	}
+	if warning := d.warning(cfg); warning != "" {
+		fmt.Fprintln(w, "warning:", warning)
+	}
+	fmt.Fprintf(w, "%s\nOK\n", d)
+	return nil
 }
 
 // checkConfig does what serve does before it binds anything.

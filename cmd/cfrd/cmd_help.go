@@ -21,6 +21,7 @@ func newHelpTopics() []*cobra.Command {
 		{"deploy", "From nothing to customers: addresses, certificate, systemd, split relay"},
 		{"certificates", "Files, ACME, a private authority, and what discovery makes of them"},
 		{"relay", "What the relay does, what it needs, and its limits"},
+		{"steering", "What decides whether an answer is steered, beyond the rules"},
 		{"privacy", "Who can see what, and what is never written down"},
 	}
 	cmds := make([]*cobra.Command, len(topics))

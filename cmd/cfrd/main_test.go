@@ -81,7 +81,7 @@ func TestConfigInit(t *testing.T) {
 func TestConfigCheckOfLab(t *testing.T) {
 	l := newLab(t)
 	l.write(t)
-	if code, stdout, _ := cfrd(t, "config", "check", l.path()); code != 0 || stdout != "OK\n" {
+	if code, stdout, _ := cfrd(t, "config", "check", l.path()); code != 0 || !strings.HasPrefix(stdout, "descriptors: ") || !strings.HasSuffix(stdout, "\nOK\n") {
 		t.Errorf("got exit code %d, %q; want OK", code, stdout)
 	}
 }

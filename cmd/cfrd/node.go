@@ -25,15 +25,16 @@ import (
 // replaces what it answers from meanwhile. The admin server asks it for its state from goroutines of its own.
 type node struct {
 	// Set once by newNode.
-	mode       config.Mode
-	log        zerolog.Logger
-	certs      *certs.Holder    // nil without encrypted listeners
-	acme       *acme.Service    // nil without tls.acme
-	addrs      *addrmap.Map     // nil without relay addresses
-	dns        *resolver.Server // nil in mode relay
-	relay      *relay.Relay     // nil in mode resolver, and without relay addresses
-	admin      *adminServer     // nil without listen.admin
-	announcers []announcer      // one for each link of dnr.announce
+	mode        config.Mode
+	log         zerolog.Logger
+	descriptors descriptors
+	certs       *certs.Holder    // nil without encrypted listeners
+	acme        *acme.Service    // nil without tls.acme
+	addrs       *addrmap.Map     // nil without relay addresses
+	dns         *resolver.Server // nil in mode relay
+	relay       *relay.Relay     // nil in mode resolver, and without relay addresses
+	admin       *adminServer     // nil without listen.admin
+	announcers  []announcer      // one for each link of dnr.announce
 
 	// discovery is what dns answers discovery from; nil without dns. applyResolver replaces it.
 	discovery atomic.Pointer[ddr.Zone]
@@ -60,6 +61,9 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 	if m.Resolves() && v.Encrypted() {
 		n.certs = certs.NewHolder(v.certificate)
 		n.complainOfWaiting(v)
+	}
+	if n.descriptors, err = ownDescriptors(v.Config, m); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {

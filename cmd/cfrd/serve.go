@@ -38,6 +38,7 @@ func runDaemon(ctx context.Context, path string, m config.Mode, stderr io.Writer
 	if err != nil {
 		return err
 	}
+	n.logDescriptors(v)
 	n.logUndiscovered(v)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -51,6 +52,14 @@ func runDaemon(ctx context.Context, path string, m config.Mode, stderr io.Writer
 	g.Go(func() error { n.reloadOn(ctx, hup, path); return nil })
 	g.Go(func() error { n.announce(ctx); return nil })
 	return g.Wait()
+}
+
+// logDescriptors says what the limits come to.
+func (n *node) logDescriptors(v *values) {
+	n.log.Info().Msg(n.descriptors.String())
+	if w := n.descriptors.warning(v.Config); w != "" {
+		n.log.Warn().Msg(w)
+	}
 }
 
 // announce tells the log and the service manager that everything is bound, and when it ends.

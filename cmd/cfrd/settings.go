@@ -18,7 +18,7 @@ func (n *node) resolverConfig() resolver.Config {
 	cfg := resolver.Config{
 		Listen:     v.listen(),
 		FreeBind:   v.Listen.FreeBind,
-		Limits:     v.Limits.Resolver(),
+		Limits:     n.resolverLimits(),
 		HTTP:       http.HandlerFunc(n.servePvD),
 		CacheBytes: int64(v.Cache.Size),
 		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
@@ -30,6 +30,13 @@ func (n *node) resolverConfig() resolver.Config {
 		cfg.TLS = n.certs.TLSConfig()
 	}
 	return cfg
+}
+
+// resolverLimits returns the limits of the configuration, as far as there are descriptors for them.
+func (n *node) resolverLimits() resolver.Limits {
+	l := n.values.Limits.Resolver()
+	l.Sockets, l.UpstreamSockets = n.descriptors.connections, n.descriptors.upstreams
+	return l
 }
 
 // applyResolver has the resolver, if there is one, answer under v. What it says of itself is what is bound and runs,
@@ -73,16 +80,20 @@ func (n *node) resolverSettings(v *values, discovery *ddr.Zone) resolver.Setting
 		Clients:   v.Clients,
 		Local:     []resolver.Local{discovery, v.zones},
 		Upstreams: v.Upstreams,
+		TTLs:      v.Cache.TTLs(),
 		Public:    n.acme.Public(v.Name),
 	}
 	if v.policy != nil && n.addrs != nil {
 		s.Steering = &resolver.Steering{
-			Policy:    v.policy,
-			Relay:     steering{n, v.destinations},
-			Clients:   v.Relay.Clients,
-			MaxTTL:    v.Steer.MaxTTL,
-			Hints:     v.Steer.Hints,
-			OnFailure: v.Steer.OnFailure,
+			Policy:         v.policy,
+			Relay:          steering{n, v.destinations},
+			Clients:        v.Relay.Clients,
+			MaxTTL:         v.Steer.MaxTTL,
+			Ports:          v.Relay.Ports,
+			NAT64:          v.Steer.NAT64Prefixes,
+			NAT64Discovery: v.Steer.NAT64Discovery,
+			Hints:          v.Steer.Hints,
+			OnFailure:      v.Steer.OnFailure,
 		}
 	}
 	return s
@@ -92,13 +103,14 @@ func (n *node) resolverSettings(v *values, discovery *ddr.Zone) resolver.Setting
 func (n *node) relayConfig() relay.Config {
 	v := n.values
 	return relay.Config{
-		Map:        n.addrs,
-		Ports:      v.Relay.Ports,
-		Routes:     v.Relay.Routes,
-		DisableGSO: !v.Relay.GSO,
-		Limits:     v.Relay.Limits.Relay(),
-		Settings:   v.relaySettings(),
-		Log:        component(n.log, "relay"),
+		Map:         n.addrs,
+		Ports:       v.Relay.Ports,
+		Routes:      v.Relay.Routes,
+		DisableGSO:  !v.Relay.GSO,
+		Limits:      v.Relay.Limits.Relay(),
+		Descriptors: n.descriptors.relay,
+		Settings:    v.relaySettings(),
+		Log:         component(n.log, "relay"),
 	}
 }
 

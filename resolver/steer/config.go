@@ -3,10 +3,32 @@
 // steered address is left in any of them, and remembers the names that service records of steered names point to,
 // because clients ask for those next.
 //
-// It asks no upstream itself, keeps no responses, and knows neither clients nor transports: who may use the relay is
-// decided before. Which addresses are steered says a Policy, and which address stands for one says a Relay; both are the
-// caller's. It is called by the forwarder of the package resolver, from the goroutine of a flight or of a query that
-// waits, never from a listener's: the lookup may wait for upstreams.
+// It asks no upstream itself, keeps no responses, and knows no transports: who may use the relay is decided before. Which
+// addresses are steered says a Policy, and which address stands for one says a Relay; both are the caller's. It is called
+// by the forwarder of the package resolver, from the goroutine of a flight or of a query that waits, never from a
+// listener's: the lookup may wait for upstreams. It ends when the context of its query does.
+//
+// # What strangers decide
+//
+// Whoever owns a domain, or asks, is taken for an adversary. These are the rules that keep what he does from others:
+//
+//   - The policy is asked once about the names that lead to an address (judge.go), and what one response may bring is
+//     bounded (bounds.go): records, names, labels, addresses, hints, new leases. The rest is left out.
+//   - What a record says about the name that it points to holds for all if the operator has listed the record's own name,
+//     or one that leads to it. Else, by ech or by the name ".", it holds for the clients that were given the record, for
+//     as long as they were (leads.go). A rule that speaks of the name itself comes before both. Nothing that is remembered
+//     is forgotten for something new: a record whose target cannot be remembered is left out.
+//   - New leases are limited for each client and zone to a share of the pool, and what clients can do without gets none
+//     when addresses are short (pace.go). Who is refused is refused alone.
+//   - The IPv4 address in an IPv6 address decides what becomes of that (embedded.go).
+//   - A record with a port that the relay does not serve is left alone, or loses its port and hints if the addresses of
+//     its target are steered (port.go).
+//
+// # Decisions without ech
+//
+// If the HTTPS records of a name cannot be had, it counts as having no ech, and AAAA records that would be made of A
+// records are not made if those cannot be had. Such a response holds for unsureTTL. How long a lookup may take is the
+// caller's to say.
 package steer
 
 import (

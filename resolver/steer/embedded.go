@@ -104,9 +104,13 @@ func NAT64Prefixes(addrs []netip.Addr) (prefixes []netip.Prefix) {
 	return prefixes
 }
 
-// Discovered replaces the prefixes for translation that were found besides Config.NAT64. It may be called from any
-// goroutine.
-func (s *Steerer) Discovered(prefixes []netip.Prefix) { s.found.Store(&prefixes) }
+// Discovered replaces the prefixes for translation that were found besides Config.NAT64, and reports whether they are
+// others than before. It may be called from any goroutine.
+func (s *Steerer) Discovered(prefixes []netip.Prefix) bool {
+	before := s.discovered()
+	s.found.Store(&prefixes)
+	return !slices.Equal(before, prefixes)
+}
 
 func (s *Steerer) discovered() []netip.Prefix {
 	if p := s.found.Load(); p != nil {

@@ -22,8 +22,12 @@ var (
 	errCut        = errors.New("upstream: the response does not fit into a datagram, and cannot be had over TCP")
 	errReferral   = errors.New("upstream: a referral to other servers, as from one that does not resolve")
 	errNoSocket   = errors.New("upstream: all sockets are in use")
+	errOusted     = errors.New("upstream: gave way to another question, after its usual time")
 	errUnanswered = errors.New("upstream: no upstream answered in time")
 )
+
+// ErrBusy means that a question was not asked, because too many others of its zone or its client wait for answers.
+var ErrBusy = errors.New("upstream: too many questions wait for answers")
 
 // newExchanger returns the exchanger that c describes.
 func newExchanger(c Config, g *Group) (Exchanger, error) {

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -22,7 +23,7 @@ const (
 )
 
 // pickLocked returns the connection for the next query, and whether it is new. late is for a question that was asked
-// before: it does not go where the answer to that may be stuck.
+// before: it does not go where the answer to that may be stuck. The connection is nil if there can be none.
 func (u *streamExchanger) pickLocked(late bool) (best *streamConn, isNew bool) {
 	usual := u.rtt.usual()
 	if late {
@@ -44,22 +45,31 @@ func (u *streamExchanger) pickLocked(late bool) (best *streamConn, isNew bool) {
 	if len(u.conns) >= maxConns+maxDraining {
 		u.closeLocked(u.longestSilentLocked(), errStalled)
 	}
+	if !u.group.sockets.takeConn() {
+		return u.lastHeardLocked(), false
+	}
 	c := &streamConn{wake: make(chan struct{}, 1), closed: make(chan struct{}), pending: make(map[uint16]*streamQuery)}
 	u.conns = append(u.conns, c)
-	u.group.work.Go(func() { u.serve(c) })
+	u.group.work.Go(func() {
+		defer u.group.sockets.giveConn()
+		u.serve(c)
+	})
 	return c, true
 }
 
 // longestSilentLocked returns the connection over which no message came for the longest time. There is one.
-func (u *streamExchanger) longestSilentLocked() *streamConn {
-	longest := u.conns[0]
-	for _, c := range u.conns {
-		if c.since.Before(longest.since) {
-			longest = c
-		}
+func (u *streamExchanger) longestSilentLocked() *streamConn { return slices.MinFunc(u.conns, bySince) }
+
+// lastHeardLocked returns the connection over which a message came last, or nil.
+func (u *streamExchanger) lastHeardLocked() *streamConn {
+	if len(u.conns) == 0 {
+		return nil
 	}
-	return longest
+	return slices.MaxFunc(u.conns, bySince)
 }
+
+// bySince orders connections by when a message came.
+func bySince(a, b *streamConn) int { return a.since.Compare(b.since) }
 
 // silent reports whether queries wait on c, and nothing came for longer than is usual. While it is being set up, that
 // takes as long as it may for an upstream that nothing is known about.

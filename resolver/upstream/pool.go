@@ -66,6 +66,7 @@ type Group struct {
 
 	work    sync.WaitGroup
 	sockets sockets
+	budget  *budget
 }
 
 // NewGroup returns a group that lasts until ctx is done, and never has more than maxSockets sockets open; 0 means
@@ -73,6 +74,7 @@ type Group struct {
 func NewGroup(ctx context.Context, maxSockets int, clock func() int64, log zerolog.Logger) *Group {
 	g := &Group{ctx: ctx, clock: clock, log: log}
 	g.sockets.max = int64(cmp.Or(maxSockets, DefaultSockets))
+	g.budget = newBudget(int(g.sockets.max - g.sockets.reserve()))
 	return g
 }
 

@@ -58,7 +58,7 @@ func resolveA(t *testing.T, p *Pool) (*wire.Response, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	return p.Resolve(ctx, testKey(t))
+	return p.Resolve(ctx, testKey(t), netip.Addr{})
 }
 
 var errTest = errors.New("test")

@@ -117,7 +117,7 @@ func (u *streamExchanger) Exchange(ctx context.Context, query []byte) ([]byte, e
 	}
 	for {
 		response, isNew, err := u.try(ctx, query)
-		if err == nil || isNew || ctx.Err() != nil {
+		if err == nil || isNew || ctx.Err() != nil || errors.Is(err, errStalled) {
 			return response, err
 		}
 	}
@@ -152,6 +152,9 @@ func (u *streamExchanger) enqueue(q *streamQuery, late bool) (c *streamConn, isN
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	c, isNew = u.pickLocked(late)
+	if c == nil {
+		return nil, false, errNoSocket
+	}
 	if len(c.pending) >= maxPending {
 		return nil, false, errTooManyQueries
 	}
@@ -181,7 +184,8 @@ func (u *streamExchanger) abandon(c *streamConn, q *streamQuery) {
 	defer u.mu.Unlock()
 	id := binary.BigEndian.Uint16(q.query)
 	if c.pending[id] == q {
-		c.late = c.late || c.silent(u.rtt.usual())
+		// Who leaves may be just about to find it late.
+		c.late = c.late || c.silent(u.rtt.usual()*3/4)
 		delete(c.pending, id)
 		u.settleLocked(c)
 	}
@@ -224,11 +228,6 @@ func (u *streamExchanger) closeLocked(c *streamConn, err error) {
 func (u *streamExchanger) serve(c *streamConn) {
 	ctx, cancel := context.WithTimeout(u.group.ctx, dialTimeout)
 	defer cancel()
-	if !u.group.sockets.take() {
-		u.close(c, errNoSocket)
-		return
-	}
-	defer u.group.sockets.give()
 	conn, err := u.dial(ctx)
 	if err != nil {
 		u.close(c, err)

@@ -16,7 +16,7 @@ import (
 const (
 	// MaxTTL caps every TTL, also in what clients get, so that a mistake in a far zone ends within a day.
 	MaxTTL = 24 * 60 * 60
-	// MaxNegativeTTL is the value that has been found to work well. See RFC 2308, Section 5.
+	// MaxNegativeTTL caps those of negative answers: more has not been found to work well. See RFC 2308, Section 5.
 	MaxNegativeTTL = 3 * 60 * 60
 	// FailureTTL keeps a question that an upstream failed to answer from being asked for again by every retry. See RFC 9520, Section 3.2.
 	FailureTTL = 5
@@ -39,10 +39,11 @@ type Response struct {
 	GivenSize int64
 
 	EDE       EDE    // NoEDE if there is none
+	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
 	EDNS      bool   // the upstream sent an OPT record
+	Negative  bool   // it says, for as long as an SOA record allows, that the name or the type does not exist
 	Rewritten bool   // an address in it is not the upstream's; set by whoever rewrote it
 	Alias     *Key   // the question for the name that it ends with, if the upstream left that out; or nil
-	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
 	Received  int64  // when it came, in nanoseconds on the clock of the caller
 }
 
@@ -60,7 +61,8 @@ func NewResponse(msg []byte, k *Key, now int64) (*Response, error) {
 	if w.gap {
 		return repack(msg, k, now, &w)
 	}
-	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clip(w.ttls), EDE: w.ede, EDNS: w.opt, TTL: w.ttl(), Received: now}
+	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clone(w.ttls), EDE: w.ede, EDNS: w.opt, TTL: w.ttl(), Received: now}
+	r.Negative = w.negative() && w.soa != 0
 	r.normalize(k, &w)
 	return r, nil
 }
@@ -188,12 +190,12 @@ func subtractTTLs(msg []byte, ttls []uint16, age uint32) {
 
 // Size returns the octets of memory that p occupies, with what the allocator rounds up.
 func (p *Response) Size() int64 {
-	n := int64(len(p.msg) + 2*len(p.ttls))
-	return n + n/8 + overhead + p.GivenSize
+	return int64(cap(p.msg)+2*cap(p.ttls)) + overhead + p.GivenSize
 }
 
-// overhead is what a response occupies besides its message.
-const overhead = int64(unsafe.Sizeof(Response{}))
+// overhead is what a response occupies besides its message: a multiple of the 16 octets by which small objects grow, and
+// a 64th, in which the collector marks what is in use.
+const overhead = (int64(unsafe.Sizeof(Response{})) + 15) / 16 * 16 * 65 / 64
 
 // Answers reports whether p is a response to the question of k.
 func (p *Response) Answers(k *Key) bool {

@@ -115,11 +115,13 @@ type Announce struct {
 
 // Steer says which destinations are reached through the relay.
 type Steer struct {
-	MaxTTL       time.Duration     `mapstructure:"max_ttl" reload:"yes"`
-	Hints        resolver.HintMode `mapstructure:"hints" reload:"yes"`
-	OnFailure    resolver.FailMode `mapstructure:"on_failure" reload:"yes"`
-	AllowSpecial []netip.Prefix    `mapstructure:"allow_special" reload:"yes"`
-	Rules        []Rule            `mapstructure:"rules" reload:"yes"`
+	MaxTTL         time.Duration     `mapstructure:"max_ttl" reload:"yes"`
+	Hints          resolver.HintMode `mapstructure:"hints" reload:"yes"`
+	OnFailure      resolver.FailMode `mapstructure:"on_failure" reload:"yes"`
+	AllowSpecial   []netip.Prefix    `mapstructure:"allow_special" reload:"yes"`
+	NAT64Prefixes  []netip.Prefix    `mapstructure:"nat64_prefixes" reload:"yes"`
+	NAT64Discovery bool              `mapstructure:"nat64_discovery" reload:"yes"`
+	Rules          []Rule            `mapstructure:"rules" reload:"yes"`
 }
 
 // Rule is one rule of steering, whose conditions must all hold.
@@ -217,7 +219,10 @@ type PrefixLimit struct {
 
 // Cache is the cache of answers.
 type Cache struct {
-	Size ByteSize `mapstructure:"size" reload:"restart"`
+	Size           ByteSize      `mapstructure:"size" reload:"restart"`
+	MinTTL         time.Duration `mapstructure:"min_ttl" reload:"yes"`
+	MaxTTL         time.Duration `mapstructure:"max_ttl" reload:"yes"`
+	MaxNegativeTTL time.Duration `mapstructure:"max_negative_ttl" reload:"yes"`
 }
 
 // Admin is what the admin address serves beside metrics and health.
@@ -229,6 +234,11 @@ type Admin struct {
 type Log struct {
 	Level  zerolog.Level `mapstructure:"level" reload:"restart"`
 	Format LogFormat     `mapstructure:"format" reload:"restart"`
+}
+
+// TTLs returns the bounds of the section as the resolver takes them.
+func (c Cache) TTLs() resolver.TTLs {
+	return resolver.TTLs{Min: c.MinTTL, Max: c.MaxTTL, MaxNegative: c.MaxNegativeTTL}
 }
 
 // defaultConfig returns what holds for keys that are not written. Zero values are left to the services' own defaults,

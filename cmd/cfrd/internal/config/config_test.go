@@ -130,12 +130,13 @@ func TestReferenceDefaults(t *testing.T) {
 	for _, line := range []string{"tcp_flows: 0", "udp_flows: 0"} {
 		text = strings.Replace(text, line, line[:len(line)-1]+"1", 1)
 	}
+	text = strings.Replace(text, "min_ttl: 0s", "min_ttl: 1s", 1)
 	cfg := parse(t, text)
 	// The packages' defaults, as far as they have names, which the file repeats.
-	got := []any{cfg.Steer.MaxTTL, cfg.Relay.Sealed.Epoch, int64(cfg.Cache.Size)}
-	want := []any{resolver.DefaultSteerTTL, addrmap.DefaultEpoch, int64(resolver.DefaultCacheBytes)}
+	got := []any{cfg.Steer.MaxTTL, cfg.Relay.Sealed.Epoch, int64(cfg.Cache.Size), cfg.Cache.MaxTTL, cfg.Cache.MaxNegativeTTL}
+	want := []any{resolver.DefaultSteerTTL, addrmap.DefaultEpoch, int64(resolver.DefaultCacheBytes), resolver.MaxTTL, resolver.DefaultMaxNegativeTTL}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("defaults of steer.max_ttl, relay.sealed.epoch and cache.size (-want +got):\n%s", diff)
+		t.Errorf("defaults of steer.max_ttl, relay.sealed.epoch and cache (-want +got):\n%s", diff)
 	}
 	for _, key := range configKeys() {
 		_, name := splitKey(key.path)

@@ -150,7 +150,7 @@ func TestNeedsRestart(t *testing.T) {
 		"relay-ports":      {"ports: [443, 80]", "ports: [443]", "relay.ports"},
 		"egress":           {"egress: [192.0.2.64/28", "egress: [192.0.2.64/29", ""},
 		"sealed-prefix":    {"2001:db8:cf::/64", "2001:db8:ce::/64", "relay.sealed.prefix"},
-		"key-of-a-section": {"# cache: {size: 64MiB}", "cache: {size: 1MiB}", "cache.size"},
+		"key-of-a-section": {"# cache:\n#   size: 64MiB", "cache:\n  size: 1MiB", "cache.size"},
 		"list-of-sections": {"# dnr:\n", "dnr: {announce: [{interface: lan0, ra: true}]}\n", "dnr.announce"},
 	}
 	for name, test := range tests {

@@ -31,6 +31,7 @@ func (v *validator) validate() {
 		v.checkDDR()
 		v.checkAnnounce()
 		v.checkSteer()
+		v.refusedBelow("cache", v.Cache.TTLs().Validate())
 		v.refusedBelow("limits", resolver.ValidatePrefixes(v.Limits.Resolver().Prefixes))
 	}
 	v.checkAddressMap()
@@ -243,6 +244,11 @@ func (v *validator) checkSteer() {
 	if epoch := cmp.Or(v.Relay.Sealed.Epoch, addrmap.DefaultEpoch); v.Relay.Sealed.Used() && v.Steer.MaxTTL > epoch {
 		v.bad("steer.max_ttl", "%s is longer than relay.sealed.epoch, %s: relay addresses would end before answers",
 			v.Steer.MaxTTL, epoch)
+	}
+	for i, p := range v.Steer.NAT64Prefixes {
+		if err := resolver.CheckNAT64(p); err != nil {
+			v.bad(fmt.Sprintf("steer.nat64_prefixes[%d]", i), "%s", err)
+		}
 	}
 	for i, r := range v.Steer.Rules {
 		v.checkRule(fmt.Sprintf("steer.rules[%d]", i), r)
