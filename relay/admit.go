@@ -163,6 +163,14 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	if v4, _ := r.families(); v4 && e.v4.prefixes == nil {
 		return nil, errors.New("egress has no IPv4 prefix, but there are IPv4 relay addresses")
 	}
+	own, err := interfaceAddresses()
+	if err != nil {
+		return nil, err
+	}
+	first, last := localPorts()
+	if err := e.leave(own, first, last); err != nil {
+		return nil, err
+	}
 	if err := e.suffices(r.cfg.Limits.mostFlows()); err != nil {
 		return nil, err
 	}
@@ -173,17 +181,16 @@ func (r *Relay) newSettings(set Settings) (*settings, error) {
 	if s.destinations, err = NewDestinations(set); err != nil {
 		return nil, err
 	}
-	s.destinations.own, err = ownAddresses()
-	return s, err
+	s.destinations.own = r.own
+	return s, nil
 }
 
-// ownAddresses returns the addresses of this host's interfaces.
-func ownAddresses() (*prefixSet, error) {
+// interfaceAddresses returns the addresses of this host's interfaces at the moment.
+func interfaceAddresses() (own []netip.Prefix, err error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("addresses of this host: %w", err)
 	}
-	var own []netip.Prefix
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok {
 			if addr, ok := netip.AddrFromSlice(n.IP); ok {
@@ -192,5 +199,5 @@ func ownAddresses() (*prefixSet, error) {
 			}
 		}
 	}
-	return newPrefixSet(own)
+	return own, nil
 }

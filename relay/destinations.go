@@ -6,12 +6,16 @@ import (
 	"slices"
 )
 
-// Destinations are the addresses that a relay connects to. They are never changed, and so safe for concurrent use.
+// Destinations are the addresses that a relay connects to. They are safe for concurrent use, and never changed, but for
+// the addresses that the host has.
 type Destinations struct {
 	egress  *prefixSet
-	own     *prefixSet // addresses of the relay's host, or nil
-	allowed *prefixSet // although special-purpose, or the host's own
+	own     ownAddresses // or nil, if the relay is on another host
+	allowed *prefixSet   // although special-purpose, or the host's own
 }
+
+// ownAddresses are the addresses of the relay's host at the moment.
+type ownAddresses interface{ Contains(addr netip.Addr) bool }
 
 // NewDestinations returns the destinations of a relay with these settings, as far as they do not depend on the host
 // that it runs on. A resolver on another host hands out relay addresses for no others, since the relay would refuse
@@ -35,17 +39,20 @@ func (d *Destinations) Permits(dst netip.Addr) bool {
 	if d.egress.contains(dst) {
 		return false
 	}
-	if SpecialPurpose(dst) || d.own.contains(dst) {
+	if SpecialPurpose(dst) || d.isOwn(dst) {
 		return d.allowed.contains(dst) && d.permitsEmbedded(dst)
 	}
 	return true
 }
 
+// isOwn reports whether addr is one of the relay's host.
+func (d *Destinations) isOwn(addr netip.Addr) bool { return d.own != nil && d.own.Contains(addr) }
+
 // permitsEmbedded reports whether the IPv4 address that is written in dst, if there is one, may be reached: that somebody
 // allows a prefix for translation or tunnels does not mean every address behind it.
 func (d *Destinations) permitsEmbedded(dst netip.Addr) bool {
 	inner, ok := embedded(dst)
-	return !ok || !d.egress.contains(inner) && (!SpecialPurpose(inner) && !d.own.contains(inner) || d.allowed.contains(inner))
+	return !ok || !d.egress.contains(inner) && (!SpecialPurpose(inner) && !d.isOwn(inner) || d.allowed.contains(inner))
 }
 
 // embedded returns the IPv4 address that a translator or tunnel would take out of addr. Of the well-known blocks only

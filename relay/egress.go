@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 )
 
 // Source ports are drawn from the largest range there is. See RFC 6056, Section 3.2.
@@ -22,9 +23,43 @@ var errNoEgress = errors.New("relay: no egress address of this family")
 // never stepped on from, so that the outcome is uniform over the tuples that are free. This departs on purpose from
 // the stable mappings that RFC 4787, REQ-1 and REQ-2, ask of NATs, because these are what lets a destination join
 // the flows of one client.
+//
+// Where an address is also this host's own, the ports that the kernel draws for other programs are left to these: else
+// they would find them taken, the less predictably the more flows there are. What is left of an address is drawn from
+// as evenly.
 type egress struct {
 	v4, v6 pool
 	random *random
+	host   hostPorts // of addresses of the pools that are the host's own
+}
+
+// hostPorts are the ports of this host's own addresses that flows leave to other programs.
+type hostPorts struct {
+	addrs       *prefixSet // or nil
+	first, last uint16     // none if last is less
+}
+
+func (h *hostPorts) has(src netip.AddrPort) bool {
+	return h.first <= src.Port() && src.Port() <= h.last && h.addrs.contains(src.Addr())
+}
+
+// leave leaves the ports from first to last of this host's own addresses to other programs, but never more than half of
+// all: where the range of the kernel has been made wider, flows get the upper part of it.
+func (e *egress) leave(own []netip.Prefix, first, last uint16) error {
+	first = max(first, firstPort)
+	last = min(last, first+portCount/2-1)
+	addrs, err := newPrefixSet(own)
+	if err != nil || last < first {
+		return err
+	}
+	e.host = hostPorts{addrs: addrs, first: first, last: last}
+	for _, p := range addrs.disjoint() {
+		pool := e.family(p.Addr().Is6())
+		if slices.ContainsFunc(pool.prefixes, func(egress netip.Prefix) bool { return egress.Contains(p.Addr()) }) {
+			pool.left += float64(last-first) + 1
+		}
+	}
+	return nil
 }
 
 // newEgress returns the egress over prefixes.
@@ -52,15 +87,23 @@ func (e *egress) family(v6 bool) *pool {
 	return &e.v4
 }
 
+// prefixes returns the disjoint prefixes of both families.
+func (e *egress) prefixes() []netip.Prefix { return slices.Concat(e.v4.prefixes, e.v6.prefixes) }
+
 // draw returns a source, uniform over addresses and ports.
 func (e *egress) draw(v6 bool) (netip.AddrPort, error) {
 	pool := e.family(v6)
 	if pool.prefixes == nil {
 		return netip.AddrPort{}, errNoEgress
 	}
-	addr := pool.at(e.random.below(pool.size))
-	port := e.random.below(uint128{lo: portCount}).lo
-	return netip.AddrPortFrom(addr, uint16(firstPort+port)), nil
+	for {
+		addr := pool.at(e.random.below(pool.size))
+		port := e.random.below(uint128{lo: portCount}).lo
+		src := netip.AddrPortFrom(addr, uint16(firstPort+port))
+		if !e.host.has(src) { // every other one at least is not
+			return src, nil
+		}
+	}
 }
 
 // tries returns how often a source is drawn before a flow is given up, because each was in use. With 9 in 10 tuples
@@ -82,6 +125,7 @@ func (e *egress) suffices(flows int) error {
 type pool struct {
 	prefixes []netip.Prefix // disjoint; nil if there are none
 	size     uint128        // addresses in all
+	left     float64        // addresses and ports that are left to other programs
 }
 
 // add adds the addresses of a prefix that overlaps none of the pool.
@@ -112,7 +156,7 @@ func (p *pool) at(i uint128) netip.Addr {
 
 // tuples returns how many addresses and ports there are together.
 func (p *pool) tuples() float64 {
-	return (float64(p.size.hi)*(1<<64) + float64(p.size.lo)) * portCount
+	return (float64(p.size.hi)*(1<<64)+float64(p.size.lo))*portCount - p.left
 }
 
 // entropy returns the bits of min-entropy that a source has when flows tuples are taken, or 0 without a pool.

@@ -105,6 +105,64 @@ func (e *egress) owns(addr netip.Addr) bool {
 	return slices.ContainsFunc(e.family(addr.Is6()).prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
+// TestEgressHostPorts has two addresses of the egress be the host's own: of these the ports that the kernel draws for
+// other programs are left out, and all other addresses and ports are drawn as often as each other.
+func TestEgressHostPorts(t *testing.T) {
+	tests := []struct {
+		name           string
+		set            []string
+		v6             bool
+		own            []string
+		first, last    uint16
+		wantFrom, left uint16 // what is left out
+	}{
+		{"default-range", []string{"192.0.2.0/30"}, false, []string{"192.0.2.1/32", "192.0.2.2/32", "127.0.0.1/32"}, 32768, 60999, 32768, 28232},
+		{"ipv6", []string{"2001:db8::/126"}, true, []string{"2001:db8::1/128", "2001:db8::2/128", "::1/128"}, 32768, 60999, 32768, 28232},
+		{"all-ports", []string{"192.0.2.0/30"}, false, []string{"192.0.2.1/32", "192.0.2.2/32"}, 1, 65535, 1024, portCount / 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			e := newTestEgress(t, tt.set...)
+			if err := e.leave(parsePrefixes(tt.own...), tt.first, tt.last); err != nil {
+				t.Fatal(err)
+			}
+			own, err := newPrefixSet(parsePrefixes(tt.own...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			const draws = 1 << 18
+			var below, within, above [2]int // the range; of other addresses, and of the host's own
+			for range draws {
+				src, err := e.draw(tt.v6)
+				if err != nil {
+					t.Fatal(err)
+				}
+				i := 0
+				if own.contains(src.Addr()) {
+					i = 1
+				}
+				switch {
+				case src.Port() >= tt.wantFrom && src.Port()-tt.wantFrom < tt.left:
+					within[i]++
+				case src.Port() < tt.wantFrom:
+					below[i]++
+				default:
+					above[i]++
+				}
+			}
+			if within[1] != 0 {
+				t.Errorf("got %d sources at the host's own ports; want none", within[1])
+			}
+			outside := []int{below[0] + above[0], below[1] + above[1]}
+			wantUniform(t, "ports outside of the range", outside, outside[0]+outside[1])
+			pool := e.family(tt.v6)
+			if got, want := pool.tuples(), float64(4*portCount-2*int(tt.left)); got != want {
+				t.Errorf("got %v addresses and ports; want %v", got, want)
+			}
+		})
+	}
+}
+
 func TestEgressHugePrefix(t *testing.T) {
 	e := newTestEgress(t, "2001:db8::/32", "2001:db9::/64")
 	high, low := uint64(0), uint64(0)

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"net"
-	"net/netip"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -14,13 +13,14 @@ type plane struct {
 	pipes     *pipes // or nil before
 	listeners []*net.TCPListener
 	udp       *udpServer // or nil before
+	sources   sources
 
-	routes routes
-	flows  tcpFlows
+	flows tcpFlows
 }
 
 // listen binds every port.
 func (r *Relay) listen() (err error) {
+	r.sources = newSources()
 	r.pipes = newPipes(r.cfg.Limits.pipes())
 	r.flows.all = make(map[*tcpFlow]struct{})
 	for _, port := range r.cfg.Ports {
@@ -40,8 +40,8 @@ func (r *Relay) runPlane(ctx context.Context) error {
 	return g.Wait()
 }
 
-// closePlane closes every socket and removes the routes. An error means that routes are left behind.
-func (r *Relay) closePlane() error {
+// closePlane closes every socket.
+func (r *Relay) closePlane() {
 	if r.udp != nil {
 		r.udp.close()
 	}
@@ -51,10 +51,4 @@ func (r *Relay) closePlane() error {
 	if r.pipes != nil {
 		r.pipes.close()
 	}
-	return r.routes.remove()
-}
-
-// ensureLocal makes the addresses of prefixes local to this host.
-func (r *Relay) ensureLocal(prefixes []netip.Prefix) error {
-	return r.routes.ensure(prefixes, r.cfg.Routes)
 }

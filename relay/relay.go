@@ -12,8 +12,9 @@
 //     relay address stands for. Relay.open decides whether the client may have a flow there: Destinations
 //     (destinations.go) permits the address, and the limiter (limits.go, shares.go) has a place for it. An entrance that
 //     is told the destination in another way begins with Relay.Open.
-//   - Grant.DialTCP (tcp_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
-//     egress.draw (egress.go) draws.
+//   - Grant.DialTCP (tcp_linux.go, tcp_source_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the
+//     destination, from what egress.draw (egress.go) draws. TCP to one that did not answer of late fails sooner or at
+//     once (reach.go).
 //   - tcpFlow (tcp_flow_linux.go, splice_linux.go) moves the bytes of both directions, or udpWorker the datagrams, in
 //     batches (udp_batch_linux.go), until Grant.Release.
 //
@@ -24,8 +25,12 @@
 //
 // Package cmd/cfrd makes a Relay with New and calls Run in a goroutine of its own. Run starts one goroutine per TCP
 // listener, one per TCP flow and direction, and one per processor for UDP. Any goroutine may call Open, Update, Permits,
-// Healthy, Entropy and Stats meanwhile. Settings are replaced as a whole, so that each flow is let in under one
-// generation of them.
+// Dead, Healthy, Entropy and Stats meanwhile. Settings are replaced as a whole: each decision about a flow is made under
+// one generation of them, and a flow that is let in while they are replaced may meet both.
+//
+// The package is larger than the rooms around it, because a flow has one way in, one account and one way out, whatever
+// moves its bytes: TCP by splice(2) and UDP in batches share the decisions of admit.go, the limits, the egress and the
+// sockets' options, and neither can be read without these.
 package relay
 
 import (
@@ -37,8 +42,10 @@ import (
 	"sync/atomic"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/relay/addrmap"
+	"github.com/cfrd-project/cfrd/relay/host"
 )
 
 // Config is what New needs. Map, Ports and Limits are fixed for the life of a Relay; Settings can be replaced while
@@ -46,12 +53,15 @@ import (
 type Config struct {
 	Map   *addrmap.Map
 	Ports []uint16 // TCP and UDP ports served at every relay address
-	// Routes puts local routes for the relay and egress prefixes in place, through netlink, and removes them at the
-	// end. Off, or without the right, their absence is an error that names the command. Prefixes within 127.0.0.0/8
+	// Routes puts local routes for the relay and egress prefixes in place, through netlink, and makes the prefixes
+	// unreachable at the end. Off, or without the right, their absence is an error that names the command. Prefixes within 127.0.0.0/8
 	// need no route. A local route makes the kernel take what is sent to these addresses; that the network sends it
 	// here is for the operator's routing to see to.
 	Routes bool
-	Limits Limits
+	// Firewall refuses at the relay and egress prefixes what is not the relay's, by a table of nftables, so that no
+	// other program of the host answers there. Where that is not possible, Relay.Warnings says so.
+	Firewall bool
+	Limits   Limits
 	// Descriptors is how many flows may have together. 0 means all that the process may have.
 	Descriptors int
 	Settings    Settings
@@ -86,6 +96,8 @@ type Relay struct {
 	addrs   addressMap
 	limiter *limiter
 	random  *random
+	claim   *host.Claim // or nil before bind
+	own     *host.Addresses
 	reach   *reach
 	plane
 
@@ -134,52 +146,108 @@ func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
 }
 
 // bind makes the addresses local and binds every port.
-func (r *Relay) bind() error {
-	if err := r.set(r.cfg.Settings); err != nil {
+func (r *Relay) bind() (err error) {
+	if r.own, err = host.NewAddresses(); err != nil {
 		return err
 	}
-	if err := r.ensureLocal(r.addrs.Prefixes()); err != nil {
+	s, err := r.newSettings(r.cfg.Settings)
+	if err != nil {
+		return err
+	}
+	r.settings.Store(s)
+	r.claim, err = host.New(host.Config{
+		Relay:    r.addrs.Prefixes(),
+		Egress:   s.egress.prefixes(),
+		Ports:    r.cfg.Ports,
+		Routes:   r.cfg.Routes,
+		Firewall: r.cfg.Firewall,
+		Log:      r.cfg.Log,
+	})
+	if err != nil {
 		return err
 	}
 	return r.listen()
 }
 
-// Close gives up what New took. Run does so itself.
+// Close gives up what New took, as if there had been no relay. Run gives it up itself.
 func (r *Relay) Close() {
-	if err := r.closePlane(); err != nil {
-		r.cfg.Log.Warn().Err(err).Msg("local routes are left behind")
+	r.closePlane()
+	if r.claim != nil {
+		r.leave(r.claim.Abandon())
+	}
+}
+
+// leave says what stays behind on the host.
+func (r *Relay) leave(err error) {
+	if err != nil {
+		r.cfg.Log.Warn().Err(err).Msg("routes or tables of the relay are left behind; the next start removes them")
 	}
 }
 
 // Run relays until ctx is done, then takes no new flows, lets those that live go on for at most
-// Limits.DrainTimeout, and returns nil. Any other return is an error that names the listener.
+// Limits.DrainTimeout, and returns nil. Any other return is an error that names the listener. The relay and egress
+// prefixes are unreachable afterwards, if the relay has made them local.
 func (r *Relay) Run(ctx context.Context) error {
-	defer r.Close()
+	defer func() {
+		r.closePlane()
+		r.leave(r.claim.Release())
+	}()
 	context.AfterFunc(ctx, func() { r.draining.Store(true) })
-	return r.runPlane(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.runPlane(ctx) })
+	g.Go(func() error { r.own.Watch(ctx, r.cfg.Log); return nil })
+	return g.Wait()
 }
 
 // Update replaces the settings; flows under way go on under the old ones. On an error the old settings stay.
 func (r *Relay) Update(set Settings) error {
-	if err := r.set(set); err != nil {
-		return fmt.Errorf("relay: %w", err)
-	}
-	return nil
-}
-
-// set is Update. Routes of egress prefixes that are no longer used stay until the end, for the flows that use them.
-func (r *Relay) set(set Settings) error {
-	s, err := r.newSettings(set)
+	ch, err := r.Prepare(set)
 	if err != nil {
 		return err
 	}
-	for _, pool := range []*pool{&s.egress.v4, &s.egress.v6} {
-		if err := r.ensureLocal(pool.prefixes); err != nil {
-			return fmt.Errorf("egress: %w", err)
-		}
-	}
-	r.settings.Store(s)
+	ch.Commit()
 	return nil
+}
+
+// Change is a change of the settings that is prepared and not in force yet.
+type Change struct {
+	relay    *Relay
+	settings *settings
+	host     *host.Change
+}
+
+// Prepare does everything of an Update that can fail. It must be followed by Commit or Undo, and there must be no other
+// change meanwhile.
+func (r *Relay) Prepare(set Settings) (*Change, error) {
+	s, err := r.newSettings(set)
+	if err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	h, err := r.claim.Extend(s.egress.prefixes())
+	if err != nil {
+		return nil, fmt.Errorf("relay: egress: %w", err)
+	}
+	return &Change{r, s, h}, nil
+}
+
+// Commit puts the settings in force. Routes of egress prefixes that are no longer used stay until the end, for the flows
+// that use them.
+func (ch *Change) Commit() {
+	ch.host.Commit()
+	ch.relay.settings.Store(ch.settings)
+}
+
+// Undo gives back what Prepare has put in place. The settings before were in force all the time.
+func (ch *Change) Undo() {
+	ch.relay.leave(ch.host.Undo())
+}
+
+// Warnings returns what is wanted of the relay and not possible on this host, one line each.
+func (r *Relay) Warnings() (lines []string) {
+	if w := r.claim.Warning(); w != "" {
+		lines = append(lines, w)
+	}
+	return lines
 }
 
 // Healthy reports whether the relay takes new flows.

@@ -5,7 +5,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"net/netip"
 )
 
 // plane is empty: New fails, since flows are relayed on Linux only.
@@ -14,10 +13,10 @@ type plane struct{}
 // RaiseDescriptors is not known here.
 func RaiseDescriptors() (int, error) { return 0, errors.ErrUnsupported }
 
+func localPorts() (first, last uint16) { return 0, 0 }
+
 func (r *Relay) listen() error { return errors.ErrUnsupported }
 
 func (r *Relay) runPlane(context.Context) error { return errors.ErrUnsupported }
 
-func (r *Relay) closePlane() error { return nil }
-
-func (r *Relay) ensureLocal([]netip.Prefix) error { return errors.ErrUnsupported }
+func (r *Relay) closePlane() {}

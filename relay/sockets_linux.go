@@ -32,6 +32,18 @@ func dialerOptions(fd int, v6 bool) error {
 	return flowOptions(fd)
 }
 
+// localPorts returns the range from which the kernel draws the ports of programs that bind none.
+func localPorts() (first, last uint16) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &first, &last)
+	}
+	if err != nil {
+		return 32768, 60999 // what it is unless somebody changes it
+	}
+	return first, last
+}
+
 func freebind(fd int, v6 bool) error {
 	if v6 {
 		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1)

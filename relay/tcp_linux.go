@@ -183,8 +183,7 @@ func (g *Grant) dialTCP(ctx context.Context) (*net.TCPConn, error) {
 	return c, err
 }
 
-// dial connects to dst. The source is bound before it connects, because a kernel that is left to choose a port chooses
-// from a smaller range, near the last one.
+// dial connects to dst from a source that is drawn until one is free.
 func (r *Relay) dial(ctx context.Context, dst netip.AddrPort, timeout time.Duration) (*net.TCPConn, error) {
 	d := net.Dialer{Timeout: timeout, KeepAlive: -1, Control: control(dialerOptions)}
 	e := r.egress()
@@ -193,7 +192,7 @@ func (r *Relay) dial(ctx context.Context, dst netip.AddrPort, timeout time.Durat
 		if err != nil {
 			return nil, err
 		}
-		c, err := d.DialTCP(ctx, "tcp", src, dst)
+		c, err := r.sources.dial(ctx, d, src, dst)
 		if !inUse(err) {
 			return c, err
 		}

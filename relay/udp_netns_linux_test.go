@@ -162,7 +162,8 @@ func (b *bed) newRelay(t *testing.T, limits Limits) *Relay {
 			Egress:       prefixes("192.0.2.0/24", "2001:db8:e::/64"),
 			AllowSpecial: prefixes("198.51.100.0/24", "2001:db8:1::/64"),
 		},
-		Limits: limits,
+		Limits:   limits,
+		Firewall: true,
 	}, bedMap{})
 	if err != nil {
 		t.Fatal(err)

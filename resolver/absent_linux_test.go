@@ -3,6 +3,7 @@ package resolver
 import (
 	"net/netip"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/cfrd-project/cfrd/e2e/netns"
@@ -17,6 +18,11 @@ func addAddress(t *testing.T, addr netip.Addr) {
 		t.Fatalf("ip %v: %v\n%s", args, err, out)
 	}
 	t.Cleanup(func() { exec.Command("ip", append([]string{"addr", "del"}, args[2:]...)...).Run() })
+	// The kernel adds the route behind our back, and a socket that is connected before keeps the wrong one.
+	eventually(t, "the route to "+addr.String(), func() bool {
+		out, err := exec.Command("ip", "route", "get", addr.String()).Output()
+		return err == nil && strings.HasPrefix(string(out), "local ")
+	})
 }
 
 // TestAddressComesLater starts a server on an address that the host does not have, beside one that it has, and adds the

@@ -66,20 +66,20 @@ func (l *connTable) take(t Transport, client netip.Addr, outsider bool) *connect
 	c.active.Store(time.Now().UnixNano())
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if outsider && l.outsiders >= l.maxOutsiders() || !l.makeRoomForClient(c, client) || !l.makeRoomForTransport(c) {
+	if outsider && l.outsiders >= l.maxOutsiders() || !l.makeRoomForClientLocked(c, client) || !l.makeRoomForTransportLocked(c) {
 		return nil
 	}
 	for i := range l.levels {
 		if p, ok := l.levels[i].prefix(client); ok {
-			c.join(l.group(p))
+			c.join(l.groupLocked(p))
 		}
 	}
 	c.join(&l.byTransport[t])
-	l.count(c, 1)
+	l.countLocked(c, 1)
 	return c
 }
 
-func (l *connTable) count(c *connection, n int) {
+func (l *connTable) countLocked(c *connection, n int) {
 	l.total.Add(int64(n))
 	if usesSocket(c.transport) {
 		l.sockets += n
@@ -89,7 +89,7 @@ func (l *connTable) count(c *connection, n int) {
 	}
 }
 
-func (l *connTable) group(p netip.Prefix) *connGroup {
+func (l *connTable) groupLocked(p netip.Prefix) *connGroup {
 	g := l.byPrefix[p]
 	if g == nil {
 		g = &connGroup{prefix: p}
@@ -98,42 +98,42 @@ func (l *connTable) group(p netip.Prefix) *connGroup {
 	return g
 }
 
-// makeRoomForClient has the prefixes of client be within their limits, and reports false if they cannot.
-func (l *connTable) makeRoomForClient(c *connection, client netip.Addr) bool {
+// makeRoomForClientLocked has the prefixes of client be within their limits, and reports false if they cannot.
+func (l *connTable) makeRoomForClientLocked(c *connection, client netip.Addr) bool {
 	times := l.shared.times(client)
 	for i := range l.levels {
 		p, ok := l.levels[i].prefix(client)
 		if !ok {
 			continue
 		}
-		if g := l.byPrefix[p]; g != nil && len(g.members) >= times*l.levels[i].Connections && !l.evictFrom(g, c) {
+		if g := l.byPrefix[p]; g != nil && len(g.members) >= times*l.levels[i].Connections && !l.evictFromLocked(g, c) {
 			return false
 		}
 	}
 	return true
 }
 
-// makeRoomForTransport has all connections, and those of c's kind, be within their limits. A transport that has more than
+// makeRoomForTransportLocked has all connections, and those of c's kind, be within their limits. A transport that has more than
 // its share makes room itself, before the one that has most.
-func (l *connTable) makeRoomForTransport(c *connection) bool {
+func (l *connTable) makeRoomForTransportLocked(c *connection) bool {
 	for range NumTransports {
-		full, noSocket := l.full(c.transport), usesSocket(c.transport) && l.sockets >= l.maxSockets
+		full, noSocket := l.fullLocked(c.transport), usesSocket(c.transport) && l.sockets >= l.maxSockets
 		if !full && !noSocket {
 			return true
 		}
 		own := &l.byTransport[c.transport]
-		if len(own.members) > l.shares[c.transport] && l.evictFrom(own, c) {
+		if len(own.members) > l.shares[c.transport] && l.evictFromLocked(own, c) {
 			continue
 		}
-		if g := l.largest(noSocket); g == nil || !l.evictFrom(g, c) {
+		if g := l.largestLocked(noSocket); g == nil || !l.evictFromLocked(g, c) {
 			return false
 		}
 	}
 	return false
 }
 
-// full reports whether t has nothing left of what all transports have together, nor of its share.
-func (l *connTable) full(t Transport) bool {
+// fullLocked reports whether t has nothing left of what all transports have together, nor of its share.
+func (l *connTable) fullLocked(t Transport) bool {
 	total := int(l.total.Load())
 	if total >= l.max {
 		return true
@@ -149,8 +149,8 @@ func (l *connTable) full(t Transport) bool {
 	return total >= l.max
 }
 
-// largest returns the transport that has most connections, of those with a socket if that is what is missing.
-func (l *connTable) largest(sockets bool) *connGroup {
+// largestLocked returns the transport that has most connections, of those with a socket if that is what is missing.
+func (l *connTable) largestLocked(sockets bool) *connGroup {
 	var most *connGroup
 	for t := range NumTransports {
 		g := &l.byTransport[t]
@@ -161,8 +161,8 @@ func (l *connTable) largest(sockets bool) *connGroup {
 	return most
 }
 
-// evictFrom has the idlest connection of g make room for c, and reports false if there is none.
-func (l *connTable) evictFrom(g *connGroup, c *connection) bool {
+// evictFromLocked has the idlest connection of g make room for c, and reports false if there is none.
+func (l *connTable) evictFromLocked(g *connGroup, c *connection) bool {
 	if c.outsider {
 		return false
 	}
@@ -170,22 +170,22 @@ func (l *connTable) evictFrom(g *connGroup, c *connection) bool {
 	if idlest == nil {
 		return false
 	}
-	l.remove(idlest)
+	l.removeLocked(idlest)
 	if l.leaving >= l.max/leavingShare {
 		go idlest.kill()
 		return true
 	}
 	l.leaving++
 	idlest.leaving = true
-	idlest.retire()
+	idlest.retireLocked()
 	time.AfterFunc(leaveTime, idlest.kill)
 	return true
 }
 
-// remove takes c off all accounts.
-func (l *connTable) remove(c *connection) {
+// removeLocked takes c off all accounts.
+func (l *connTable) removeLocked(c *connection) {
 	c.removed = true
-	l.count(c, -1)
+	l.countLocked(c, -1)
 	for i := range c.places[:c.groups] {
 		g := c.places[i].group
 		if g.leave(i, c); len(g.members) == 0 && g.prefix.IsValid() {
@@ -320,11 +320,11 @@ func (c *connection) endBy(age time.Duration, ends connEnds) {
 func (c *connection) grow() {
 	c.table.mu.Lock()
 	defer c.table.mu.Unlock()
-	c.retire()
+	c.retireLocked()
 }
 
-// retire asks the owner of c to end it in good order. It is called with table.mu held.
-func (c *connection) retire() {
+// retireLocked asks the owner of c to end it in good order.
+func (c *connection) retireLocked() {
 	if !c.retired {
 		c.retired = true
 		if c.ends.retire != nil {
@@ -362,7 +362,7 @@ func (c *connection) leave() {
 		l.leaving--
 	}
 	if !c.removed {
-		l.remove(c)
+		l.removeLocked(c)
 	}
 }
 

@@ -49,7 +49,7 @@ func newDoHTCP(d *doh, ln *net.TCPListener, conf *tls.Config) *dohTCP {
 		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: l.InFlightPerConn},
-		ErrorLog:          log.New(errorLog{d.log}, "", 0),
+		ErrorLog:          HTTPErrorLog(d.log),
 		ConnContext:       withPeer,
 	}
 	return s
@@ -171,6 +171,10 @@ func (c *dohConn) Release() ([]byte, error) {
 	_, err := c.TCPConn.Write(buf)
 	return buf, err
 }
+
+// HTTPErrorLog returns what an http.Server is to complain to, for lines in to that have neither addresses of clients nor
+// what they sent.
+func HTTPErrorLog(to zerolog.Logger) *log.Logger { return log.New(errorLog{to}, "", 0) }
 
 // errorLog takes what net/http complains of: faults of clients, and of us. Neither addresses nor what a client sent,
 // which net/http quotes, are passed on.

@@ -20,9 +20,9 @@ import (
 // forwarder is the handler behind the listeners of a Server: it has the responses to queries from local sources, the
 // cache and upstreams.
 //
-// A query meets, in this order: the sanity of its header, who may ask, what its client may cost, the rest of the message, the cache, the local
-// sources, and then, on a goroutine of its own, the upstreams and steering. A response in the cache is only used if no
-// local source had one under the same settings.
+// A query meets, in this order: the sanity of its header, who may ask, what its client may cost, the rest of the message,
+// the cache, the local sources, and then, as one that waits, the upstreams and steering. A response in the cache is only
+// used if no local source had one under the same settings.
 type forwarder struct {
 	// set once
 	log       zerolog.Logger

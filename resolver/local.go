@@ -39,7 +39,10 @@ func (f *forwarder) local(set *settings, k *wire.Key, q *query) (*wire.Response,
 func (f *forwarder) pack(k *wire.Key, m *dns.Msg, question dns.Question) (*wire.Response, error) {
 	m.MsgHdr = dns.MsgHdr{Response: true, Authoritative: m.Authoritative, Rcode: m.Rcode}
 	m.Question = []dns.Question{question}
-	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return wire.HopByHop(rr.Header().Rrtype) })
+	// An OPT record stays for the Extended DNS Error in it, which wire.NewResponse takes out with the record.
+	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool {
+		return rr.Header().Rrtype != dns.TypeOPT && wire.HopByHop(rr.Header().Rrtype)
+	})
 	m.Compress = true
 	octets, err := m.Pack()
 	if err != nil {

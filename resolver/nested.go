@@ -19,7 +19,7 @@ type PrefixLimit struct {
 // Defaults of PrefixLimit, as multiples of what a client may have.
 const (
 	perSite     = 2  // of an IPv6 /56, which is what one household has
-	perNetworks = 16 // of an IPv6 /48 or an IPv4 /24
+	perNetworks = 16 // of an IPv6 /48 or an IPv4 /24, but for queries in flight
 )
 
 // clientBitsIPv4 and clientBitsIPv6 are the prefixes that count as one client: an IPv4 address, or the /64 that one
@@ -57,7 +57,7 @@ func (l Limits) completePrefixes() []PrefixLimit {
 	return levels
 }
 
-// maxPrefixes bounds how many levels of prefixes there may be beside that of a client: each costs a look-up.
+// maxPrefixes bounds how many levels of prefixes there may be besides that of a client: each costs a look-up.
 const maxPrefixes = 4
 
 // ValidatePrefixes returns what is wrong with Limits.Prefixes, or nil. The error begins with the field in the form that

@@ -69,7 +69,7 @@ type outcome uint8
 const (
 	answered outcome = iota // the response was appended
 	pending                 // nothing was appended: call answer
-	dropped                 // no response may be sent: not a query, or too short for a header. Streams are closed.
+	dropped                 // no response may be sent: not a query, too short for a header, or over a budget. Streams are closed.
 )
 
 // Limits bound what clients can make the server hold. A zero field means its default.
@@ -88,8 +88,8 @@ type Limits struct {
 	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
 	HTTP2                HTTP2Server   // which implementation of HTTP/2 serves DoH; default HTTP2Own
 
-	// Prefixes bound what all clients of a prefix have together, the narrowest first. Default is twice what a client may
-	// have for each IPv6 /56, and 16 times that for each IPv6 /48 and IPv4 /24.
+	// Prefixes bound what all clients of a prefix have together, the narrowest first. By default an IPv6 /56 has twice what
+	// a client may have, and an IPv6 /48 or IPv4 /24 has the defaults of PrefixLimit.
 	Prefixes []PrefixLimit
 
 	// Rate is what a client may cost in a second, over UDP and, besides, over what proves its address: an answer from the

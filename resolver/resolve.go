@@ -103,7 +103,9 @@ func (f *forwarder) chase(
 		}
 		now := f.cache.now()
 		if rcode := next.Rcode(); rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
-			return wire.Failure(k, next.EDE, wire.FailureTTL, now), nil
+			failure := wire.Failure(k, next.EDE, wire.FailureTTL, now)
+			failure.Text = next.Text
+			return failure, nil
 		}
 		if p, err = p.Join(next, k, now); err != nil || p.Alias == nil {
 			return p, err

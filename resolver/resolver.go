@@ -11,10 +11,11 @@
 // them on the same limits and the same query, and the forwarder, settings and cache, which share what a generation of
 // settings means. What can be read without the rest is outside.
 //
-// New and Close are called by one goroutine, Run by one, Update and Stats by any. A Server has one goroutine for each
-// listening socket, one for each connection over TCP and TLS, and one for each stream over QUIC; all of them call the
-// forwarder at the same time. Another one is started for each query that waits for upstreams, after a slot for it was
-// taken (admit.go), so that what a flood can make the server hold is bounded by Limits.
+// New and Close are called by one goroutine, Run by one, Update, Addrs, Absent and Stats by any. A Server has one goroutine
+// for each listening socket, one for each connection over TCP and TLS, and one for each stream over QUIC; all of them call
+// the forwarder at the same time. Another one is started for each query that waits for upstreams over UDP, TCP, DoT and
+// HTTP/2, where a goroutine serves more than one query. Whatever waits has taken a slot before (admit.go), so that what a
+// flood can make the server hold is bounded by Limits.
 //
 // # The way of a query's octets
 //
@@ -23,25 +24,29 @@
 // datagrams at once; over TCP and TLS stream.read (stream.go), after listener.accept (accept.go) and, for TLS, the
 // handshake (dot.go); over QUIC doqConn.serveStream (doq.go). Over HTTP the message is the body of a POST or a parameter
 // of a GET: internal/h2 reads the frames of HTTP/2 and calls dohH2 (dohh2.go), net/http and quic-go read HTTP/1.1 and
-// HTTP/3 and call ServeHTTP, and both have doh.answer (doh.go) find the message and make the query.
+// HTTP/3 and call ServeHTTP (dohhttp.go). Both make the query, and doh.answer (doh.go) finds the message for it.
 //
 // Whoever made the query calls forwarder.answerNow (forwarder.go), on its own goroutine. wire.Query.Parse reads header,
 // question and OPT record. The settings of this moment say whether the client may ask, and which view of an answer it
-// gets (settings.go): the addresses as they are, or the relay's. cache.lookup (cache.go) looks for the response by the
+// gets (settings.go): the addresses as they are, or the relay's. The query costs the client a part of its budget
+// (budget.go), or gets a short response, or none, once that is spent. cache.lookup (cache.go) looks for the response by the
 // question in lower case. If it is there, wire.Response.AppendTo appends a copy of it to the listener's buffer, with the
 // ID, the spelling of the name, the flags, the TTLs and the OPT record that this client gets, cut off at what it takes
 // over UDP and padded where the transport is encrypted. The listener writes the buffer: a batch of datagrams, all
 // responses to what one read brought, an HTTP response, or the one message of a stream and its end.
 //
-// If it is not there, the local sources are asked (local.go). What they have goes the same way as what the cache has. If
-// they have nothing, what was decided so far stays with the query, and answerNow says that it is pending. The listener
-// takes a slot, copies the octets, because its buffer is needed for the next message, and starts a goroutine, which
-// calls forwarder.answer. That has the question resolved (resolve.go), together with everybody who asks the same
-// meanwhile (flight.go): upstream.Pool.Resolve sends octets that wire.AppendQuery made, nothing of which but the question
-// is the client's, and gives back a wire.Response, every record of which has been looked at. The cache keeps it. For a
-// client that may use the relay, steer.Steerer.Apply makes another response of its octets, which the cache keeps as well.
-// wire.Response.AppendTo appends that to the goroutine's buffer as above, and the goroutine gives the slot back and
-// writes the buffer where the query came from.
+// If it is not there, the local sources are asked (local.go). What they have goes the same way as what the cache has,
+// unless it ends with a CNAME whose target upstreams have to be asked for. If they have nothing or such a beginning, what
+// was decided so far stays with the query, and answerNow says that it is pending. The listener takes a slot. Over UDP, TCP,
+// DoT and HTTP/2 it copies the octets, because its buffer is needed for the next message, and starts a goroutine for the
+// rest; a stream of DoQ and a request of HTTP/1.1 or HTTP/3 has a goroutine and a buffer already. That goroutine calls
+// forwarder.answer, which has the question resolved (resolve.go), or what the local source has completed (local.go),
+// together with everybody who asks the same meanwhile (flight.go): upstream.Pool.Resolve sends octets that wire.AppendQuery
+// made, nothing of which but the question is the client's, and gives back a wire.Response of what answers the question,
+// every record of which has been looked at. If that ends with an alias, forwarder.chase asks for its target in the same
+// way, and joins the two. The cache keeps the response. For a client that may use the relay, steer.Steerer.Apply makes
+// another one of its octets, which the cache keeps as well. wire.Response.AppendTo appends that to the goroutine's buffer
+// as above. The slot is given back, and the goroutine writes the buffer where the query came from.
 package resolver
 
 import (
@@ -114,8 +119,8 @@ type Local interface {
 	// Answer returns the response to q that client sent to the address local (its zone is stripped, IPv4 is never
 	// mapped into IPv6), or false if the name is not of this source. Of the response the RCODE, AA and the three
 	// sections are used; the resolver sets the rest. The response is the caller's to keep and change.
-	// It does not block. A name that is ours but has no such type is an empty answer with an SOA, not false. An answer that ends with a
-	// CNAME, and nothing in the Authority section, is completed by the resolver.
+	// It does not block. A name that is ours but has no such type is an empty answer with an SOA, not false. An answer that
+	// ends with a CNAME, and has nothing in the Authority section, is completed by the resolver.
 	Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool)
 }
 

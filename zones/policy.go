@@ -46,7 +46,8 @@ type rule struct {
 
 // NewPolicy validates rules and compiles them. The first rule that matches decides; what none matches is not
 // steered. Addresses that special reports are never steered, whatever the rules say, unless allowSpecial contains
-// them: the relay does not connect to special-purpose addresses, and which those are is for it to say. Errors begin with the place: "rules[2].suffixes[0]: …".
+// them: the relay does not connect to special-purpose addresses, and which those are is for it to say. Errors begin
+// with the place: "rules[2].suffixes[0]: …".
 func NewPolicy(rules []Rule, special func(netip.Addr) bool, allowSpecial []netip.Prefix) (*Policy, error) {
 	p := &Policy{bySuffix: make(map[string][]int), special: special}
 	for i, r := range rules {

@@ -28,7 +28,7 @@ import (
 
 // Config is what New needs.
 type Config struct {
-	// Files are the operator's zone files, see Load.
+	// Files are the operator's zone files. See RFC 1035, Section 5.
 	Files []string
 	// FS is where Files are. Nil means the machine's file system.
 	FS fs.FS

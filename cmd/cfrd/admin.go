@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	stdlog "log"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/latebind"
+	"github.com/cfrd-project/cfrd/resolver"
 )
 
 // Limits of the admin server: a scraper, a probe and a person need few connections and no time.
@@ -51,7 +51,7 @@ func newAdminServer(addr netip.AddrPort, free bool, h http.Handler, log zerolog.
 			WriteTimeout:   adminWriteTimeout,
 			IdleTimeout:    adminIdleTimeout,
 			MaxHeaderBytes: adminHeaderBytes,
-			ErrorLog:       stdlog.New(debugWriter{log}, "", 0),
+			ErrorLog:       resolver.HTTPErrorLog(log),
 		},
 	}, nil
 }
@@ -87,7 +87,7 @@ func (n *node) handler() http.Handler {
 			plain(w, http.StatusServiceUnavailable, reasons...)
 			return
 		}
-		plain(w, http.StatusOK, slices.Concat([]string{"ready"}, n.certs.Warnings(time.Now()), n.absentWarnings(), n.leaseWarnings())...)
+		plain(w, http.StatusOK, append([]string{"ready"}, n.warnings()...)...)
 	})
 	if n.values.Admin.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -129,6 +129,15 @@ func (n *node) notReady() (reasons []string) {
 	return reasons
 }
 
+// warnings returns what keeps no client away, but should be looked into, one line each.
+func (n *node) warnings() []string {
+	lines := slices.Concat(n.certs.Warnings(time.Now()), n.absentWarnings(), n.leaseWarnings())
+	if n.relay != nil {
+		lines = append(lines, n.relay.Warnings()...)
+	}
+	return lines
+}
+
 // absentWarnings returns a line for each listen address that this host does not have.
 func (n *node) absentWarnings() (lines []string) {
 	if n.dns == nil {
@@ -151,13 +160,4 @@ func (n *node) upstreamHealthy() bool {
 		}
 	}
 	return false
-}
-
-// debugWriter turns what net/http says about its peers into debug lines.
-type debugWriter struct{ log zerolog.Logger }
-
-// Write implements io.Writer. It never fails.
-func (w debugWriter) Write(p []byte) (int, error) {
-	w.log.Debug().Msg(strings.TrimSpace(string(p)))
-	return len(p), nil
 }

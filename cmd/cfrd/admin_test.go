@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
 )
 
 func TestHealthAndReadiness(t *testing.T) {
@@ -91,5 +94,34 @@ func TestNoPprofByDefault(t *testing.T) {
 	l.start(t)
 	if status, _ := l.get(t, "/debug/pprof/"); status != http.StatusNotFound {
 		t.Errorf("got status %d; want 404", status)
+	}
+}
+
+// TestAdminLogHasNoAddresses has a page fail, which net/http reports with the client's address.
+func TestAdminLogHasNoAddresses(t *testing.T) {
+	addr, log := netip.AddrPortFrom(loopback(t), 9153), &logBuffer{}
+	broken := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("oops") })
+	a, err := newAdminServer(addr, true, broken, zerolog.New(log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.run(ctx) }()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr.String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.DefaultClient.Do(req); err == nil {
+		resp.Body.Close()
+		t.Errorf("got status %d; want the connection closed", resp.StatusCode)
+	}
+	eventually(t, "the fault in the log", func() bool { return log.contains("oops") })
+	if text := strings.Join(log.lines(), "\n"); strings.Contains(text, "serving 127.") {
+		t.Errorf("got log %q; want no address of a client in it", text)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -27,7 +27,7 @@ func newCheckCommand() *cobra.Command {
 			"wrongly.",
 		Example: "  cfrd check 192.0.2.53 --name dns.isp.example\n" +
 			"  cfrd check 127.0.0.1:5300 --ca ca.pem --steered steered.demo.test --relay-port 4443",
-		Args: usageArgs(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := parseCheckOptions(&o, args[0], name, steered, ca); err != nil {
 				return usageError{err}

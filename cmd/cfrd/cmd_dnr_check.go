@@ -25,7 +25,7 @@ func newDNRCheckCommand() *cobra.Command {
 		Example: "  cfrd dnr check --interface eth0\n" +
 			"  cfrd dnr check --interface eth0 --ca ca.pem --json\n" +
 			"  cfrd dnr check --interface eth0 --listen-only --timeout 1m",
-		Args: usageArgs(cobra.NoArgs),
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := parseNetworkOptions(&o, ca); err != nil {
 				return usageError{err}

@@ -35,10 +35,10 @@ func TestDNRPrint(t *testing.T) {
 		"no-such-transport": {slices.Concat(named, []string{"--transports", "tls"}), 2, "", `--transports: "tls" is none`},
 		"no-such-port":      {slices.Concat(named, []string{"--transports", "dot:0"}), 2, "", `"dot:0" has no port`},
 		"no-such-address":   {[]string{"dnr", "print", "--name", "dns.example", "--address", "x"}, 2, "", `"x" is not`},
-		"no-address":        {[]string{"dnr", "print", "--name", "dns.example"}, 1, "", "address"},
+		"no-address":        {[]string{"dnr", "print", "--name", "dns.example"}, 2, "", "address"},
 		"loopback":          {[]string{"dnr", "print", "--name", "dns.example", "--address", "::1"}, 1, "", "::1"},
 		"no-configuration":  {[]string{"dnr", "print", "--config", "/nonexistent"}, 1, "", "read configuration"},
-		"both":              {slices.Concat(named, []string{"--config", "testdata/cfrd.yaml"}), 1, "", "config"},
+		"both":              {slices.Concat(named, []string{"--config", "testdata/cfrd.yaml"}), 2, "", "config"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stdout, stderr := cfrd(t, test.args...)

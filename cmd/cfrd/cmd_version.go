@@ -25,6 +25,11 @@ func version() string {
 	return "devel"
 }
 
+// versionText returns what `cfrd version` prints.
+func versionText() string {
+	return fmt.Sprintf("cfrd %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 // newVersionCommand returns `cfrd version`.
 func newVersionCommand() *cobra.Command {
 	return &cobra.Command{
@@ -32,7 +37,7 @@ func newVersionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintf(cmd.OutOrStdout(), "cfrd %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			fmt.Fprint(cmd.OutOrStdout(), versionText())
 		},
 	}
 }

@@ -70,7 +70,7 @@ var rooms = []struct {
 	{"cmd/cfrd", []string{
 		"cmd/cfrd/internal/acme", "cmd/cfrd/internal/certs", "cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
 		"cmd/cfrd/internal/demo", "cmd/cfrd/internal/latebind", "resolver", "ddr", "ddr/svcb", "dnr", "dnr/announce", "dnr/serverconf",
-		"dnr/survey", "zones", "relay", "relay/addrmap",
+		"dnr/survey", "zones", "relay", "relay/addrmap", "relay/host",
 	}, "puts everything together"},
 	{
 		"cmd/cfrd/internal/acme",
@@ -118,8 +118,9 @@ var rooms = []struct {
 	{"ddr", []string{"ddr/svcb"}, "a zone of such records"},
 	{"ddr/svcb", nil, "a leaf: records as octets"},
 	{"zones", nil, "local data and rules"},
-	{"relay", []string{"relay/addrmap"}, "asks it what an address stands for"},
+	{"relay", []string{"relay/addrmap", "relay/host"}, "asks the one what an address stands for, and has the other make it local"},
 	{"relay/addrmap", nil, "a leaf: a map of addresses that knows no names"},
+	{"relay/host", nil, "a leaf: routes, addresses and firewall of the host"},
 	{"e2e", nil, "runs the binary"},
 	{"e2e/netns", nil, "for tests"},
 	{"e2e/bench", nil, "runs the binary"},
@@ -176,10 +177,11 @@ func TestImportsOfOthers(t *testing.T) {
 		{"golang.org/x/net/http2", []string{"resolver/internal/h2"}, "DoH is written once, whatever the version of HTTP"},
 		{
 			"github.com/gaissmai/bart",
-			[]string{"resolver", "relay", "zones"},
+			[]string{"resolver", "relay", "relay/host", "zones"},
 			"each has its own set of prefixes, with one meaning",
 		},
-		{"github.com/vishvananda/netlink", []string{"relay", "dnr/internal/link"}, "routes of the relay, and the links announced on"},
+		{"github.com/vishvananda/netlink", []string{"relay/host", "dnr/internal/link"}, "routes of the relay, and the links announced on"},
+		{"github.com/google/nftables", []string{"relay/host"}, "the firewall of the relay"},
 		{"github.com/google/go-cmp", nil, "for tests"},
 		{module + "/resolver/internal/dnstest", nil, "for tests"},
 		{module + "/cmd/cfrd/internal/certs/certstest", nil, "for tests"},

@@ -29,6 +29,10 @@ func TestLoadErrors(t *testing.T) {
 			func(t *testing.T, l *lab) { writeFile(t, filepath.Join(l.dir, "cert.pem"), "no certificate") },
 			"cert.pem: failed to find any PEM data",
 		},
+		"key-is-no-pem": {
+			func(t *testing.T, l *lab) { writeFile(t, filepath.Join(l.dir, "key.pem"), "no key") },
+			"/key.pem: failed to find any PEM data in key input",
+		},
 		"no-zone": {
 			func(_ *testing.T, l *lab) { l.config["zones"] = "[isp.zone, none.zone]" },
 			"zones[1]: ",

@@ -4,11 +4,12 @@
 //
 // This package is the only place that knows every other one. Each command is in a file cmd_NAME.go, with one function
 // that makes it: a command turns flags into typed values and calls a function. The daemon is the rest, and it is one
-// subject in more than twenty files: serve.go (the life of the process), values.go (from the configuration and the
-// files that it names to the configurations of the services), node.go (every service, bound and run), reload.go,
-// certificate.go and acme.go (where the certificate comes from), discovery.go, announce.go and pvd.go (what clients are
-// told about the resolver), admin.go and metrics.go (what the operator is), and systemd.go. The rooms below internal
-// are config (file to typed values), certs and acme (the certificate), check (what a client would ask) and demo.
+// subject, which with the commands makes more than twenty files: serve.go (the life of the process), values.go (the
+// configuration and the files that it names), settings.go (the configurations of the services), node.go (every service,
+// bound and run), reload.go, certificate.go and acme.go (where the certificate comes from), discovery.go, announce.go and
+// pvd.go (what clients learn about the resolver), admin.go and metrics.go (what the operator learns), and systemd.go. The
+// rooms below internal are config (file to typed values), certs and acme (the certificate), check (what a client would
+// ask), demo, and latebind and reuseport (sockets).
 package main
 
 import (
@@ -83,5 +84,8 @@ func newRootCommand() *cobra.Command {
 		newVersionCommand(),
 	)
 	root.AddCommand(newHelpTopics()...)
+	root.Version = versionText()
+	root.SetVersionTemplate("{{.Version}}")
+	checkUsage(root)
 	return root
 }

@@ -90,10 +90,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+// counter returns a metric that only grows, whose samples values emits. name comes without its prefix.
 func counter(name, help string, values func(*snapshot, emitter), labels ...string) family {
 	return family{prometheus.NewDesc("cfrd_"+name, help, labels, nil), prometheus.CounterValue, values}
 }
 
+// gauge is counter for a metric that also falls.
 func gauge(name, help string, values func(*snapshot, emitter), labels ...string) family {
 	return family{prometheus.NewDesc("cfrd_"+name, help, labels, nil), prometheus.GaugeValue, values}
 }
@@ -236,6 +238,7 @@ func relayFamilies() []family {
 	}
 }
 
+// addressFamilies returns what a node with relay addresses counts of them.
 func addressFamilies() []family {
 	return []family{
 		gauge("relay_addresses_leased", "Relay addresses of the table that are leased.", func(s *snapshot, emit emitter) {
@@ -249,17 +252,20 @@ func addressFamilies() []family {
 	}
 }
 
+// perTransport emits a value for each transport, with its name as the label.
 func perTransport(emit emitter, value func(resolver.Transport) float64) {
 	for t := range resolver.NumTransports {
 		emit(value(t), t.String())
 	}
 }
 
+// perProtocol emits the values of TCP and UDP, in the order of relay.Stats, with the protocol as the label.
 func perProtocol[T int | uint64](emit emitter, values [2]T) {
 	emit(float64(values[0]), "tcp")
 	emit(float64(values[1]), "udp")
 }
 
+// perUpstream emits a value for each upstream, with its name as the label.
 func perUpstream(s *snapshot, emit emitter, value func(resolver.UpstreamStats) float64) {
 	for _, u := range s.dns.Upstreams {
 		emit(value(u), u.Name)

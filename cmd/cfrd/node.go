@@ -18,6 +18,7 @@ import (
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
+	"github.com/cfrd-project/cfrd/relay/host"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -100,10 +101,21 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}
 	// The relay comes last: the routes that it puts in place are removed by its Run.
-	if n.relays() {
+	switch {
+	case n.relays():
 		n.relay, err = relay.New(n.relayConfig())
+	case m.Relays():
+		n.reclaimHost()
 	}
 	return n, err
+}
+
+// reclaimHost removes what a run before has left on the host, when the configuration has no relay any more. That it may
+// not, for lack of rights, keeps nothing from starting.
+func (n *node) reclaimHost() {
+	if err := host.Reclaim(); err != nil {
+		n.log.Debug().Err(err).Msg("look for routes and tables of a relay that has ended")
+	}
 }
 
 // relays reports whether this node relays flows.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/relay"
 )
 
 // reloadOn reloads the configuration at path each time that a signal arrives, until ctx is done. It logs and counts the
@@ -75,22 +76,27 @@ func (n *node) current() *values {
 	return n.values
 }
 
-// apply switches the relay, the resolver and the certificate to v, in this order. The relay goes back to the values
-// before if the resolver refuses v; the certificate comes last, because nothing can refuse it any more.
+// apply switches the resolver, the relay and the certificate to v, or nothing of them: the relay puts everything in place
+// that it may lack for v before the resolver is asked, and gives it back if the resolver refuses v. The certificate comes
+// last, because nothing can refuse it any more.
 func (n *node) apply(v *values) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	var change *relay.Change // or nil without a relay
 	if n.relay != nil {
-		if err := n.relay.Update(v.relaySettings()); err != nil {
+		var err error
+		if change, err = n.relay.Prepare(v.relaySettings()); err != nil {
 			return named("relay", err)
 		}
 	}
 	if err := n.applyResolver(v); err != nil {
-		if n.relay != nil {
-			// These were accepted before.
-			_ = n.relay.Update(n.values.relaySettings())
+		if change != nil {
+			change.Undo()
 		}
 		return named("resolver", err)
+	}
+	if change != nil {
+		change.Commit()
 	}
 	switch {
 	case n.acme != nil:

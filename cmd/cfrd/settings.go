@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/resolver"
@@ -106,6 +107,7 @@ func (n *node) relayConfig() relay.Config {
 		Map:         n.addrs,
 		Ports:       v.Relay.Ports,
 		Routes:      v.Relay.Routes,
+		Firewall:    v.Relay.Firewall == config.FirewallAuto,
 		DisableGSO:  !v.Relay.GSO,
 		Limits:      v.Relay.Limits.Relay(),
 		Descriptors: n.descriptors.relay,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -16,11 +17,12 @@ import (
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
+	"github.com/cfrd-project/cfrd/relay/host"
 	"github.com/cfrd-project/cfrd/zones"
 )
 
-// values is a configuration with what the files hold that it names. It is not changed once loadValues has returned it; a
-// reload makes another one. settings.go makes the services' own configurations from it.
+// values is a configuration with what the files hold that it names. It is not changed once it is loaded; a reload makes
+// another one. settings.go makes the services' own configurations from it.
 type values struct {
 	*config.Config
 	certificate *tls.Certificate // or nil without encrypted listeners, and while waiting is not empty
@@ -66,6 +68,9 @@ func load(cfg *config.Config, m config.Mode, now time.Time) *loader {
 		l.loadPolicy()
 	}
 	l.loadSealKey()
+	if m.Relays() && l.Relays() {
+		l.checkHost()
+	}
 	return l
 }
 
@@ -87,7 +92,8 @@ func (l *loader) loadTLS(now time.Time) {
 	cert, err := certs.Load(l.TLS.Certificate, l.TLS.Key, l.Name, now)
 	if err != nil {
 		key := "tls.certificate"
-		if missing, ok := errors.AsType[*fs.PathError](err); ok && missing.Path == l.TLS.Key {
+		missing, ok := errors.AsType[*fs.PathError](err)
+		if ok && missing.Path == l.TLS.Key || strings.HasPrefix(err.Error(), l.TLS.Key+": ") {
 			key = "tls.key"
 		}
 		l.waiting.Add(key, "%s", err)
@@ -116,6 +122,20 @@ func (l *loader) checkUpstreams() {
 		if wild && ours {
 			l.problems.Add(fmt.Sprintf("upstreams[%d]", i), "%s is this host itself: queries would go in circles", up.Addr)
 		}
+	}
+}
+
+// checkHost finds prefixes of the relay that would cut this host off, because it takes all their addresses for its own.
+func (l *loader) checkHost() {
+	keys := l.PrefixKeys()
+	conflicts, err := host.Conflicts(slices.Collect(maps.Keys(keys)))
+	if err != nil {
+		l.Warnings = append(l.Warnings, fmt.Sprintf(
+			"relay: whether its prefixes contain a gateway or an address of this host could not be checked: %s", err))
+		return
+	}
+	for _, c := range conflicts {
+		l.problems.Add(keys[c.Prefix], "%s contains %s, which would be cut off: take a prefix that nobody uses", c.Prefix, c.What)
 	}
 }
 

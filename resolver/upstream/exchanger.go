@@ -8,8 +8,8 @@ import (
 
 // Exchanger asks one upstream over one protocol. Its methods may be called from any goroutine.
 type Exchanger interface {
-	// Exchange sends query, whose ID it replaces, and returns the response, which has the ID of what was
-	// sent and the same question. The last record of query is an OPT without options, or there is none; query itself is not changed.
+	// Exchange sends query, whose ID it replaces, and returns the response, which has the ID of what was sent and the same
+	// question. The last record of query is an OPT without options, or there is none; query itself is not changed.
 	Exchange(ctx context.Context, query []byte) ([]byte, error)
 	// Retire lets go of what is held for further queries, once nobody waits for it.
 	Retire()

@@ -84,15 +84,24 @@ func newStream(g *Group, dial func(context.Context) (net.Conn, error)) *streamEx
 // newTLS returns the DoT upstream that c describes: it must prove the name, or the address, see RFC 8310,
 // Section 8.1. Sessions are resumed.
 func newTLS(c Config, g *Group) *streamExchanger {
-	d := tls.Dialer{Config: &tls.Config{
+	config := &tls.Config{
 		ServerName:         cmp.Or(c.Name, c.Addr.Addr().WithZone("").String()),
 		RootCAs:            c.RootCAs,
 		NextProtos:         []string{"dot"},
 		MinVersion:         tls.VersionTLS12,
 		ClientSessionCache: tls.NewLRUClientSessionCache(maxConns),
-	}}
+	}
 	u := newStream(g, func(ctx context.Context) (net.Conn, error) {
-		return d.DialContext(ctx, "tcp", c.Addr.String())
+		conn, err := dialFrom(ctx, net.Dialer{}, "tcp", c.Addr.String())
+		if err != nil {
+			return nil, err
+		}
+		secured := tls.Client(conn, config)
+		if err := secured.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return secured, nil
 	})
 	u.padded = true
 	return u

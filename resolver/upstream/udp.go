@@ -31,8 +31,7 @@ type udpExchanger struct {
 // newUDP returns the upstream at addr, which is asked at the same port over TCP.
 func newUDP(addr netip.AddrPort, g *Group) *udpExchanger {
 	tcp := newStream(g, func(ctx context.Context) (net.Conn, error) {
-		d := net.Dialer{Timeout: tcpTimeout}
-		return d.DialContext(ctx, "tcp", addr.String())
+		return dialFrom(ctx, net.Dialer{Timeout: tcpTimeout}, "tcp", addr.String())
 	})
 	return &udpExchanger{addr: addr.String(), tcp: tcp, group: g}
 }
@@ -53,16 +52,15 @@ func (u *udpExchanger) Exchange(ctx context.Context, query []byte) ([]byte, erro
 	return response, err
 }
 
-// exchangeUDP asks from a socket of its own: the kernel draws its port at random, and being connected it takes
-// datagrams from the upstream only. The ID is the other half of what a forger has to guess. The response is nil if it
+// exchangeUDP asks from a socket of its own: its port is drawn at random, and being connected it takes datagrams from
+// the upstream only. The ID is the other half of what a forger has to guess. The response is nil if it
 // does not fit into a datagram. See RFC 5452, Section 9.2.
 func (u *udpExchanger) exchangeUDP(ctx context.Context, query []byte) ([]byte, error) {
 	if !u.group.sockets.take() {
 		return nil, errNoSocket
 	}
 	defer u.group.sockets.give()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "udp", u.addr)
+	conn, err := dialFrom(ctx, net.Dialer{}, "udp", u.addr)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,12 @@
 package wire
 
-import "github.com/miekg/dns"
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/miekg/dns"
+)
 
 // EDE is an info-code of an Extended DNS Error, or NoEDE. See RFC 8914, Section 4.
 type EDE int32
@@ -23,4 +29,22 @@ const (
 func (e EDE) AboutName() bool {
 	return e >= EDE(dns.ExtendedErrorCodeDNSSECIndeterminate) && e <= EDE(dns.ExtendedErrorCodeNSECMissing) ||
 		e >= EDE(dns.ExtendedErrorCodeBlocked) && e <= EDE(dns.ExtendedErrorCodeFiltered)
+}
+
+// maxErrorText is how many octets of an EXTRA-TEXT are passed on: two lines of a terminal, which is more than any known
+// resolver writes, and little beside a response.
+const maxErrorText = 160
+
+// ErrorText returns the EXTRA-TEXT of an Extended DNS Error as it may be passed on: "" if it is not UTF-8 or has characters
+// that are not to be shown, and what is beyond its bound cut off. See RFC 8914, Section 2.
+func ErrorText(data []byte) string {
+	cut := min(len(data), maxErrorText)
+	for cut > 0 && cut < len(data) && !utf8.RuneStart(data[cut]) {
+		cut-- // not within a character
+	}
+	text := strings.TrimRight(string(data[:cut]), "\x00") // some end it as C does
+	if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+		return ""
+	}
+	return text
 }

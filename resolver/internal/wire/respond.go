@@ -28,7 +28,7 @@ func (q *Query) AppendError(dst []byte, rcode uint16, e EDE) []byte {
 		dst[start+5] = 1
 		dst = append(dst, q.question...)
 	}
-	return q.appendOPT(dst, start, rcode, e)
+	return q.appendOPT(dst, start, rcode, e, "")
 }
 
 // AppendTruncated appends a response that has no records and says that there are some. See RFC 1035, Section 4.1.1.
@@ -39,7 +39,7 @@ func (q *Query) AppendTruncated(dst []byte) []byte {
 	return dst
 }
 
-// optSize returns the length of the OPT record that appendOPT writes, without padding.
+// optSize returns the length of the OPT record that appendOPT writes, without padding and without text.
 func (q *Query) optSize(e EDE) int {
 	if !q.edns {
 		return 0
@@ -57,9 +57,10 @@ func (q *Query) optSize(e EDE) int {
 // tellsIdle reports whether the response carries the edns-tcp-keepalive option. See RFC 7828, Section 3.3.2.
 func (q *Query) tellsIdle() bool { return q.keepAlive && q.channel&Session != 0 }
 
-// appendOPT ends the response that begins at start with an OPT record, if the query had one, and pads it if the
+// appendOPT ends the response that begins at start with an OPT record, if the query had one, in which e, if it is one, has
+// the EXTRA-TEXT text, and pads it if the
 // transport is encrypted. See RFC 6891, Section 6.1.2, and RFC 8467, Section 4.1.
-func (q *Query) appendOPT(dst []byte, start int, rcode uint16, e EDE) []byte {
+func (q *Query) appendOPT(dst []byte, start int, rcode uint16, e EDE, text string) []byte {
 	if !q.edns {
 		return dst
 	}
@@ -70,7 +71,8 @@ func (q *Query) appendOPT(dst []byte, start int, rcode uint16, e EDE) []byte {
 	dst = append(dst, 0, 0, byte(dns.TypeOPT), MaxUDP>>8, MaxUDP&0xff, byte(rcode>>4), 0, do, 0, 0, 0)
 	options := len(dst)
 	if e != NoEDE {
-		dst = append(dst, 0, dns.EDNS0EDE, 0, 2, byte(e>>8), byte(e))
+		n := 2 + len(text)
+		dst = append(append(dst, 0, dns.EDNS0EDE, byte(n>>8), byte(n), byte(e>>8), byte(e)), text...)
 	}
 	if q.tellsIdle() {
 		dst = append(dst, 0, dns.EDNS0TCPKEEPALIVE, 0, 2, byte(q.IdleTimeout>>8), byte(q.IdleTimeout))

@@ -38,11 +38,13 @@ type Response struct {
 	Given     func(client netip.Addr, age uint32) bool
 	GivenSize int64
 
-	EDE       EDE    // NoEDE if there is none
-	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
+	// The order of these leaves no gaps, because the cache holds many.
 	EDNS      bool   // the upstream sent an OPT record
 	Negative  bool   // it says, for as long as an SOA record allows, that the name or the type does not exist
 	Rewritten bool   // an address in it is not the upstream's; set by whoever rewrote it
+	EDE       EDE    // NoEDE if there is none
+	TTL       uint32 // seconds for which it holds; 0 if it must not be kept
+	Text      string // the EXTRA-TEXT of EDE, see ErrorText; or ""
 	Alias     *Key   // the question for the name that it ends with, if the upstream left that out; or nil
 	Received  int64  // when it came, in nanoseconds on the clock of the caller
 }
@@ -61,7 +63,7 @@ func NewResponse(msg []byte, k *Key, now int64) (*Response, error) {
 	if w.gap {
 		return repack(msg, k, now, &w)
 	}
-	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clone(w.ttls), EDE: w.ede, EDNS: w.opt, TTL: w.ttl(), Received: now}
+	r := &Response{msg: bytes.Clone(msg[:w.end]), ttls: slices.Clone(w.ttls), EDE: w.ede, Text: w.text, EDNS: w.opt, TTL: w.ttl(), Received: now}
 	r.Negative = w.negative() && w.soa != 0
 	r.normalize(k, &w)
 	return r, nil
@@ -98,7 +100,7 @@ func repack(msg []byte, k *Key, now int64, w *walk) (*Response, error) {
 	}
 	r, err := NewResponse(msg, k, now)
 	if err == nil {
-		r.EDE, r.EDNS = w.ede, w.opt
+		r.EDE, r.Text, r.EDNS = w.ede, w.text, w.opt
 	}
 	return r, err
 }
@@ -139,11 +141,15 @@ func (p *Response) Remaining(now int64) uint32 {
 	return p.TTL - min(p.TTL, p.age(now))
 }
 
-// AppendTo appends the message that q gets for p at the time now. What does not fit is left out in whole sections: the
-// Additional section, which clients can do without, or else all three, with TC set. See RFC 2181, Section 9.
+// AppendTo appends the message that q gets for p at the time now. What does not fit is left out: the text of an error, then
+// whole sections: the Additional section, which clients can do without, or else all three, with TC set. See RFC 2181,
+// Section 9, and RFC 8914, Section 3.
 func (p *Response) AppendTo(dst []byte, q *Query, now int64) []byte {
 	start, end, lost := len(dst), len(p.msg), HeaderLen
-	room := q.limit() - q.optSize(p.EDE)
+	room, text := q.limit()-q.optSize(p.EDE), p.Text
+	if end+len(text) > room {
+		text = ""
+	}
 	if end > room {
 		end, lost = int(p.additional), 10
 	}
@@ -162,7 +168,7 @@ func (p *Response) AppendTo(dst []byte, q *Query, now int64) []byte {
 	if age := p.age(now); age > 0 {
 		subtractTTLs(msg, p.ttls, age)
 	}
-	return q.appendOPT(dst, start, p.Rcode(), p.EDE)
+	return q.appendOPT(dst, start, p.Rcode(), p.EDE, text)
 }
 
 // Give reports whether client may get p. See Given.
@@ -190,7 +196,7 @@ func subtractTTLs(msg []byte, ttls []uint16, age uint32) {
 
 // Size returns the octets of memory that p occupies, with what the allocator rounds up.
 func (p *Response) Size() int64 {
-	return int64(cap(p.msg)+2*cap(p.ttls)) + overhead + p.GivenSize
+	return int64(cap(p.msg)+2*cap(p.ttls)+len(p.Text)) + overhead + p.GivenSize
 }
 
 // overhead is what a response occupies besides its message: a multiple of the 16 octets by which small objects grow, and

@@ -65,7 +65,7 @@ func (p *Response) Scrub(k *Key) (*Response, Content, error) {
 	if err != nil {
 		return nil, Complete, err
 	}
-	out.EDE, out.EDNS = p.EDE, p.EDNS
+	out.EDE, out.Text, out.EDNS = p.EDE, p.Text, p.EDNS
 	if content == Partial {
 		out.Alias = new(Key)
 		out.Alias.Set(append([]byte(s.last), k.Bytes()[len(k.Name()):]...), k.Flags)

@@ -193,7 +193,7 @@ func (p *Response) Join(next *Response, k *Key, now int64) (*Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.EDE, out.EDNS = next.EDE, p.EDNS
+	out.EDE, out.Text, out.EDNS = next.EDE, next.Text, p.EDNS
 	out, _, err = out.Scrub(k)
 	return out, err
 }

@@ -23,6 +23,7 @@ type walk struct {
 	minTTL uint32 // not more than that of any record
 	soaTTL uint32 // not more than the SOA of a negative answer allows
 	ede    EDE
+	text   string // of ede
 
 	// found
 	ttls       []uint16 // offsets of the TTLs that are kept
@@ -81,7 +82,7 @@ func (w *walk) add(section, off int, rec position) bool {
 }
 
 // readOPT takes the upper bits of the RCODE and an Extended DNS Error from the upstream's OPT record: the first that is
-// about the name, else the first. The error's text is not passed on.
+// about the name, else the first.
 func (w *walk) readOPT(off int, rec position) bool {
 	if w.opt || w.msg[off] != 0 {
 		return false
@@ -98,7 +99,7 @@ func (w *walk) readOPT(off int, rec position) bool {
 			continue
 		}
 		if e := EDE(binary.BigEndian.Uint16(data)); w.ede == NoEDE || !w.ede.AboutName() && e.AboutName() {
-			w.ede = e
+			w.ede, w.text = e, ErrorText(data[2:])
 		}
 	}
 	return true

@@ -22,6 +22,7 @@ func Load(certFile, keyFile, name string, now time.Time) (*tls.Certificate, erro
 // Pair is what the files of a certificate and its key held at one time.
 type Pair struct {
 	file      string // of the certificate
+	keyFile   string
 	cert, key []byte
 	err       error // of reading them
 }
@@ -30,13 +31,13 @@ type Pair struct {
 func ReadPair(certFile, keyFile string) Pair {
 	cert, certErr := os.ReadFile(certFile)
 	key, keyErr := os.ReadFile(keyFile)
-	return Pair{certFile, cert, key, cmp.Or(certErr, keyErr)}
+	return Pair{certFile, keyFile, cert, key, cmp.Or(certErr, keyErr)}
 }
 
 // Sum returns a value that changes when what Parse returns for name does, apart from the time.
 func (p Pair) Sum(name string) [sha256.Size]byte {
 	h := sha256.New()
-	for _, part := range []string{name, p.file, string(p.cert), string(p.key), fmt.Sprint(p.err)} {
+	for _, part := range []string{name, p.file, p.keyFile, string(p.cert), string(p.key), fmt.Sprint(p.err)} {
 		fmt.Fprintf(h, "%d %s", len(part), part)
 	}
 	return [sha256.Size]byte(h.Sum(nil))
@@ -50,7 +51,11 @@ func (p Pair) Parse(name string, now time.Time) (*tls.Certificate, error) {
 	}
 	cert, err := tls.X509KeyPair(p.cert, p.key)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", p.file, OneLine(err))
+		file := p.file
+		if strings.Contains(err.Error(), "key input") {
+			file = p.keyFile
+		}
+		return nil, fmt.Errorf("%s: %w", file, OneLine(err))
 	}
 	if err := CheckLeaf(cert.Leaf, name, now); err != nil {
 		return nil, fmt.Errorf("%s: %w", p.file, err)

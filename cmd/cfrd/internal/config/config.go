@@ -16,15 +16,15 @@
 // A key of the configuration goes one way from the file to where it acts. For steer.max_ttl, the highest TTL of an
 // answer with relay addresses, the way is:
 //
-//  1. runDaemon (cmd/cfrd/serve.go) is given the path of the file. A reload begins in node.reload (reload.go) instead,
-//     and goes the same way.
+//  1. runDaemon (cmd/cfrd/serve.go) is given the path of the file. A reload begins in node.reload (cmd/cfrd/reload.go)
+//     instead, and goes the same way.
 //  2. Read and Parse (read.go here) decode the file into Config, where the key is the field Steer.MaxTTL (config.go), and
 //     the variable CFRD_STEER_MAX_TTL overrides it (keys.go).
 //  3. decodeValue and parseDuration (decode.go) make a time.Duration of the text, or say what would be right. A key that
 //     is not written stays 0.
 //  4. validator.checkSteer (validate.go) holds it against the epoch of sealed addresses. On a reload, NeedsRestart
 //     (reload.go) finds in the field's tag that it may change.
-//  5. loadValues (cmd/cfrd/values.go) keeps the configuration together with what its files hold.
+//  5. loadServing (cmd/cfrd/values.go) keeps the configuration together with what its files hold.
 //  6. node.applyResolver and resolverSettings (cmd/cfrd/settings.go) hand it to the resolver as
 //     resolver.Steering.MaxTTL.
 //  7. resolver.Server.Update makes a generation of settings of it (newSteering in resolver/settings.go). Responses that
@@ -138,9 +138,10 @@ type Relay struct {
 	Sealed       Sealed         `mapstructure:"sealed"`
 	Table        Table          `mapstructure:"table"`
 	Egress       []netip.Prefix `mapstructure:"egress" reload:"yes"`
-	Clients      []netip.Prefix `mapstructure:"clients" reload:"yes"` // once parsed, never empty beside a relay
+	Clients      []netip.Prefix `mapstructure:"clients" reload:"yes"` // once parsed, never empty if there is a relay
 	AllowSpecial []netip.Prefix `mapstructure:"allow_special" reload:"yes"`
 	Routes       bool           `mapstructure:"routes" reload:"restart"`
+	Firewall     Firewall       `mapstructure:"firewall" reload:"restart"`
 	GSO          bool           `mapstructure:"gso" reload:"restart"`
 	Limits       RelayLimits    `mapstructure:"limits"`
 }
@@ -225,7 +226,7 @@ type Cache struct {
 	MaxNegativeTTL time.Duration `mapstructure:"max_negative_ttl" reload:"yes"`
 }
 
-// Admin is what the admin address serves beside metrics and health.
+// Admin is what the admin address serves besides metrics and health.
 type Admin struct {
 	Pprof bool `mapstructure:"pprof" reload:"restart"`
 }

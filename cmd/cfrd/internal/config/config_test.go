@@ -261,13 +261,20 @@ relay:
 }
 
 func TestWarnings(t *testing.T) {
-	for name, row := range map[string]struct{ old, new, want string }{
-		"open":     {"clients: [10.0.0.0/8,", "clients: [0.0.0.0/0,", "clients: 0.0.0.0/0"},
-		"announce": {"# dnr:\n", "dnr: {announce: [{interface: lan0, dhcpv6: true, pvd: true}]}\n", "dnr.announce[0]: managed"},
-		"wildcard": {`do53: ["10.0.0.53:53",`, `do53: ["0.0.0.0:53",`, "listen.do53[0]: 0.0.0.0:53"},
+	for name, row := range map[string]struct {
+		changes []string // old and new
+		want    string
+	}{
+		"open": {[]string{"clients: [10.0.0.0/8,", "clients: [0.0.0.0/0,"}, "clients: 0.0.0.0/0"},
+		"announce": {
+			[]string{"# dnr:\n", "dnr: {announce: [{interface: lan0, dhcpv6: true, pvd: true}]}\n"}, "dnr.announce[0]: managed",
+		},
+		"wildcard": {
+			[]string{`do53: ["10.0.0.53:53",`, `do53: ["0.0.0.0:53",`, "# firewall: auto", "firewall: off"}, "listen.do53[0]: 0.0.0.0:53",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := parse(t, strings.Replace(string(referenceConfig), row.old, row.new, 1))
+			cfg := parse(t, strings.NewReplacer(row.changes...).Replace(string(referenceConfig)))
 			if len(cfg.Warnings) != 1 || !strings.Contains(cfg.Warnings[0], row.want) {
 				t.Errorf("got warnings %q; want one about %s", cfg.Warnings, row.want)
 			}

@@ -25,12 +25,20 @@ type (
 	Action uint8
 	// LogFormat is how log lines are written.
 	LogFormat uint8
+	// Firewall is whether the relay keeps other programs of its host from answering at its addresses.
+	Firewall uint8
 )
 
 // What a rule does: the zero value steers.
 const (
 	ActionSteer Action = iota
 	ActionPass
+)
+
+// Whether there is a firewall.
+const (
+	FirewallAuto Firewall = iota // where rights and kernel allow it; else a warning
+	FirewallOff
 )
 
 // Formats of log lines.
@@ -84,6 +92,8 @@ func decodeValue(from, to reflect.Value) (any, error) {
 		return parseAs(from, oneOf(map[string]LogFormat{
 			"auto": FormatAuto, "json": FormatJSON, "console": FormatConsole,
 		}))
+	case Firewall:
+		return parseAs(from, oneOf(map[string]Firewall{"auto": FirewallAuto, "off": FirewallOff}))
 	case zerolog.Level:
 		return parseAs(from, oneOf(map[string]zerolog.Level{
 			"debug": zerolog.DebugLevel, "info": zerolog.InfoLevel, "warn": zerolog.WarnLevel, "error": zerolog.ErrorLevel,
@@ -162,7 +172,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	switch {
 	case err != nil:
 		if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-			return p, fmt.Errorf("must be a prefix: did you mean %s/%d?", a, a.BitLen())
+			return p, fmt.Errorf("must be a prefix: did you mean %s/%d?", a, likelyBits(a))
 		}
 		return p, fmt.Errorf("must be a prefix such as 192.0.2.0/24 or 2001:db8::/32, not %q", s)
 	case p.Addr().Is4In6():
@@ -171,6 +181,20 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return p, fmt.Errorf("has host bits set: did you mean %s or %s/%d?", p.Masked(), p.Addr(), p.Addr().BitLen())
 	}
 	return p, nil
+}
+
+// likelyBits returns the length of the prefix that is meant by a, the address of a network or of one host: up to the last
+// octet of an IPv4 address, or group of an IPv6 address, that is not 0.
+func likelyBits(a netip.Addr) int {
+	octets, unit := a.AsSlice(), 1
+	if a.Is6() {
+		unit = 2
+	}
+	n := len(octets)
+	for n > unit && !slices.ContainsFunc(octets[n-unit:n], func(b byte) bool { return b != 0 }) {
+		n -= unit
+	}
+	return 8 * n
 }
 
 // ParseAddr returns the address in s, which has no zone and is no IPv4 address in IPv6 form. The error says what would be
@@ -239,7 +263,10 @@ func parseBool(s string) (bool, error) {
 // parseDuration takes durations above 0, which would be the default.
 func parseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
-	if err != nil || d <= 0 {
+	if err == nil && d <= 0 {
+		return 0, fmt.Errorf("must be longer than 0, not %q", s)
+	}
+	if err != nil {
 		return 0, fmt.Errorf("must be a duration with a unit, such as 500ms, 60s, 5m or 24h, not %q", s)
 	}
 	return d, nil

@@ -91,7 +91,11 @@ func nearestKey(path string, known []configKey) string {
 	best, bestDistance := "", 1+len(name)/3
 	for _, k := range known {
 		s, n := splitKey(k.path)
-		if d := editDistance(name, n); s == section && d <= bestDistance {
+		d := editDistance(name, n)
+		if strings.HasPrefix(n, name+"_") {
+			d = 1 // as key for key_file
+		}
+		if s == section && d <= bestDistance {
 			best, bestDistance = k.path, d-1
 		}
 	}

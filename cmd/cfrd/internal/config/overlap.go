@@ -12,6 +12,7 @@ type keyedPrefix struct {
 	prefix netip.Prefix
 }
 
+// String returns the prefix and the key that it comes from.
 func (k keyedPrefix) String() string { return fmt.Sprintf("%s (%s)", k.prefix, k.key) }
 
 // keyedPrefixes returns the prefixes of the list at key.
@@ -120,7 +121,7 @@ func isV4(p netip.Prefix) bool { return p.Addr().Is4() }
 func isV6(p netip.Prefix) bool { return p.Addr().Is6() }
 
 // checkPortsShared finds wildcard listeners. On a port that the relay serves, both would have to be bound to all
-// addresses; on others, they answer where nobody expects it.
+// addresses; on others, they answer where nobody expects it if there is no firewall.
 func (v *validator) checkPortsShared() {
 	for _, l := range v.listeners() {
 		switch {
@@ -128,43 +129,57 @@ func (v *validator) checkPortsShared() {
 		case slices.Contains(v.Relay.Ports, l.addr.Port()):
 			v.bad(l.key, "%s takes port %d of every address, which relay.ports needs: list the addresses to listen on",
 				l.addr, l.addr.Port())
-		default:
+		case v.Relay.Firewall == FirewallOff:
 			v.warn("%s: %s answers at every relay and egress address as well: list the addresses to listen on", l.key, l.addr)
 		}
 	}
 }
 
-// checkRelayPrefixes makes sure that relay addresses are nothing else.
+// checkRelayPrefixes makes sure that relay addresses and source addresses are nothing else: the host takes what is sent to
+// them for its own.
 func (v *validator) checkRelayPrefixes() {
+	egress := keyedPrefixes("relay.egress", v.Relay.Egress)
 	for _, p := range v.relayPrefixes() {
-		if other, ok := overlap(p.prefix, keyedPrefixes("relay.egress", v.Relay.Egress)); ok {
+		if other, ok := overlap(p.prefix, egress); ok {
 			v.bad(other.key, "%s overlaps %s: source addresses must not be relay addresses", other.prefix, p)
 		}
-		v.checkContained(p)
+		v.checkContained(p, "the relay answers there")
+	}
+	for _, p := range egress {
+		v.checkContained(p, "only replies to the relay arrive there")
 	}
 }
 
-// checkContained finds addresses of ours and of others that lie within a relay prefix.
-func (v *validator) checkContained(p keyedPrefix) {
+// checkContained finds addresses of ours and of others that lie within a prefix of the relay. use is what the prefix is
+// for.
+func (v *validator) checkContained(p keyedPrefix, use string) {
 	clients := append(keyedPrefixes("clients", v.Clients), keyedPrefixes("relay.clients", v.Relay.Clients)...)
 	for _, c := range clients {
 		if p.prefix.Bits() <= c.prefix.Bits() && p.prefix.Contains(c.prefix.Addr()) {
-			v.bad(c.key, "%s lies within %s: no client can have a relay address", c.prefix, p)
+			v.bad(c.key, "%s lies within %s: no client can have an address of the relay", c.prefix, p)
+		}
+	}
+	inside := func(key string, addr netip.Addr) {
+		if p.prefix.Contains(addr.WithZone("")) {
+			v.bad(key, "%s lies within %s: %s", addr, p, use)
 		}
 	}
 	for _, l := range v.listeners() {
-		if p.prefix.Contains(l.addr.Addr().WithZone("")) {
-			v.bad(l.key, "%s lies within %s: the relay answers there", l.addr.Addr(), p)
-		}
+		inside(l.key, l.addr.Addr())
 	}
 	for i, up := range v.Upstreams {
-		if p.prefix.Contains(up.Addr.Addr()) {
-			v.bad(fmt.Sprintf("upstreams[%d]", i), "%s lies within %s: the relay answers there", up.Addr.Addr(), p)
-		}
+		inside(fmt.Sprintf("upstreams[%d]", i), up.Addr.Addr())
 	}
 	for i, a := range v.DDR.Addresses {
-		if p.prefix.Contains(a) {
-			v.bad(fmt.Sprintf("ddr.addresses[%d]", i), "%s lies within %s: the relay answers there", a, p)
-		}
+		inside(fmt.Sprintf("ddr.addresses[%d]", i), a)
 	}
+}
+
+// PrefixKeys returns the keys of the relay and egress prefixes, whose host bits are 0.
+func (c *Config) PrefixKeys() map[netip.Prefix]string {
+	keys := make(map[netip.Prefix]string)
+	for _, p := range append(c.relayPrefixes(), keyedPrefixes("relay.egress", c.Relay.Egress)...) {
+		keys[p.prefix.Masked()] = p.key
+	}
+	return keys
 }

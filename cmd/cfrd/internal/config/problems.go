@@ -14,6 +14,7 @@ type Problem struct {
 // Problems is everything that is wrong with the configuration, as an error of one line each.
 type Problems []Problem
 
+// Error implements error: one line for each problem.
 func (ps Problems) Error() string {
 	lines := make([]string, len(ps))
 	for i, p := range ps {

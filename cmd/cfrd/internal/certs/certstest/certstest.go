@@ -72,6 +72,7 @@ func (c Template) template() *x509.Certificate {
 	return template
 }
 
+// writePEM writes one PEM block of a kind, such as CERTIFICATE, to path.
 func writePEM(t testing.TB, path, kind string, der []byte) {
 	t.Helper()
 	text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
