@@ -109,7 +109,7 @@ func commitAll(items []item) (commits []*batch, err error) {
 		due, must, err := it.t.dueLocked(it.l, need)
 		switch {
 		case err != nil:
-			unlockWrites(writes, nil)
+			setCommit(writes, nil)
 			return nil, err
 		case !due:
 		case it.l.commit == joining:
@@ -129,7 +129,7 @@ func commitAll(items []item) (commits []*batch, err error) {
 		return commits, nil
 	}
 	b, err := items[0].t.store.add(writes)
-	unlockWrites(writes, b)
+	setCommit(writes, b)
 	switch {
 	case !wait:
 		return commits, nil
@@ -142,8 +142,8 @@ func commitAll(items []item) (commits []*batch, err error) {
 // joining is the commit of a lease while commitAll makes a list of what to write.
 var joining = &batch{done: make(chan struct{})}
 
-// unlockWrites ends that: b, or nil, is the commit that writes.
-func unlockWrites(writes []write, b *batch) {
+// setCommit notes that b writes, or nil if nothing does.
+func setCommit(writes []write, b *batch) {
 	for _, w := range writes {
 		w.lease.commit = b
 	}

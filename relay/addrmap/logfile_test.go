@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// comparable lets cmp.Diff compare records.
+// comparableRecords lets cmp.Diff compare records.
 var comparableRecords = cmpopts.EquateComparable(record{})
 
 // testRecords returns n records of both families.
