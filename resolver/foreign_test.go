@@ -119,6 +119,8 @@ type slowRelay struct {
 	n              int
 }
 
+func (r *slowRelay) Answer() Answer { return r }
+
 func (r *slowRelay) RelayAddr(
 	ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh func(used, size uint64) bool,
 ) (netip.Addr, bool, error) {

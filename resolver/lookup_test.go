@@ -101,6 +101,8 @@ type waitingRelay struct {
 	waiting, calls atomic.Int64
 }
 
+func (r *waitingRelay) Answer() Answer { return r }
+
 func (r *waitingRelay) RelayAddr(
 	ctx context.Context, _ netip.Addr, _ bool, _ time.Duration, _ func(used, size uint64) bool,
 ) (netip.Addr, bool, error) {

@@ -23,6 +23,8 @@ type poolRelay struct {
 	leases map[netip.Addr]netip.Addr
 }
 
+func (r *poolRelay) Answer() Answer { return r }
+
 func (r *poolRelay) RelayAddr(
 	_ context.Context, dst netip.Addr, v6 bool, _ time.Duration, fresh func(used, size uint64) bool,
 ) (netip.Addr, bool, error) {

@@ -163,6 +163,8 @@ type (
 	Policy = steer.Policy
 	// Relay gives out relay addresses.
 	Relay = steer.Relay
+	// Answer gives out the relay addresses of one response.
+	Answer = steer.Answer
 	// HintMode is what becomes of the address hints of steered addresses.
 	HintMode = steer.HintMode
 	// FailMode is what is answered when the relay cannot take a destination.

@@ -153,6 +153,8 @@ func TestRelayFailure(t *testing.T) {
 // exhausted is a relay that is well, but has no address left.
 type exhausted struct{ dnstest.Relay }
 
+func (r *exhausted) Answer() Answer { return r }
+
 func (*exhausted) RelayAddr(context.Context, netip.Addr, bool, time.Duration, func(used, size uint64) bool) (netip.Addr, bool, error) {
 	return netip.Addr{}, false, errors.New("no relay address left")
 }

@@ -131,7 +131,7 @@ func (n *node) notReady() (reasons []string) {
 
 // warnings returns what keeps no client away, but should be looked into, one line each.
 func (n *node) warnings() []string {
-	lines := append(n.certs.Warnings(time.Now()), n.absentWarnings()...)
+	lines := slices.Concat(n.certs.Warnings(time.Now()), n.absentWarnings(), n.leaseWarnings())
 	if n.relay != nil {
 		lines = append(lines, n.relay.Warnings()...)
 	}

@@ -147,6 +147,11 @@ func checkConfig(path string, m config.Mode) (warnings []string, err error) {
 	if m.Resolves() {
 		cfg.Warnings = append(cfg.Warnings, cfg.Unnamed()...)
 	}
+	if err != nil {
+		return cfg.Warnings, err
+	}
+	leases, err := v.checkLeases()
+	cfg.Warnings = append(cfg.Warnings, leases...)
 	if err != nil || v.certificate == nil {
 		return cfg.Warnings, err
 	}

@@ -180,7 +180,6 @@ func TestImportsOfOthers(t *testing.T) {
 			[]string{"resolver", "relay", "relay/host", "zones"},
 			"each has its own set of prefixes, with one meaning",
 		},
-		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
 		{"github.com/vishvananda/netlink", []string{"relay/host", "dnr/internal/link"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/nftables", []string{"relay/host"}, "the firewall of the relay"},
 		{"github.com/google/go-cmp", nil, "for tests"},

@@ -47,6 +47,7 @@ type snapshot struct {
 	dns                        resolver.Stats
 	relay                      relay.Stats
 	used4, size4, used6, size6 uint64
+	leaseFault, eraseFault     error
 	certificate                certs.Stats
 	reloads                    [2]uint64 // refused, applied
 	ready                      bool
@@ -63,6 +64,7 @@ func (n *node) snapshot() *snapshot {
 	}
 	if n.addrs != nil {
 		s.used4, s.size4, s.used6, s.size6 = n.addrs.Usage()
+		s.leaseFault, s.eraseFault = n.addrs.Status()
 	}
 	s.certificate = n.certs.Stats()
 	for _, a := range n.announcers {
@@ -124,6 +126,7 @@ func (n *node) families() []family {
 	}
 	if n.addrs != nil {
 		fs = append(fs, addressFamilies()...)
+		fs = append(fs, leaseFamilies()...)
 	}
 	return fs
 }

@@ -77,7 +77,7 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 		}
 	}
 	if v.Relays() {
-		if n.addrs, err = addrmap.Open(v.AddressMap(v.sealKey)); err != nil {
+		if n.addrs, err = openAddressMap(v, component(log, "relay")); err != nil {
 			return nil, err
 		}
 	}
@@ -216,12 +216,18 @@ type steering struct {
 	destinations *relay.Destinations // of a relay on another host; nil if nothing is steered
 }
 
+// Answer returns what gives out the addresses of one response.
+func (s steering) Answer() resolver.Answer { return answer{s.addrs.NewAnswer()} }
+
+// answer is the resolver.Answer of a node.
+type answer struct{ *addrmap.Answer }
+
 // RelayAddr returns the relay address of dst for at least ttl, a new one only if fresh agrees. It is false without an
-// error if no relay prefix can express dst.
-func (s steering) RelayAddr(
-	ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh func(used, size uint64) bool,
+// error if no relay prefix can express dst. It does not wait: Commit does.
+func (a answer) RelayAddr(
+	_ context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh func(used, size uint64) bool,
 ) (netip.Addr, bool, error) {
-	addr, err := s.addrs.Lease(ctx, dst, v6, ttl, fresh)
+	addr, err := a.Relay(dst, v6, ttl, fresh)
 	if errors.Is(err, addrmap.ErrNoWay) {
 		return netip.Addr{}, false, nil
 	}

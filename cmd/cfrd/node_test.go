@@ -122,7 +122,7 @@ func TestModeResolver(t *testing.T) {
 	}
 	n, _ := l.startMode(t, config.ModeResolver)
 	s := steering{n, n.current().destinations}
-	addr, ok, err := s.RelayAddr(t.Context(), netip.MustParseAddr("198.51.100.1"), true, time.Minute, nil)
+	addr, ok, err := s.Answer().RelayAddr(t.Context(), netip.MustParseAddr("198.51.100.1"), true, time.Minute, nil)
 	if n.relay != nil || !ok || err != nil || !s.Contains(addr) || !s.Healthy() {
 		t.Errorf("got relay %v, address %v, %t, %v, healthy %t; want an address of a relay elsewhere", n.relay, addr, ok, err, s.Healthy())
 	}

@@ -202,14 +202,14 @@ func TestSteeringAdapter(t *testing.T) {
 	s := steering{&node{addrs: m}, destinations}
 	dst := netip.MustParseAddr("198.51.100.1")
 
-	if addr, ok, err := s.RelayAddr(t.Context(), dst, true, time.Minute, nil); !ok || err != nil || !s.Contains(addr) {
+	if addr, ok, err := s.Answer().RelayAddr(t.Context(), dst, true, time.Minute, nil); !ok || err != nil || !s.Contains(addr) {
 		t.Errorf("IPv6: got %v, %t, %v; want a relay address", addr, ok, err)
 	}
-	if addr, ok, err := s.RelayAddr(t.Context(), netip.MustParseAddr("2001:db8:1::1"), true, time.Minute, nil); ok || err != nil {
+	if addr, ok, err := s.Answer().RelayAddr(t.Context(), netip.MustParseAddr("2001:db8:1::1"), true, time.Minute, nil); ok || err != nil {
 		t.Errorf("IPv6 destination, which no way can express: got %v, %t, %v; want neither address nor error", addr, ok, err)
 	}
 	for err == nil && dst.Compare(netip.MustParseAddr("198.51.100.99")) < 0 {
-		_, _, err = s.RelayAddr(t.Context(), dst, false, time.Minute, nil)
+		_, _, err = s.Answer().RelayAddr(t.Context(), dst, false, time.Minute, nil)
 		dst = dst.Next()
 	}
 	if !errors.Is(err, addrmap.ErrExhausted) {

@@ -9,8 +9,9 @@
 //   - At any time a relay address stands for one destination at most, and a destination has one relay address of a
 //     family at most. (A sealed destination gets another one each epoch, and both open for a while.)
 //   - A leased address stands for its destination for the TTL that was handed out and the grace, also if the process
-//     is killed or the power fails in between, and longer while a flow goes on. After that it goes on until another
-//     destination needs the address; the one that was handed out least, and expired first, goes first.
+//     is killed or the power fails in between, and longer while a flow goes on. After that it takes no flows. For a
+//     while the destination gets the same address again if it is asked for, unless another needs it; the one
+//     that was handed out least, and expired first, goes first. Within the hour nothing is left of it, neither in memory nor in the lease file.
 //   - A sealed address opens for one epoch at least, at every process with the same key, prefix and epoch whose clock
 //     is within one epoch of the resolver's; a clock that is ahead of the resolver's takes that much off.
 //   - An address that was not handed out opens to nothing. For the table that is exact. A sealed address can be
@@ -33,6 +34,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // Errors of Map.Lease.
@@ -67,11 +70,13 @@ type SealedConfig struct {
 // TableConfig describes the leased way.
 type TableConfig struct {
 	Prefixes []netip.Prefix // pools, IPv4 and IPv6; a destination gets an address of its own family
-	Path     string         // of the bbolt file; empty keeps leases in memory only
+	Path     string         // of the lease file; empty keeps leases in memory only
 	Grace    time.Duration  // how long a lease outlives the TTL that was handed out; 0 means 10 min
-	// MaxLeases bounds the leases of each family, for memory's sake: one takes about 300 octets, and 170 on disk. 0
-	// means 1<<20.
+	// MaxLeases bounds the leases of each family, for memory's sake: one takes about 300 octets, and 13 on disk, or 37
+	// in IPv6. 0 means 1<<20.
 	MaxLeases int
+	// Log gets a line when the lease file cannot be used, and when it can again. It never gets an address.
+	Log zerolog.Logger
 	// Clock returns the time; nil means time.Now.
 	Clock func() time.Time
 }
@@ -92,10 +97,14 @@ type Map struct {
 	table6   *table     // or nil
 	store    leaseStore // or nil
 	prefixes []netip.Prefix
+	// unexpired reports whether a record from a store has not expired.
+	unexpired func(record) bool
 }
 
-// Open validates cfg and opens the lease file, which no other process may have open. Leases in the file of prefixes
-// that are not configured any more are not used.
+// Open validates cfg and opens the lease file. Leases in the file of prefixes that are not configured any more are not
+// used. A file that is damaged is renamed, so that there are no leases. If another process has it open, or the disk
+// fails or is full, the map has no table until that is over, which it finds out by itself; Lease returns an error
+// meanwhile, and Status says why.
 func Open(cfg Config) (*Map, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("addrmap: %w", err)
@@ -116,7 +125,7 @@ func Open(cfg Config) (*Map, error) {
 	return m, nil
 }
 
-// openTables opens the lease file, if there is one, and makes a table for each family that has prefixes.
+// openTables makes a table for each family that has prefixes, and opens the lease file, if there is one.
 func (m *Map) openTables(cfg *TableConfig) error {
 	var prefixes4, prefixes6 []netip.Prefix
 	for _, p := range cfg.Prefixes {
@@ -126,29 +135,53 @@ func (m *Map) openTables(cfg *TableConfig) error {
 			prefixes6 = append(prefixes6, p)
 		}
 	}
-	var records4, records6 []record
-	if cfg.Path != "" {
-		keep := func(r record) bool { return inAny(cfg.Prefixes, r.relay) && m.relayable(r.dst) }
-		st, records, err := openStore(cfg.Path, keep, clockOr(cfg.Clock)())
-		if err != nil {
-			return err
-		}
-		m.store = st
-		for _, r := range records {
-			if r.relay.Is4() {
-				records4 = append(records4, r)
-			} else {
-				records6 = append(records6, r)
-			}
-		}
-	}
 	if prefixes4 != nil {
-		m.table4 = newTable(cfg, prefixes4, m.store, records4)
+		m.table4 = newTable(cfg, prefixes4)
 	}
 	if prefixes6 != nil {
-		m.table6 = newTable(cfg, prefixes6, m.store, records6)
+		m.table6 = newTable(cfg, prefixes6)
 	}
+	now := monotonic(clockOr(cfg.Clock))
+	m.unexpired = func(r record) bool { return r.expiry > now() }
+	if cfg.Path == "" {
+		return nil
+	}
+	st, err := openStore(cfg.Path, cfg.Log, m.unexpired, m.restore)
+	if err != nil {
+		return err
+	}
+	m.useStore(st)
 	return nil
+}
+
+// useStore has the tables write st.
+func (m *Map) useStore(st leaseStore) {
+	m.store = st
+	for _, t := range []*table{m.table4, m.table6} {
+		if t != nil {
+			t.store = st
+		}
+	}
+}
+
+// restore enters the records of the lease file.
+func (m *Map) restore(records []record) {
+	var of4, of6 []record
+	for _, r := range records {
+		switch m.tableOf(r) {
+		case nil:
+		case m.table4:
+			of4 = append(of4, r)
+		case m.table6:
+			of6 = append(of6, r)
+		}
+	}
+	if m.table4 != nil {
+		m.table4.restore(of4)
+	}
+	if m.table6 != nil {
+		m.table6.restore(of6)
+	}
 }
 
 // clockOr returns clock or what nil stands for.
@@ -168,6 +201,15 @@ func (m *Map) Close() error {
 	return m.store.close()
 }
 
+// Status returns why new leases cannot be written to the lease file, and why those that have ended cannot be erased from
+// it, or nil.
+func (m *Map) Status() (fault, kept error) {
+	if m.store == nil {
+		return nil, nil
+	}
+	return m.store.status()
+}
+
 // Relay is Lease without an end and without asking whether a new lease may be made.
 func (m *Map) Relay(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, error) {
 	return m.Lease(context.Background(), dst, v6, ttl, nil)
@@ -180,18 +222,29 @@ func (m *Map) Relay(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, err
 // week. If ctx ends the wait for the disk, a lease that was being made stays.
 func (m *Map) Lease(ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh Fresh) (netip.Addr, error) {
 	dst = dst.Unmap()
-	if !m.relayable(dst) {
-		return netip.Addr{}, ErrNoWay
-	}
+	sealed, t := m.way(dst, v6)
 	switch {
-	case v6 && dst.Is4() && m.sealed != nil:
-		return m.sealed.relay(dst, ttl)
-	case v6 && dst.Is6() && m.table6 != nil:
-		return m.table6.relay(ctx, dst, ttl, fresh)
-	case !v6 && dst.Is4() && m.table4 != nil:
-		return m.table4.relay(ctx, dst, ttl, fresh)
+	case sealed != nil:
+		return sealed.relay(dst, ttl)
+	case t != nil:
+		return t.relay(ctx, dst, ttl, fresh)
 	}
 	return netip.Addr{}, ErrNoWay
+}
+
+// way returns what gives out relay addresses of a family for dst: one of the two, or neither.
+func (m *Map) way(dst netip.Addr, v6 bool) (*sealer, *table) {
+	switch {
+	case !m.relayable(dst):
+		return nil, nil
+	case v6 && dst.Is4():
+		return m.sealed, nil
+	case v6:
+		return nil, m.table6
+	case dst.Is4():
+		return nil, m.table4
+	}
+	return nil, nil
 }
 
 // Fresh reports whether a new lease may be made in a pool of size addresses, of which used are in use: an address whose
@@ -205,8 +258,9 @@ func (m *Map) relayable(dst netip.Addr) bool {
 }
 
 // Acquire returns the destination that a relay address stands for and keeps the mapping until release is called,
-// once per flow. ok is false if relay stands for nothing. It does not allocate. A lease that has expired but whose
-// address nobody else has got yet still counts. A sealed address needs no keeping; its release does nothing.
+// once per flow. ok is false if relay stands for nothing, or its lease has expired and no flow goes on: then the relay
+// address was not handed out to whoever uses it now, or too long ago. It does not allocate. A sealed address needs no
+// keeping; its release does nothing.
 func (m *Map) Acquire(relay netip.Addr) (dst netip.Addr, release func(), ok bool) {
 	relay = relay.Unmap()
 	if relay.Is4() {

@@ -3,7 +3,10 @@ package addrmap
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -140,4 +143,21 @@ func fieldError(field string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", field, err)
+}
+
+// CheckFile reads a lease file without locking or changing anything. usable is what Open would end with, damaged is why it
+// would set the file aside, and start without leases.
+func CheckFile(path string) (usable, damaged error) {
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		_, err = os.Stat(filepath.Dir(path))
+		return (&fileStore{path: path}).failed(err), nil
+	case err != nil:
+		return (&fileStore{path: path}).failed(err), nil
+	case len(b) == 0:
+		return nil, nil
+	}
+	_, _, _, err = parseLog(b)
+	return nil, (&fileStore{path: path}).failed(err)
 }

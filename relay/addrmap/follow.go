@@ -2,21 +2,27 @@ package addrmap
 
 import (
 	"context"
-	"errors"
-	"net/netip"
+	"sync"
+	"time"
 )
 
-// errTaken is returned for a write of a relay address that stands for another destination in the store.
-var errTaken = errors.New("addrmap: another writer has leased the relay address")
+// forgetEvery is how often what has ended is looked for. With rest it makes up how long that is found, half an hour.
+const forgetEvery = 15 * time.Minute
 
 // leaseStore keeps the leases of a table. Tables of other processes may write the same store: what they write arrives
 // through run. A store is safe for concurrent use.
 type leaseStore interface {
-	// add has w written and returns the commit that it is a part of. For one lease, later calls are written later.
-	// When the commit has ended well the store has raised disk of the lease to the expiry. It ends with errTaken, and
-	// nothing of w is written, if the store has another destination for the address than the lease has, unless that
-	// record is the one that the lease replaces. An error means that the store is closed.
-	add(w write) (*batch, error)
+	// ready returns an error if the store is not open.
+	ready() error
+	// add has leases written and returns the commit that they are a part of. For one lease, later calls are written
+	// later. When the commit has ended well the store has raised disk of the leases to the expiry. A lease is not
+	// written, and among taken of the commit, if the store has another destination for its address, unless that record
+	// is the one that the lease replaces. An error means that the store is closed.
+	add(writes []write) (*batch, error)
+	// erase has the store forget the records that keep does not report. It does not stop leases from being added.
+	erase(keep func(record) bool)
+	// status returns why leases cannot be written, or what has ended cannot be erased, or nil.
+	status() (fault, kept error)
 	// run calls arrived for each lease that was written, in the order of the writes to its address, until ctx is
 	// done, and then returns nil. If others write the store, the leases of the table itself are among them. Any other
 	// return is an error.
@@ -25,9 +31,15 @@ type leaseStore interface {
 	close() error
 }
 
-// Run has the table follow the leases that others write to its store, until ctx is done, and then returns nil. Leases
-// can be made before it and without it; a file has no other writer, so that nothing arrives from there.
+// Run erases from memory and from the store what has ended, and has the table follow the leases that others write to
+// its store, until ctx is done, and then returns nil. Leases can be made before it and without it; a file has no other
+// writer, so that nothing arrives from there.
 func (m *Map) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() { m.forgetUntil(ctx) })
 	if m.store == nil {
 		<-ctx.Done()
 		return nil
@@ -35,13 +47,55 @@ func (m *Map) Run(ctx context.Context) error {
 	return m.store.run(ctx, m.arrived)
 }
 
+// forgetUntil erases what has ended, from time to time.
+func (m *Map) forgetUntil(ctx context.Context) {
+	t := time.NewTicker(forgetEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			m.forget()
+		}
+	}
+}
+
+// forget erases what has ended.
+func (m *Map) forget() {
+	for _, t := range []*table{m.table4, m.table6} {
+		if t != nil {
+			t.forget()
+		}
+	}
+	if m.store != nil {
+		m.store.erase(m.keeps)
+	}
+}
+
+// keeps reports whether a record of the store has not ended. Those of prefixes that are not configured any more are kept
+// until they expire, so that undoing a change of the prefixes brings them back.
+func (m *Map) keeps(r record) bool {
+	if t := m.tableOf(r); t != nil {
+		return t.has(r)
+	}
+	return m.unexpired(r)
+}
+
+// tableOf returns the table that r belongs to, or nil.
+func (m *Map) tableOf(r record) *table {
+	if !m.relayable(r.dst) || !inAny(m.prefixes, r.relay) {
+		return nil
+	}
+	if r.relay.Is4() {
+		return m.table4
+	}
+	return m.table6
+}
+
 // arrived enters a lease that was written by any table.
 func (m *Map) arrived(r record) {
-	t := m.table6
-	if r.relay.Is4() {
-		t = m.table4
-	}
-	if t != nil && m.relayable(r.dst) && inAny(m.prefixes, r.relay) {
+	if t := m.tableOf(r); t != nil {
 		t.arrived(r)
 	}
 }
@@ -56,7 +110,7 @@ func (m *Map) arrived(r record) {
 func (t *table) arrived(r record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	until := min(r.expiry, t.now()+t.seconds(maxTTL)+ahead)
+	until := t.possible(r.expiry)
 	l := t.byRelay[r.relay]
 	if l != nil && l.dst != r.dst {
 		if in := l.disk.Load(); in > r.expiry || in == r.expiry && l.dst.Less(r.dst) {
@@ -86,14 +140,5 @@ func (l *lease) raise(expiry int64) {
 		if old >= expiry || l.disk.CompareAndSwap(old, expiry) {
 			return
 		}
-	}
-}
-
-// give gives up the lease of dst at an address that the store says is somebody else's.
-func (t *table) give(dst, relay netip.Addr) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if l := t.byRelay[relay]; l != nil && l.dst == dst {
-		t.removeLocked(l)
 	}
 }

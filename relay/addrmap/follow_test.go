@@ -3,6 +3,7 @@ package addrmap
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"sync"
 	"testing"
@@ -24,22 +25,33 @@ func newSharedStore() *sharedStore {
 	return s
 }
 
-func (s *sharedStore) add(w write) (*batch, error) {
+func (s *sharedStore) add(writes []write) (*batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := &batch{done: make(chan struct{})}
 	defer close(b.done)
-	in, found := s.records[w.lease.relay]
-	if found && in.dst != w.lease.dst && in != w.lease.replaces {
-		b.err = errTaken
-		return b, nil
+	for _, w := range writes {
+		in, found := s.records[w.lease.relay]
+		if found && in.dst != w.lease.dst && in != w.lease.replaces {
+			b.taken = append(b.taken, w.lease)
+			continue
+		}
+		r := record{w.lease.relay, w.lease.dst, w.expiry}
+		s.records[r.relay] = r
+		s.log = append(s.log, r)
+		w.lease.raise(w.expiry)
 	}
-	r := record{w.lease.relay, w.lease.dst, w.expiry}
-	s.records[r.relay] = r
-	s.log = append(s.log, r)
 	s.grown.Broadcast()
-	w.lease.raise(w.expiry)
 	return b, nil
+}
+
+func (s *sharedStore) ready() error                { return nil }
+func (s *sharedStore) status() (fault, kept error) { return nil, nil }
+
+func (s *sharedStore) erase(keep func(record) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.records, func(_ netip.Addr, r record) bool { return !keep(r) })
 }
 
 func (s *sharedStore) run(ctx context.Context, arrived func(record)) error {
@@ -73,7 +85,7 @@ func sharing(t *testing.T, s *sharedStore, prefix string) *Map {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.store, m.table4.store = s, s
+	m.useStore(s)
 	return m
 }
 

@@ -73,8 +73,8 @@ func (m *model) relay(t *testing.T, dst netip.Addr, ttl int64, relay netip.Addr,
 	if l.until < need {
 		l.until = need + slack
 	}
-	if l.disk < need+ahead/2 {
-		l.disk = need + slack + ahead
+	if l.disk < need+lead(relay) {
+		l.disk = wholeHours(need + slack + lead(relay))
 	}
 }
 
@@ -115,10 +115,24 @@ func (m *model) usage() (least, most uint64) {
 	return least, most
 }
 
-// restart forgets flows and what is not on disk.
+// open reports whether an address takes flows.
+func (m *model) open(l *modelLease) bool { return l.until > m.now || len(l.releases) > 0 }
+
+// restart forgets flows and what is not on disk or has expired there.
 func (m *model) restart() {
-	for _, l := range m.leases {
-		l.until, l.releases, l.uses = l.disk, nil, 0
+	for dst, l := range m.leases {
+		if l.until, l.releases, l.uses = l.disk, nil, 0; l.disk <= m.now {
+			delete(m.leases, dst)
+		}
+	}
+}
+
+// forget forgets what ended a while ago.
+func (m *model) forget() {
+	for dst, l := range m.leases {
+		if l.until <= m.now-rest && len(l.releases) == 0 {
+			delete(m.leases, dst)
+		}
 	}
 }
 
@@ -147,7 +161,7 @@ func runModel(t *testing.T, shape uint8, ops []byte) {
 	cfg := fuzzConfig(t, shape)
 	clock := &testClock{testTime}
 	cfg.Table.Clock = clock.now
-	table := openFuzz(t, cfg)
+	table := openTest(t, cfg)
 	m := &model{capacity: int(table.table4.capacity), now: testTime.Unix(), leases: make(map[netip.Addr]*modelLease)}
 	for ; len(ops) >= 2; ops = ops[2:] {
 		op, arg := ops[0], int(ops[1])
@@ -160,10 +174,12 @@ func runModel(t *testing.T, shape uint8, ops []byte) {
 		case 1: // begin a flow to whatever stands for a destination
 			if l := m.leases[dst]; l != nil {
 				got, release, ok := table.Acquire(l.relay)
-				if !ok || got != dst {
-					t.Fatalf("Acquire(%v): got %v, %v; want %v", l.relay, got, ok, dst)
+				if ok != m.open(l) || ok && got != dst {
+					t.Fatalf("Acquire(%v): got %v, %v; want %v, %v", l.relay, got, ok, dst, m.open(l))
 				}
-				l.releases = append(l.releases, release)
+				if ok {
+					l.releases = append(l.releases, release)
+				}
 			}
 		case 2: // end a flow
 			if l := m.leases[dst]; l != nil && len(l.releases) > 0 {
@@ -179,19 +195,22 @@ func runModel(t *testing.T, shape uint8, ops []byte) {
 				if err := table.Close(); err != nil {
 					t.Fatal(err)
 				}
-				table = openFuzz(t, cfg)
+				table = openTest(t, cfg)
 				m.restart()
 			}
 		case 5: // an address of the pool that may be leased or not
 			relay := table.table4.pool.at(uint64(arg) % table.table4.pool.size)
 			want, l := m.byRelay(relay)
 			got, release, ok := table.Acquire(relay)
-			if ok != (l != nil) || got != want {
+			if ok != (l != nil && m.open(l)) || ok && got != want {
 				t.Fatalf("Acquire(%v): got %v, %v; want %v", relay, got, ok, want)
 			}
 			if ok {
 				release()
 			}
+		case 6:
+			table.forget()
+			m.forget()
 		default:
 			least, most := m.usage()
 			if used, _, _, _ := table.Usage(); used < least || used > most {
@@ -224,13 +243,4 @@ func fuzzConfig(t *testing.T, shape uint8) Config {
 		cfg.Path = filepath.Join(t.TempDir(), "leases.db")
 	}
 	return Config{Table: cfg}
-}
-
-// openFuzz opens a table that does not sync, for speed.
-func openFuzz(t *testing.T, cfg Config) *Map {
-	m := openTest(t, cfg)
-	if m.store != nil {
-		m.store.(*fileStore).db.NoSync = true
-	}
-	return m
 }

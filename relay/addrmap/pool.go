@@ -46,13 +46,51 @@ func newPool(prefixes []netip.Prefix, capacity uint64, taken func(netip.Addr) bo
 	if p.size/2 >= capacity {
 		return p
 	}
+	p.fill(taken)
+	return p
+}
+
+// fill lists what is free.
+func (p *pool) fill(taken func(netip.Addr) bool) {
 	p.free = make([]uint32, 0, p.size)
 	for i := range uint32(p.size) {
 		if !taken(p.at(uint64(i))) {
 			p.free = append(p.free, i)
 		}
 	}
-	return p
+}
+
+// put makes addr free again, which is not taken any more.
+func (p *pool) put(addr netip.Addr, taken func(netip.Addr) bool) {
+	switch {
+	case p.free == nil:
+	case uint64(len(p.free)) == p.size: // some are there twice: they were put back without having been drawn
+		p.fill(taken)
+	default:
+		p.free = append(p.free, uint32(p.index(addr)))
+	}
+}
+
+// index is the inverse of at.
+func (p *pool) index(addr netip.Addr) (index uint64) {
+	for _, s := range p.spans {
+		if n, ok := s.index(addr); ok {
+			return index + n
+		}
+		index += s.size
+	}
+	panic("addrmap: address of no pool")
+}
+
+// index returns which address of s addr is.
+func (s span) index(addr netip.Addr) (n uint64, ok bool) {
+	first, a := s.first.As16(), addr.As16()
+	if s.first.Is4() != addr.Is4() {
+		return 0, false
+	}
+	lo, borrow := bits.Sub64(binary.BigEndian.Uint64(a[8:]), binary.BigEndian.Uint64(first[8:]), 0)
+	hi, _ := bits.Sub64(binary.BigEndian.Uint64(a[:]), binary.BigEndian.Uint64(first[:]), borrow)
+	return lo, hi == 0 && lo < s.size
 }
 
 // usable returns the addresses of prefix that hosts may have. IPv4 leaves out the network and broadcast addresses,

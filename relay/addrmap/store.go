@@ -1,94 +1,53 @@
 package addrmap
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"net"
-	"net/netip"
-	"os"
-	"path/filepath"
-	"runtime/debug"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
+	"github.com/rs/zerolog"
 )
 
 const (
-	// leaseBucket holds the records. Its number changes with their format.
-	leaseBucket = "leases 1"
-	// lockTimeout is how long to wait for the process that has the file, which at a restart is just ending.
+	// lockTimeout is how long to wait for the process that has the file, which at a restart is just ending, before the
+	// resolver starts without leases.
 	lockTimeout = 2 * time.Second
+	lockPoll    = 50 * time.Millisecond
+	// retryEvery is how often a file that could not be opened or written is tried again.
+	retryEvery = time.Second
 )
 
-var (
-	// errClosed is returned for what would have to be written after Close.
-	errClosed = fmt.Errorf("addrmap: the lease file is closed: %w", net.ErrClosed)
-	// errDamaged means that bbolt panicked. It may still hold its locks, so it must not be used again, nor closed.
-	errDamaged = errors.New("damaged")
-)
-
-// moveAway is the way out of a file that cannot be read.
-const moveAway = "move it away to start without leases"
-
-// record is a lease as it is on disk. The key is the relay address, 4 or 16 octets, so that an address can be leased
-// once only. The value is, in network byte order: the expiry in Unix seconds, 8 octets; the destination, as long as
-// the key; the CRC-32C over key and value, 4 octets, since bbolt does not check what it reads.
-type record struct {
-	relay, dst netip.Addr
-	expiry     int64
-}
-
-// encode returns key and value of r.
-func (r record) encode() (key, value []byte) {
-	key = r.relay.AsSlice()
-	value = binary.BigEndian.AppendUint64(nil, uint64(r.expiry))
-	value = append(value, r.dst.AsSlice()...)
-	return key, binary.BigEndian.AppendUint32(value, recordSum(key, value))
-}
-
-// decodeRecord is the inverse of encode.
-func decodeRecord(key, value []byte) (record, error) {
-	if len(key) != 4 && len(key) != 16 || len(value) != 8+len(key)+4 {
-		return record{}, fmt.Errorf("lease record of %d and %d octets", len(key), len(value))
-	}
-	value, sum := value[:len(value)-4], value[len(value)-4:]
-	if binary.BigEndian.Uint32(sum) != recordSum(key, value) {
-		return record{}, errors.New("lease record with a wrong checksum")
-	}
-	r := record{expiry: int64(binary.BigEndian.Uint64(value))}
-	r.relay, _ = netip.AddrFromSlice(key)
-	r.dst, _ = netip.AddrFromSlice(value[8:])
-	return r, nil
-}
-
-func recordSum(key, value []byte) uint32 {
-	table := crc32.MakeTable(crc32.Castagnoli)
-	return crc32.Update(crc32.Checksum(key, table), table, value)
-}
+// errClosed is returned for what would have to be written after Close.
+var errClosed = fmt.Errorf("addrmap: the lease file is closed: %w", net.ErrClosed)
 
 // fileStore is the lease file, a leaseStore that this process alone writes. One goroutine writes it. It begins at once
-// if no transaction is under way; leases that are added meanwhile go together into the next transaction, so that many
-// share one sync, and a single one waits for the transaction under way and its own.
+// if no commit is under way; leases that are added meanwhile go together into the next one, so that many share one sync,
+// and a single one waits for the commit under way and its own.
 type fileStore struct {
 	// Set once by openStore.
-	path  string
-	db    *bolt.DB
-	write func([]write) error // s.update, but for tests
-	wake  chan struct{}       // holds one token while next may not be nil
-	done  chan struct{}       // closed when nothing is written any more
+	path    string
+	log     zerolog.Logger
+	restore func([]record)      // takes what the file has when it is opened
+	live    func(record) bool   // whether a record in a file that is being opened has not ended
+	write   func([]write) error // s.update, but for tests
+	wake    chan struct{}       // holds one token while next may not be nil; closed by close
+	jobs    chan func()         // for writeAll to run between two commits
+	done    chan struct{}       // closed when nothing is written any more
 
-	damaged bool // only used by writeAll, and after it
+	file *logFile // nil until it is open. It is used by openStore, and then by writeAll.
 
 	mu     sync.Mutex
 	next   *batch // what to write next, or nil
 	closed bool
+	opened bool  // file is not nil, and restore has returned
+	fault  error // why the file could not be opened or written when that was last tried, or nil
+	kept   error // why ended leases could not be erased when that was last tried, or nil
 }
 
 // write asks a store to have a lease with an expiry, in place of what the lease replaces.
@@ -97,14 +56,16 @@ type write struct {
 	expiry int64
 }
 
-// batch is what one transaction writes, or any other commit of a store.
+// batch is what one commit writes.
 type batch struct {
 	writes []write
-	err    error // set before done is closed
 	done   chan struct{}
+	// Set before done is closed.
+	err   error
+	taken []*lease // those whose address somebody else has in the store, for which nothing was written
 }
 
-// wait waits until the transaction has ended, or ctx is done.
+// wait waits until the commit has ended, or ctx is done.
 func (b *batch) wait(ctx context.Context) error {
 	select {
 	case <-b.done:
@@ -123,110 +84,130 @@ func (b *batch) ended() bool {
 	}
 }
 
-// openStore opens or creates the lease file and returns what is in it. keep says which records to use; others are
-// left alone until they expire, so that undoing a change of the prefixes brings them back.
-func openStore(path string, keep func(record) bool, now time.Time) (*fileStore, []record, error) {
-	_, err := os.Stat(path)
-	created := errors.Is(err, fs.ErrNotExist)
-	s := &fileStore{path: path, wake: make(chan struct{}, 1), done: make(chan struct{})}
+// openStore opens or makes the lease file, and passes on what is in it to restore. A path that no file can ever have is
+// an error; whatever else goes wrong shows in status, and is tried again until it goes well.
+func openStore(path string, log zerolog.Logger, live func(record) bool, restore func([]record)) (*fileStore, error) {
+	s := &fileStore{
+		path: path, log: log, restore: restore, live: live,
+		wake: make(chan struct{}, 1), jobs: make(chan func()), done: make(chan struct{}),
+	}
 	s.write = s.update
-	if err := s.guard(s.open); err != nil {
-		return nil, nil, err
+	err := s.open()
+	for deadline := time.Now().Add(lockTimeout); errors.Is(err, errLocked) && time.Now().Before(deadline); err = s.open() {
+		time.Sleep(lockPoll)
 	}
-	var records []record
-	err = s.guard(func() (err error) { records, err = s.load(keep, now.Unix()); return err })
-	if err == nil && created {
-		err = syncDir(filepath.Dir(path))
+	if unusable(err) {
+		return nil, s.failed(err)
 	}
-	if err != nil {
-		s.damaged = errors.Is(err, errDamaged)
-		return nil, nil, errors.Join(err, s.closeDB())
-	}
+	s.report(err)
 	go s.writeAll()
-	return s, records, nil
+	return s, nil
 }
 
-func (s *fileStore) open() (err error) {
-	// The list of free pages stays in the file, against the advice for fast writes: without it bbolt walks the whole
-	// file in a goroutine of its own, where a damaged one is a panic that nobody can recover.
-	s.db, err = bolt.Open(s.path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType})
-	return err
+// unusable reports whether err is about the path, which somebody has to mend, and not about the disk or the file.
+func unusable(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) ||
+		errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR)
 }
 
-// guard runs f, which uses the file, and makes its errors and panics say what they mean. bbolt panics on what it
-// finds in a damaged file, and reads it through a mapping, which faults if the file is shorter than it should be.
-func (s *fileStore) guard(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("addrmap: lease file %s: %w: %v; %s", s.path, errDamaged, p, moveAway)
-		}
-	}()
-	err = f()
+// failed says what err, which may be nil, is about.
+func (s *fileStore) failed(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, berrors.ErrTimeout):
-		return fmt.Errorf("addrmap: lease file %s is in use by another process; each needs one of its own", s.path)
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("addrmap: lease file %s: its directory does not exist; create it, writable for us alone", s.path)
-	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
-		return fmt.Errorf("addrmap: lease file %s is damaged, or is none: %w; %s", s.path, err, moveAway)
 	}
 	return fmt.Errorf("addrmap: lease file %s: %w", s.path, err)
 }
 
-// load reads the records and drops those that have expired and are not to be used.
-func (s *fileStore) load(keep func(record) bool, now int64) ([]record, error) {
-	var records []record
-	var drop [][]byte
-	isNew := false
-	// Read and write apart: what makes bbolt panic is met while it holds no lock for writing.
-	err := s.db.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte(leaseBucket))
-		if isNew = b == nil; isNew {
-			return nil
-		}
-		return b.ForEach(func(k, v []byte) error {
-			r, err := decodeRecord(k, v)
-			switch {
-			case err != nil:
-				return fmt.Errorf("%w; %s", err, moveAway)
-			case keep(r):
-				records = append(records, r)
-			case r.expiry <= now:
-				drop = append(drop, bytes.Clone(k))
-			}
-			return nil
-		})
-	})
-	if err != nil || !isNew && len(drop) == 0 {
-		return records, err
+// open opens the file, and enters what is in it.
+func (s *fileStore) open() error {
+	file, records, torn, err := openLog(s.path)
+	for damage := new(damageError); errors.As(err, &damage); file, records, torn, err = openLog(s.path) {
+		s.log.Error().Str("file", s.path).Str("renamed_to", damage.aside).Err(damage.why).
+			Msg("the lease file is damaged: what it has is lost, and relay addresses handed out before lead nowhere")
 	}
-	return records, s.db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists([]byte(leaseBucket))
-		for i := 0; err == nil && i < len(drop); i++ {
-			err = b.Delete(drop[i])
-		}
+	if err != nil {
 		return err
-	})
+	}
+	if torn > 0 {
+		s.log.Info().Str("file", s.path).Int64("octets", torn).Msg("dropped a commit that had not ended from the lease file")
+	}
+	s.file = file
+	kept := slices.DeleteFunc(newest(records), func(r record) bool { return !s.live(r) })
+	if len(kept) < len(records) || torn > 0 {
+		s.reportErased(s.compact(kept))
+	}
+	s.restore(kept)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened = true
+	return nil
 }
 
-// syncDir makes sure that a new file is still there after a power failure.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// compact puts a file with records alone in the place of the one that is open.
+func (s *fileStore) compact(records []record) error {
+	file, err := replaceLog(s.path, records)
 	if err != nil {
-		return fmt.Errorf("addrmap: sync %s: %w", dir, err)
+		return err
 	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("addrmap: sync %s: %w", dir, err)
+	s.file.close()
+	s.file = file
+	return nil
+}
+
+// ready returns nil if leases can be added.
+func (s *fileStore) ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return errClosed
+	case !s.opened:
+		return s.failed(s.fault)
 	}
 	return nil
 }
 
-// add puts w into the next transaction and returns it. For one lease, later calls are written later.
-func (s *fileStore) add(w write) (*batch, error) {
+// status returns why leases cannot be written, or what has ended cannot be erased, or nil.
+func (s *fileStore) status() (fault, kept error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed(s.fault), s.failed(s.kept)
+}
+
+// report notes how it went to open or write the file, and logs when that changes.
+func (s *fileStore) report(err error) {
+	s.mu.Lock()
+	before := s.fault
+	s.fault = err
+	s.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		s.log.Error().Str("file", s.path).Err(err).
+			Msg("the lease file cannot be written: new destinations are treated as steer.on_failure says until it can")
+	case err == nil && before != nil:
+		s.log.Info().Str("file", s.path).Msg("the lease file is written again")
+	}
+}
+
+// reportErased notes how it went to erase what has ended, and logs when that changes.
+func (s *fileStore) reportErased(err error) {
+	s.mu.Lock()
+	before := s.kept
+	s.kept = err
+	s.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		s.log.Error().Str("file", s.path).Err(err).Msg("leases that have ended cannot be erased from the lease file")
+	case err == nil && before != nil:
+		s.log.Info().Str("file", s.path).Msg("leases that have ended are erased from the lease file again")
+	}
+}
+
+// add puts writes into the next commit and returns it. For one lease, later calls are written later.
+func (s *fileStore) add(writes []write) (*batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -236,7 +217,7 @@ func (s *fileStore) add(w write) (*batch, error) {
 		s.next = &batch{done: make(chan struct{})}
 		s.wake <- struct{}{}
 	}
-	s.next.writes = append(s.next.writes, w)
+	s.next.writes = append(s.next.writes, writes...)
 	return s.next, nil
 }
 
@@ -246,28 +227,40 @@ func (s *fileStore) run(ctx context.Context, _ func(record)) error {
 	return nil
 }
 
-// writeAll writes until close.
+// writeAll writes until close, and as long as that fails tries again from time to time.
 func (s *fileStore) writeAll() {
 	defer close(s.done)
-	for range s.wake {
-		s.mu.Lock()
-		b := s.next
-		s.next = nil
-		s.mu.Unlock()
-		s.commit(b)
+	retry := time.NewTimer(retryEvery)
+	defer retry.Stop()
+	for {
+		if fault, _ := s.status(); fault != nil {
+			retry.Reset(retryEvery)
+		} else {
+			retry.Stop()
+		}
+		select {
+		case _, more := <-s.wake:
+			if !more {
+				return
+			}
+			s.commit()
+		case job := <-s.jobs:
+			job()
+		case <-retry.C:
+			s.try(nil)
+		}
 	}
 }
 
-// commit writes b and tells who waits for it.
-func (s *fileStore) commit(b *batch) {
+// commit writes the next batch and tells who waits for it.
+func (s *fileStore) commit() {
+	s.mu.Lock()
+	b := s.next
+	s.next = nil
+	s.mu.Unlock()
 	defer close(b.done)
-	if s.damaged {
-		b.err = fmt.Errorf("addrmap: lease file %s: %w", s.path, errDamaged)
-		return
-	}
-	b.err = s.guard(func() error { return s.write(b.writes) })
-	if b.err != nil {
-		s.damaged = errors.Is(b.err, errDamaged)
+	if err := s.try(b.writes); err != nil {
+		b.err = s.failed(err)
 		return
 	}
 	for _, w := range b.writes {
@@ -275,17 +268,87 @@ func (s *fileStore) commit(b *batch) {
 	}
 }
 
-// update writes leases in one transaction and syncs it.
+// try opens the file if it is not open, and writes leases.
+func (s *fileStore) try(writes []write) (err error) {
+	if s.file == nil {
+		err = s.open()
+	}
+	if err == nil {
+		err = s.write(writes)
+	}
+	s.report(err)
+	return err
+}
+
+// update writes leases and syncs them. Without any it finds out whether it could.
 func (s *fileStore) update(writes []write) error {
-	return s.db.Update(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte(leaseBucket))
-		for _, w := range writes {
-			if err := b.Put(record{w.lease.relay, w.lease.dst, w.expiry}.encode()); err != nil {
-				return err
-			}
+	if len(writes) == 0 {
+		return s.file.probe()
+	}
+	records := make([]record, 0, len(writes))
+	for _, w := range writes {
+		records = append(records, record{w.lease.relay, w.lease.dst, w.expiry})
+	}
+	return s.file.append(records)
+}
+
+// do has writeAll run job between two commits. It reports whether that was done: not after close.
+func (s *fileStore) do(job func()) bool {
+	ran := make(chan struct{})
+	select {
+	case s.jobs <- func() { defer close(ran); job() }:
+		<-ran
+		return true
+	case <-s.done:
+		return false
+	}
+}
+
+// erase rewrites the file without the records that keep does not report, and without what was written again since.
+// Leases go on being written meanwhile: nothing but the copy of those is done between two commits.
+func (s *fileStore) erase(keep func(record) bool) {
+	var old *logFile
+	var end int64
+	var dirty bool
+	if !s.do(func() {
+		if s.file != nil {
+			old, end, dirty = s.file, s.file.end, s.file.dirty
 		}
-		return nil
+	}) || old == nil {
+		return
+	}
+	records, err := old.read(sector, end)
+	kept := slices.DeleteFunc(newest(records), func(r record) bool { return !keep(r) })
+	if err == nil && (len(kept) < len(records) || dirty) {
+		err = s.rewrite(old, end, kept)
+	}
+	s.reportErased(err)
+}
+
+// rewrite puts a file with records, and with what comes after end in old, in the place of old, which is open.
+func (s *fileStore) rewrite(old *logFile, end int64, records []record) error {
+	file, err := makeLog(s.path, records)
+	if err != nil {
+		return err
+	}
+	ran := s.do(func() {
+		var since []record
+		if since, err = old.read(end, old.end); err == nil {
+			err = file.append(since)
+		}
+		if err != nil {
+			file.discard()
+			return
+		}
+		if err = file.publish(s.path); err == nil {
+			s.file = file
+			old.close()
+		}
 	})
+	if !ran {
+		file.discard()
+	}
+	return err
 }
 
 // close writes what is pending and closes the file.
@@ -299,15 +362,8 @@ func (s *fileStore) close() error {
 	close(s.wake)
 	s.mu.Unlock()
 	<-s.done
-	return s.closeDB()
-}
-
-func (s *fileStore) closeDB() error {
-	if s.damaged {
+	if s.file == nil {
 		return nil
 	}
-	if err := s.db.Close(); err != nil {
-		return fmt.Errorf("addrmap: close lease file %s: %w", s.path, err)
-	}
-	return nil
+	return s.failed(s.file.close())
 }

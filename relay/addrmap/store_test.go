@@ -1,23 +1,18 @@
 package addrmap
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
-	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-	bolt "go.etcd.io/bbolt"
 )
 
 // tableConfig is a table with leases in path.
@@ -86,14 +81,17 @@ func TestLeasesSurviveRestart(t *testing.T) {
 	checkTable(t, m.table4)
 	checkTable(t, m.table6)
 
-	// Long expired, but nobody needs the addresses.
+	// Long expired.
 	clock.t = clock.t.Add(1000 * time.Hour)
 	m = reopen(t, m, cfg)
 	if used4, size4, used6, _ := m.Usage(); used4 != 0 || size4 != 126 || used6 != 0 {
 		t.Errorf("Usage after all leases: got %d of %d and %d; want 0 of 126 and 0", used4, size4, used6)
 	}
-	checkLeases(t, m, leases4)
-	checkLeases(t, m, leases6)
+	for _, relay := range slices.Concat(slices.Collect(maps.Values(leases4)), slices.Collect(maps.Values(leases6))) {
+		if dst, _, ok := m.Acquire(relay); ok {
+			t.Errorf("%v after its lease: got %v; want nothing", relay, dst)
+		}
+	}
 }
 
 func TestReusedAddressSurvivesRestart(t *testing.T) {
@@ -180,8 +178,8 @@ func TestTwoRecordsForOneDestination(t *testing.T) {
 	m := openTest(t, cfg)
 	dst := netip.MustParseAddr("198.51.100.1")
 	now := testTime.Unix()
-	older := record{relay: netip.MustParseAddr("192.0.2.1"), dst: dst, expiry: now + 5}
-	newer := record{relay: netip.MustParseAddr("192.0.2.2"), dst: dst, expiry: now + 50}
+	older := record{relay: netip.MustParseAddr("192.0.2.1"), dst: dst, expiry: wholeHours(now) + hour}
+	newer := record{relay: netip.MustParseAddr("192.0.2.2"), dst: dst, expiry: wholeHours(now) + hour}
 	putRecords(t, m, older, newer)
 	m = reopen(t, m, cfg)
 	checkLeases(t, m, map[netip.Addr]netip.Addr{dst: newer.relay})
@@ -200,7 +198,7 @@ func TestImpossibleExpiryIsCut(t *testing.T) {
 	cfg := tableConfig(path, clock, "192.0.2.1/32")
 	m := openTest(t, cfg)
 	dst := netip.MustParseAddr("198.51.100.1")
-	putRecords(t, m, record{relay: netip.MustParseAddr("192.0.2.1"), dst: dst, expiry: math.MaxInt64})
+	putRecords(t, m, record{relay: netip.MustParseAddr("192.0.2.1"), dst: dst, expiry: math.MaxUint32 * hour})
 	m = reopen(t, m, cfg)
 	clock.t = clock.t.Add(maxTTL + 24*time.Hour)
 	if _, err := m.Relay(netip.MustParseAddr("198.51.100.2"), false, 0); err != nil {
@@ -211,101 +209,49 @@ func TestImpossibleExpiryIsCut(t *testing.T) {
 // putRecords writes records behind the back of m.
 func putRecords(t *testing.T, m *Map, records ...record) {
 	t.Helper()
-	if err := m.store.(*fileStore).db.Update(func(tx *bolt.Tx) error {
-		for _, r := range records {
-			if err := tx.Bucket([]byte(leaseBucket)).Put(r.encode()); err != nil {
-				return err
-			}
-		}
-		return nil
-	}); err != nil {
+	if err := m.store.(*fileStore).file.append(records); err != nil {
 		t.Fatal(err)
 	}
 }
 
+// TestFileInUse has a second process, as far as locks can tell, find the file in use. It starts without leases, hands none
+// out, and has all of them once the first has ended.
 func TestFileInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the wait for the lock takes no time here
 		path := filepath.Join(t.TempDir(), "leases.db")
 		cfg := tableConfig(path, &testClock{testTime}, "192.0.2.0/24")
-		m, err := Open(cfg)
+		first, err := Open(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = Open(cfg)
-		wantError(t, err, path, "in use by another process")
-		if err := m.Close(); err != nil {
+		leases := leaseN(t, first, 10, netip.IPv4Unspecified(), time.Minute)
+		second, err := Open(cfg)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if m, err = Open(cfg); err != nil {
-			t.Fatalf("after the other has closed it: %v", err)
+		fault, _ := second.Status()
+		wantError(t, fault, path, "in use by another process")
+		if _, err := second.Relay(dst1, false, 0); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+			t.Errorf("without the file: got %v; want that it is in use", err)
 		}
-		if err := m.Close(); err != nil {
+		if used, _, _, _ := second.Usage(); used != 0 {
+			t.Errorf("without the file: got %d leases; want none", used)
+		}
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * retryEvery) // in the bubble
+		synctest.Wait()
+		if fault, kept := second.Status(); fault != nil || kept != nil {
+			t.Errorf("after the other has closed it: got %v, %v", fault, kept)
+		}
+		checkLeases(t, second, leases)
+		checkTable(t, second.table4)
+		if err := second.Close(); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
-
-func TestBadFiles(t *testing.T) {
-	dir := t.TempDir()
-	good := filepath.Join(dir, "good.db")
-	m := openTest(t, tableConfig(good, &testClock{testTime}, "10.0.0.0/20"))
-	writes := make([]write, 0, 2000) // enough for branch pages
-	for i := range cap(writes) {
-		l := &lease{dst: destination(i, netip.IPv4Unspecified()), relay: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}
-		writes = append(writes, write{l, testTime.Unix()})
-	}
-	if err := m.store.(*fileStore).update(writes); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Close(); err != nil {
-		t.Fatal(err)
-	}
-	content, err := os.ReadFile(good)
-	if err != nil {
-		t.Fatal(err)
-	}
-	page := os.Getpagesize()
-	dst := destination(1000, netip.IPv4Unspecified()).AsSlice()
-	flipped := bytes.Clone(content)
-	for i := bytes.Index(flipped, dst); i >= 0; i = bytes.Index(flipped, dst) {
-		flipped[i+3] ^= 1
-	}
-	garbage := bytes.Clone(content)
-	for i := 2 * page; i < len(garbage); i++ {
-		garbage[i] = byte(i * 7)
-	}
-	zeros := bytes.Clone(content)
-	clear(zeros[2*page:])
-	for _, tt := range []struct {
-		name    string
-		content []byte
-		want    string
-	}{
-		{"text", []byte(strings.Repeat("not a lease file\n", 1000)), moveAway},
-		{"short-text", []byte("x"), moveAway},
-		{"zeros", make([]byte, 8*page), moveAway},
-		{"no-valid-meta-page", append(make([]byte, 2*page), content[2*page:]...), moveAway},
-		{"garbage-after-meta-pages", garbage, moveAway},
-		{"zeros-after-meta-pages", zeros, moveAway},
-		{"cut-after-meta-pages", content[:2*page], moveAway},
-		{"cut-within-data", content[:8*page], moveAway},
-		{"bit-flip-in-a-record", flipped, "wrong checksum"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "leases.db")
-			if err := os.WriteFile(path, tt.content, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			m, err := Open(tableConfig(path, &testClock{testTime}, "10.0.0.0/20"))
-			if err == nil {
-				t.Errorf("got no error, %d leases", len(m.table4.byDst))
-				err = m.Close()
-			}
-			wantError(t, err, path, tt.want)
-		})
-	}
-}
-
 func TestUnusablePaths(t *testing.T) {
 	dir := t.TempDir()
 	for _, tt := range []struct {
@@ -356,49 +302,4 @@ func TestClose(t *testing.T) {
 	} else {
 		release()
 	}
-}
-
-func TestRecordLayout(t *testing.T) {
-	r := record{
-		relay:  netip.MustParseAddr("192.0.2.1"),
-		dst:    netip.MustParseAddr("198.51.100.1"),
-		expiry: 0x0102030405060708,
-	}
-	key, value := r.encode()
-	got := fmt.Sprintf("%x %x", key, value)
-	if want := "c0000201 0102030405060708c6336401"; !strings.HasPrefix(got, want) || len(value) != 16 {
-		t.Errorf("got %s; want %s and a checksum", got, want)
-	}
-}
-
-// FuzzLeaseRecord decodes what might be in a damaged file: never a panic, and what decodes encodes to the same.
-func FuzzLeaseRecord(f *testing.F) {
-	for _, s := range [][2]string{{"192.0.2.1", "198.51.100.1"}, {"2001:db8::1", "2001:db8:1::1"}} {
-		key, value := record{netip.MustParseAddr(s[0]), netip.MustParseAddr(s[1]), 1 << 31}.encode()
-		f.Add(key, value, true)
-		f.Add(key, value[1:], false)
-		f.Add(key[1:], value, false)
-	}
-	f.Add([]byte(nil), []byte(nil), false)
-	f.Fuzz(func(t *testing.T, key, value []byte, fixSum bool) {
-		if fixSum && len(value) >= 4 { // or the fuzzer would have to guess it
-			body := value[:len(value)-4]
-			value = binary.BigEndian.AppendUint32(bytes.Clone(body), recordSum(key, body))
-		}
-		r, err := decodeRecord(key, value)
-		if err != nil {
-			return
-		}
-		if !r.relay.IsValid() || !r.dst.IsValid() || r.relay.Is4() != r.dst.Is4() {
-			t.Fatalf("got %+v; want two addresses of one family", r)
-		}
-		k, v := r.encode()
-		if !bytes.Equal(k, key) || !bytes.Equal(v, value) {
-			t.Fatalf("got %x, %x; want %x, %x", k, v, key, value)
-		}
-		again, err := decodeRecord(k, v)
-		if diff := cmp.Diff(r, again, cmpopts.EquateComparable(record{})); diff != "" || err != nil {
-			t.Fatalf("%v (-want +got):\n%s", err, diff)
-		}
-	})
 }

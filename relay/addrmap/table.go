@@ -1,10 +1,11 @@
 package addrmap
 
 import (
-	"container/heap"
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
+	"hash/fnv"
+	"math"
 	"math/bits"
 	"net/netip"
 	"sync"
@@ -17,10 +18,16 @@ const (
 	// slack is how much longer a lease gets than it has to, so that a busy destination is not entered anew each
 	// second. A small pool waits this much longer for its addresses, which is little compared with any grace.
 	slack = 15
-	// ahead is how much further than needed an expiry is put on disk, so that a busy destination costs one write in
-	// about half of it. After a crash addresses stay leased for up to this much longer; while the process lives they
-	// are free again when they should.
-	ahead = 3600
+	// minLead and leadSpan say how long before the expiry on disk a lease is written again, so that nobody has to wait
+	// for that. Each lease has another lead: expiries are whole hours, and those of all busy destinations are written
+	// again over half an hour, each once an hour.
+	minLead, leadSpan = 300, 1800
+	// ahead is how much further than needed an expiry on disk can be. After a crash addresses stay leased for up to
+	// this much longer; while the process lives they are free again when they should.
+	ahead = minLead + leadSpan + slack + hour
+	// rest is how long an address of which the lease has ended is still known to be that of its destination, and given
+	// to another only if there is no other. See forget.
+	rest = 900
 	// maxTTL bounds leases, and with it what an expiry read from disk can be. RFC 8767, Section 4, suggests the same
 	// bound for what a cache believes.
 	maxTTL = 7 * 24 * time.Hour
@@ -30,15 +37,15 @@ const (
 	tries = 3
 )
 
-// errSlow is returned when what was written had expired by the time it was on disk.
-var errSlow = errors.New("addrmap: the lease file takes too long to write")
-
 // table is the stateful way for one address family. A lease is in one of three places: among the live ones, among
 // the idle ones, which expired and give up their address to whoever needs one, the least used first, or, if it
 // expired under a flow, in neither, parked until the last flow ends.
 type table struct {
-	// Set once by newTable.
-	capacity uint64
+	// Set once by Open.
+	v6       bool
+	prefixes []netip.Prefix
+	leases   uint64 // how many the configuration permits
+	capacity uint64 // how many there can be
 	grace    time.Duration
 	now      func() int64
 	store    leaseStore // or nil, if leases are in memory only
@@ -51,9 +58,10 @@ type table struct {
 	idle    queue
 }
 
-// lease is one destination's relay address. Neither ever changes, nor does replaces.
+// lease is one destination's relay address. Neither ever changes, nor do lead and replaces.
 type lease struct {
 	dst, relay netip.Addr
+	lead       int64  // how long before its expiry on disk it is written again
 	release    func() // ends a flow; made here once, so that Acquire allocates nothing
 
 	replaces record // what the store has had for the relay address, as far as is known; the zero record if nothing
@@ -72,27 +80,19 @@ type lease struct {
 	commit  *batch // which commits written, or nil
 }
 
-// newTable returns a table over prefixes of one family. records are the leases from the file.
-func newTable(cfg *TableConfig, prefixes []netip.Prefix, st leaseStore, records []record) *table {
+// newTable returns a table over prefixes of one family, without leases. Its store is set later.
+func newTable(cfg *TableConfig, prefixes []netip.Prefix) *table {
 	t := &table{
-		grace:   cfg.Grace,
-		now:     monotonic(clockOr(cfg.Clock)),
-		store:   st,
-		byDst:   make(map[netip.Addr]*lease, len(records)),
-		byRelay: make(map[netip.Addr]*lease, len(records)),
+		v6:       prefixes[0].Addr().Is6(),
+		prefixes: prefixes,
+		leases:   uint64(cmp.Or(cfg.MaxLeases, defaultLeases)),
+		grace:    cmp.Or(cfg.Grace, defaultGrace),
+		now:      monotonic(clockOr(cfg.Clock)),
+		byDst:    make(map[netip.Addr]*lease),
+		byRelay:  make(map[netip.Addr]*lease),
 	}
-	if t.grace == 0 {
-		t.grace = defaultGrace
-	}
-	for _, r := range records {
-		t.restore(r)
-	}
-	leases := uint64(defaultLeases)
-	if cfg.MaxLeases != 0 {
-		leases = uint64(cfg.MaxLeases)
-	}
-	t.pool = newPool(prefixes, leases, t.taken)
-	t.capacity = min(leases, t.pool.size)
+	t.pool = newPool(prefixes, t.leases, t.taken)
+	t.capacity = min(t.leases, t.pool.size)
 	return t
 }
 
@@ -108,44 +108,46 @@ func (t *table) seconds(ttl time.Duration) int64 {
 	return int64((max(ttl, 0)+t.grace+time.Second-1)/time.Second) + 1
 }
 
-// restore enters a lease from the file. Of two for one destination the later one counts: the other had lost its
-// address to a lease that did not reach the disk. An expiry that no lease can have, because the clock was wrong when
-// it was written, is cut to the longest that it can.
-func (t *table) restore(r record) {
-	if old := t.byDst[r.dst]; old != nil {
-		if old.written >= r.expiry {
-			return
+// restore enters leases from the file, in the order in which they were written, when it is opened. Of two for one
+// destination the later one counts: the other had lost its address to a lease that did not reach the disk. An expiry
+// that no lease can have, because the clock was wrong when it was written, is cut to the longest that it can.
+func (t *table) restore(records []record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range records {
+		if old := t.byDst[r.dst]; old != nil {
+			t.removeLocked(old)
 		}
-		t.removeLocked(old)
+		l := t.insertLocked(r.dst, r.relay, t.possible(r.expiry))
+		l.written = r.expiry
+		l.disk.Store(r.expiry)
 	}
-	l := t.insertLocked(r.dst, r.relay, min(r.expiry, t.now()+t.seconds(maxTTL)+ahead))
-	l.written = r.expiry
-	l.disk.Store(r.expiry)
+	t.pool = newPool(t.prefixes, t.leases, t.taken)
 }
 
+// possible returns an expiry from the store, or the latest that a lease can have.
+func (t *table) possible(expiry int64) int64 { return min(expiry, t.needs(maxTTL)+ahead) }
+
 // relay returns the relay address of dst after it has put a lease for ttl on disk. For ctx and fresh, see Map.Lease.
-func (t *table) relay(ctx context.Context, dst netip.Addr, ttl time.Duration, fresh Fresh) (netip.Addr, error) {
-	if ttl > maxTTL {
-		return netip.Addr{}, fmt.Errorf("addrmap: TTL %v is longer than any lease; want %v or less", ttl, maxTTL)
+func (t *table) relay(ctx context.Context, dst netip.Addr, ttl time.Duration, fresh Fresh) (addr netip.Addr, err error) {
+	if addr, ok := t.leased(dst, t.needs(ttl)); ok && ttl <= maxTTL {
+		return addr, nil
 	}
 	for range tries {
-		need := t.now() + t.seconds(ttl)
-		if addr, ok := t.leased(dst, need); ok {
-			return addr, nil
-		}
-		addr, commit, err := t.renew(dst, need, fresh)
-		if err != nil || commit == nil {
-			return addr, err
-		}
-		if err := commit.wait(ctx); errors.Is(err, errTaken) {
-			t.give(dst, addr)
-			continue
-		} else if err != nil {
+		l, err := t.reserve(dst, ttl, fresh)
+		if err != nil {
 			return netip.Addr{}, err
 		}
-		// Look again: only now is it certain what the time is when the answer leaves.
+		if t.store == nil {
+			return l.relay, nil
+		}
+		if err := settle(ctx, []item{{t, l, ttl}}); err == nil {
+			return l.relay, nil
+		} else if !errors.Is(err, errTaken) {
+			return netip.Addr{}, err
+		}
 	}
-	return netip.Addr{}, errSlow
+	return netip.Addr{}, errTaken
 }
 
 // leased returns the relay address of dst if its lease lasts until need and nothing has to be written for it soon.
@@ -153,59 +155,11 @@ func (t *table) leased(dst netip.Addr, need int64) (netip.Addr, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	l := t.byDst[dst]
-	if l == nil || l.until < need || t.store != nil && l.disk.Load() < need+ahead/2 {
+	if l == nil || l.until < need || t.store != nil && l.disk.Load() < need+l.lead {
 		return netip.Addr{}, false
 	}
 	l.uses.Add(1)
 	return l.relay, true
-}
-
-// renew makes the lease of dst last until need, or makes one. If commit is not nil, the lease is not on disk before
-// that has ended.
-func (t *table) renew(dst netip.Addr, need int64, fresh Fresh) (addr netip.Addr, commit *batch, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	l := t.byDst[dst]
-	if l == nil {
-		t.expireLocked() // a part at a time, so that usedLocked is not far off
-		if fresh != nil && !fresh(t.usedLocked(), t.capacity) {
-			return netip.Addr{}, nil, ErrRefused
-		}
-		var before record
-		if addr, before, err = t.allocateLocked(); err != nil {
-			return netip.Addr{}, nil, err
-		}
-		l = t.insertLocked(dst, addr, need+slack)
-		l.replaces = before
-	} else if l.until < need {
-		t.extendLocked(l, need+slack)
-	}
-	if t.store == nil {
-		l.uses.Add(1)
-		return l.relay, nil, nil
-	}
-	disk := l.disk.Load() // before the write begins: the time may be another when it ends
-	if disk < need+ahead/2 {
-		commit, err = t.writeLocked(l, need)
-	}
-	if disk >= need {
-		l.uses.Add(1)
-		// Written early enough that nobody has to wait, nor to know if it went wrong: that shows in time.
-		return l.relay, nil, nil
-	}
-	return l.relay, commit, err
-}
-
-// writeLocked returns the commit that puts the lease on disk with an expiry beyond need: the one that is under way if
-// it is good enough, else a new one.
-func (t *table) writeLocked(l *lease, need int64) (*batch, error) {
-	if l.commit != nil && l.written >= need+ahead/2 && !l.commit.ended() {
-		return l.commit, nil
-	}
-	l.written = need + slack + ahead
-	commit, err := t.store.add(write{l, l.written})
-	l.commit = commit
-	return commit, err
 }
 
 // acquire returns the destination of a relay address and counts a flow.
@@ -216,8 +170,17 @@ func (t *table) acquire(relay netip.Addr) (dst netip.Addr, release func(), ok bo
 	if l == nil || t.store != nil && l.disk.Load() == 0 { // the store may yet say that it is somebody else's
 		return netip.Addr{}, nil, false
 	}
-	l.flows.Add(1)
-	return l.dst, l.release, true
+	for {
+		// Whoever got the address may not use it any more once it has expired, so that this would be somebody who looks
+		// for what others visit. It goes on for the flows that it has, and for what belongs to them.
+		flows := l.flows.Load()
+		if flows == 0 && l.until <= t.now() {
+			return netip.Addr{}, nil, false
+		}
+		if l.flows.CompareAndSwap(flows, flows+1) {
+			return l.dst, l.release, true
+		}
+	}
 }
 
 // end ends a flow. The lock is taken only if the lease expired under it.
@@ -297,7 +260,7 @@ func (t *table) allocateLocked() (addr netip.Addr, before record, err error) {
 }
 
 func (t *table) insertLocked(dst, relay netip.Addr, until int64) *lease {
-	l := &lease{dst: dst, relay: relay, until: until}
+	l := &lease{dst: dst, relay: relay, until: until, lead: lead(relay)}
 	l.release = func() { t.end(l) }
 	t.byDst[dst], t.byRelay[relay] = l, l
 	t.live.push(l, l.until)
@@ -342,50 +305,47 @@ func (t *table) usage() (used, size uint64) {
 	return used, t.capacity
 }
 
-// queue orders leases: the live ones by their expiry, and the idle ones by that and by how often they were in answers,
-// each doubling of which is worth another grace.
-type queue []*lease
-
-// first returns the lease that comes first, or nil.
-func (q *queue) first() *lease {
-	if len(*q) == 0 {
-		return nil
+// forget removes the leases that ended a while ago, so that nobody finds out any more which destinations there were.
+// What is moved about by others meanwhile may be left to the next call.
+func (t *table) forget() {
+	t.usage() // moves on what has expired
+	for i := math.MaxInt; i >= 0; {
+		i = t.forgetStep(i)
 	}
-	return (*q)[0]
 }
 
-func (q *queue) push(l *lease, order int64) {
-	l.queue, l.order = q, order
-	heap.Push(q, l)
+// forgetStep looks at some idle leases from index i downwards, and returns where to go on.
+func (t *table) forgetStep(i int) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i = min(i, len(t.idle)-1)
+	for n := 0; n < expireStep && i >= 0; n++ {
+		l := t.idle[i]
+		if l.until > t.now()-rest {
+			i--
+			continue
+		}
+		t.idle.remove(l)
+		if !t.heldLocked(l) {
+			t.removeLocked(l)
+			t.pool.put(l.relay, t.taken)
+		}
+		i = min(i, len(t.idle)-1) // again: one that comes before has taken its place
+	}
+	return i
 }
 
-func (q *queue) remove(l *lease) {
-	heap.Remove(q, l.index)
-	l.queue = nil
+// has reports whether r is the record of a lease that was not forgotten.
+func (t *table) has(r record) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	l := t.byRelay[r.relay]
+	return l != nil && l.dst == r.dst
 }
 
-// Len, Less, Swap, Push and Pop implement heap.Interface.
-
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].order < q[j].order }
-
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
+// lead returns the lead of the lease of a relay address.
+func lead(relay netip.Addr) int64 {
+	h := fnv.New32a()
+	h.Write(relay.AsSlice())
+	return minLead + int64(h.Sum32()%leadSpan)
 }
-
-func (q *queue) Push(x any) {
-	l := x.(*lease)
-	l.index = len(*q)
-	*q = append(*q, l)
-}
-
-func (q *queue) Pop() any {
-	last := len(*q) - 1
-	l := (*q)[last]
-	(*q)[last] = nil
-	*q = (*q)[:last]
-	return l
-}
-
-var _ heap.Interface = (*queue)(nil)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -125,13 +126,12 @@ func exhaust(t *testing.T, cfg TableConfig, size int) {
 		if used, _ := tableFor(m, like).usage(); used != 0 {
 			t.Errorf("Usage after the leases: got %d; want 0", used)
 		}
-		for relay, dst := range relays {
-			got, release, ok := m.Acquire(relay)
-			if !ok || got != dst {
-				t.Fatalf("Acquire(%v) after the lease, address not needed: got %v, %v; want %v", relay, got, ok, dst)
+		for relay := range relays {
+			if got, _, ok := m.Acquire(relay); ok {
+				t.Fatalf("Acquire(%v) after the lease, address not needed: got %v; want nothing", relay, got)
 			}
-			release()
 		}
+		checkTable(t, tableFor(m, like))
 	}
 }
 
@@ -205,12 +205,17 @@ func TestLeaseHeldByFlows(t *testing.T) {
 	}
 	_, release1, _ := m.Acquire(relays[0])
 	_, release2, _ := m.Acquire(relays[0])
-	clock.t = clock.t.Add(lasts(m.table4, 0))
-	if used, _, _, _ := m.Usage(); used != 1 {
-		t.Errorf("Usage with one lease under flows: got %d; want 1", used)
-	}
-	// Two flows hold the first; one begins on the second when it has expired already.
 	_, release3, _ := m.Acquire(relays[1])
+	clock.t = clock.t.Add(lasts(m.table4, 0))
+	if used, _, _, _ := m.Usage(); used != 2 {
+		t.Errorf("Usage with both leases under flows: got %d; want 2", used)
+	}
+	// Two flows hold the first, one the second. What belongs to a flow may begin after the lease has expired.
+	if dst, release, ok := m.Acquire(relays[1]); !ok || dst != dsts[1] {
+		t.Errorf("another flow where one goes on: got %v, %v; want %v", dst, ok, dsts[1])
+	} else {
+		release()
+	}
 	if err := lease(2); !errors.Is(err, ErrExhausted) {
 		t.Errorf("all addresses under flows: got %v; want ErrExhausted", err)
 	}
@@ -254,6 +259,42 @@ func TestRenewedUnderFlow(t *testing.T) {
 	clock.t = clock.t.Add(lasts(m.table4, time.Hour))
 	if got, err := m.Relay(b, false, 0); got != relay || err != nil {
 		t.Errorf("after the new lease: got %v, %v; want %v", got, err, relay)
+	}
+}
+
+// TestEndedLeaseIsForgotten: nothing is left of a destination in memory, whose address is free again.
+func TestEndedLeaseIsForgotten(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.0/30", "10.0.0.0/8", "2001:db8::2/127", "2001:db8::/64"} {
+		t.Run(prefix, func(t *testing.T) {
+			clock := &testClock{testTime}
+			p := netip.MustParsePrefix(prefix)
+			m := openTest(t, Config{Table: &TableConfig{Prefixes: []netip.Prefix{p}, Clock: clock.now, MaxLeases: 2}})
+			tab := tableFor(m, p.Addr())
+			for n := range 20 {
+				one, two := destination(2*n, p.Addr()), destination(2*n+1, p.Addr())
+				if _, err := m.Relay(one, p.Addr().Is6(), 0); err != nil {
+					t.Fatal(err)
+				}
+				relay, err := m.Relay(two, p.Addr().Is6(), 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, release, _ := m.Acquire(relay)
+				clock.t = clock.t.Add(lasts(tab, 0) + (rest-1)*time.Second)
+				if m.forget(); len(tab.byDst) != 2 {
+					t.Fatalf("just before: got %d leases; want both", len(tab.byDst))
+				}
+				clock.t = clock.t.Add(time.Second)
+				if m.forget(); len(tab.byDst) != 1 || tab.byDst[two] == nil {
+					t.Fatalf("got %d leases; want the one under a flow", len(tab.byDst))
+				}
+				release()
+				if m.forget(); len(tab.byDst)+len(tab.byRelay)+len(tab.live)+len(tab.idle) != 0 {
+					t.Fatalf("after the flow: got %d leases; want none", len(tab.byDst))
+				}
+				checkTable(t, tab)
+			}
+		})
 	}
 }
 
@@ -323,6 +364,7 @@ func TestTableConcurrently(t *testing.T) {
 			return clock
 		},
 	}})
+	var flows atomic.Int32
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
@@ -342,9 +384,9 @@ func TestTableConcurrently(t *testing.T) {
 				// The others may have moved the clock past the lease by now: only under a flow is the answer fixed.
 				got, release, ok := m.Acquire(relay)
 				if !ok {
-					t.Errorf("Acquire(%v): nothing", relay)
-					return
+					continue
 				}
+				flows.Add(1)
 				again, release2, ok := m.Acquire(relay)
 				if !ok || again != got {
 					t.Errorf("%v under a flow: got %v, %v; want %v", relay, again, ok, got)
@@ -355,6 +397,9 @@ func TestTableConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	if flows.Load() == 0 {
+		t.Error("there was no flow at all")
+	}
 	checkTable(t, m.table4)
 }
 

@@ -92,20 +92,29 @@ type Policy interface {
 	Scope(rules []int, ech bool) (listed, byName, byAddr bool)
 }
 
-// Relay gives out relay addresses. It must be safe for concurrent use.
-type Relay interface {
+// Answer gives out the relay addresses of one response, from one goroutine.
+type Answer = interface {
 	// RelayAddr returns the address of the relay, in IPv6 if v6 and else in IPv4, that stands for dst for at least
 	// ttl. ok is false, without an error, if this family cannot express dst at all. An error means that the relay
 	// cannot take dst now: no address is left, say, or ctx is done. If dst has no address yet and one has to be taken
 	// out of a pool, fresh is asked whether that may be, and told how many addresses of the pool are in use and how many
 	// there are; if not, that is an error. fresh does not wait for anything.
 	RelayAddr(ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh func(used, size uint64) bool) (addr netip.Addr, ok bool, err error)
+	// Commit returns once every address holds that was given out, or an error if one does not, because it could not be
+	// written down, say. It is called once, before the response is sent, and may wait until ctx is done.
+	Commit(ctx context.Context) error
+}
+
+// Relay gives out relay addresses. It must be safe for concurrent use.
+type Relay interface {
+	// Answer returns what gives out the addresses of one response.
+	Answer() Answer
 	// Contains reports whether addr is no destination of the relay, such as a relay address itself: it is never
 	// steered.
 	Contains(addr netip.Addr) bool
 	// Dead reports whether the relay could not reach dst, or any address of its family, of late. Such an address is left
 	// out of the answers for names that have others.
 	Dead(dst netip.Addr) bool
-	// Healthy reports whether the relay takes flows. RelayAddr is not asked while it does not.
+	// Healthy reports whether the relay takes flows. No Answer is asked while it does not.
 	Healthy() bool
 }

@@ -209,6 +209,7 @@ type rewrite struct {
 	*Steerer
 	ctx     context.Context
 	lookup  Lookup
+	answer  Answer
 	m       *wire.Message
 	qname   string
 	paths   map[string][]string // from QNAME to the names that it leads to
@@ -241,7 +242,7 @@ type relayed struct {
 func (s *Steerer) newRewrite(ctx context.Context, m *wire.Message, q *Request) *rewrite {
 	qname := wire.NameText(m.Question[:len(m.Question)-4])
 	return &rewrite{
-		Steerer: s, ctx: ctx, lookup: q.Lookup, client: clientOf(q.Client), m: m, qname: qname,
+		Steerer: s, ctx: ctx, lookup: q.Lookup, answer: s.config.Relay.Answer(), client: clientOf(q.Client), m: m, qname: qname,
 		paths: paths(m, qname), judged: make(map[pathKey]*path),
 		origins: append(s.targets.lookup(qname, time.Now()), q.Led...),
 		labels:  maxLabels, addresses: maxAddresses, leases: maxNew, portLookups: maxPortLookups,
@@ -266,6 +267,9 @@ func (r *rewrite) run() (Verdict, error) {
 		if err := r.fill(had); err != nil {
 			return Untouched, err
 		}
+	}
+	if err := r.answer.Commit(r.ctx); err != nil {
+		return Untouched, fmt.Errorf("%w: %w", ErrRelayFailed, err)
 	}
 	r.dropSignatures()
 	capTTLs(r.m, r.cap(wire.MaxTTL), func(k wire.RRset) bool { return r.changed[k] || r.capped[k] })
@@ -422,7 +426,7 @@ func (r *rewrite) relayAddr(p *path, dst netip.Addr, v6 bool, ttl uint32, extra 
 	}
 	extra = extra || r.relayed
 	refused := false
-	addr, ok, err := r.config.Relay.RelayAddr(r.ctx, dst, v6, time.Duration(r.cap(ttl))*time.Second, func(used, size uint64) bool {
+	addr, ok, err := r.answer.RelayAddr(r.ctx, dst, v6, time.Duration(r.cap(ttl))*time.Second, func(used, size uint64) bool {
 		refused = !r.newLease(p, v6, extra, used, size)
 		return !refused
 	})

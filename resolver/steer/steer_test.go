@@ -404,3 +404,28 @@ func BenchmarkSteer(b *testing.B) {
 		})
 	}
 }
+
+// TestOneCommit has the addresses of a response committed once, all together, and none given out if that fails.
+func TestOneCommit(t *testing.T) {
+	response := hostile(t, dns.TypeA, 0, manyRecords(50, ". 300 A 192.0.%[2]d.%[3]d")...)
+	for _, failure := range []error{nil, errors.New("no space left on device")} {
+		for _, mode := range []FailMode{FailPass, FailServfail} {
+			relay := &dnstest.Relay{CommitErr: failure}
+			s, err := New(Config{Policy: dnstest.Rules("."), Relay: relay, OnFailure: mode}, nil, func(string) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := s.Apply(t.Context(), Request{Response: response})
+			if relay.Commits != 1 {
+				t.Errorf("got %d commits; want 1", relay.Commits)
+			}
+			want := Steered
+			if failure != nil && mode == FailPass {
+				want = Passed
+			}
+			if failed := failure != nil && mode == FailServfail; failed != errors.Is(err, ErrRelayFailed) || !failed && res.Verdict != want {
+				t.Errorf("failure %v, mode %d: got verdict %d, %v; want %d", failure, mode, res.Verdict, err, want)
+			}
+		}
+	}
+}

@@ -89,14 +89,16 @@ func matchName(names []string, suffix string) bool {
 
 // Relay maps 192.0.2.n to 198.51.100.n and 2001:db8:5ea1::n, and 2001:db8:1::n to 2001:db8:ab1e::n.
 type Relay struct {
-	No4    bool            // no IPv4 pool
-	NoSeal bool            // no way from IPv4 to IPv6
-	No6    bool            // no IPv6 pool
-	Err    error           // what RelayAddr returns, or nil
-	Down   bool            // not healthy, though it has addresses
-	Died   []netip.Addr    // destinations that are dead
-	Asked  []time.Duration // the TTLs that RelayAddr was called with
-	Size   uint64          // of the pool; 0 if no lease is ever new
+	No4       bool            // no IPv4 pool
+	NoSeal    bool            // no way from IPv4 to IPv6
+	No6       bool            // no IPv6 pool
+	Err       error           // what RelayAddr returns, or nil
+	CommitErr error           // what Commit returns, or nil
+	Commits   int             // calls of Commit
+	Down      bool            // not healthy, though it has addresses
+	Died      []netip.Addr    // destinations that are dead
+	Asked     []time.Duration // the TTLs that RelayAddr was called with
+	Size      uint64          // of the pool; 0 if no lease is ever new
 
 	leased []netip.Addr
 }
@@ -107,7 +109,22 @@ var ErrRefused = errors.New("no new lease")
 // Leased returns how many leases there are.
 func (f *Relay) Leased() int { return len(f.leased) }
 
-// RelayAddr implements steer.Relay.
+// Answer is steer.Answer, which this package cannot import.
+type Answer = interface {
+	RelayAddr(ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh func(used, size uint64) bool) (netip.Addr, bool, error)
+	Commit(ctx context.Context) error
+}
+
+// Answer implements steer.Relay.
+func (f *Relay) Answer() Answer { return f }
+
+// Commit implements steer.Answer.
+func (f *Relay) Commit(context.Context) error {
+	f.Commits++
+	return f.CommitErr
+}
+
+// RelayAddr implements steer.Answer.
 func (f *Relay) RelayAddr(ctx context.Context, dst netip.Addr, v6 bool, ttl time.Duration, fresh func(used, size uint64) bool) (netip.Addr, bool, error) {
 	f.Asked = append(f.Asked, ttl)
 	if f.Size != 0 && !slices.Contains(f.leased, dst) {
