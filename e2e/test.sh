@@ -10,8 +10,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export E2E_REQUIRED=${E2E_REQUIRED:-1}
 
-packages=(bind9-dnsutils bind9-utils ca-certificates chromium curl dnsmasq-base dnsperf haproxy iperf3 iproute2 isc-dhcp-client
-	isc-dhcp-server kea-dhcp4-server kea-dhcp6-server knot-dnsutils ldnsutils libnss3-tools ndisc6 nginx-light nsd openssl
+packages=(bind9 bind9-dnsutils bind9-utils ca-certificates chromium curl dnsmasq-base dnsperf haproxy iperf3 iproute2 isc-dhcp-client
+	isc-dhcp-server kea-dhcp4-server kea-dhcp6-server knot-dnsutils ldnsutils libnss3-tools ndisc6 nftables nginx-light nsd openssl
 	procps radvd socat tcpdump tshark udhcpc unbound)
 
 say() { printf '\n== %s\n' "$*"; }
@@ -92,7 +92,7 @@ e2e() {
 	(cd e2e/tools && go build -o "$bin/pebble" github.com/letsencrypt/pebble/v2/cmd/pebble)
 	go test -c -o "$bin/e2e.test" ./e2e
 	local status=0
-	(cd e2e && E2E_CFRD="$bin/cfrd" E2E_PEBBLE="$bin/pebble" in_namespaces "$bin/e2e.test" -test.count=1 -test.timeout 15m "${@/#-/-test.}") || status=$?
+	(cd e2e && E2E_CFRD="$bin/cfrd" E2E_PEBBLE="$bin/pebble" in_namespaces "$bin/e2e.test" -test.count=1 -test.timeout 30m "${@/#-/-test.}") || status=$?
 	rm -rf "$bin"
 	return $status
 }
