@@ -125,7 +125,7 @@ func (d *daemon) usageAfterCollection() (u usage, goroutines float64, err error)
 // wantReturned waits until memory, descriptors and goroutines are within 20 % of what they were.
 func (d *daemon) wantReturned(t *testing.T, before usage, goroutines float64) {
 	t.Helper()
-	const limit = 60 * time.Second
+	const limit = 40 * time.Second
 	deadline := time.After(limit)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"io"
 	"net"
 	"sync"
@@ -61,11 +62,18 @@ func (a assault) stallOne(ctx context.Context, source string) (net.Conn, error) 
 		c.Close()
 		return nil, err
 	}
-	if _, err := tc.Write(hundredRequests(question(a.Name))); err != nil {
+	if _, err := tc.Write(hundredRequests(typedQuestion(a.Name, a.Type))); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return tc, nil
+}
+
+// typedQuestion returns a query for another type than A.
+func typedQuestion(name string, qtype uint16) []byte {
+	msg := question(name)
+	binary.BigEndian.PutUint16(msg[len(msg)-4:], qtype)
+	return msg
 }
 
 // hundredRequests returns an HTTP/2 client's preface and a hundred requests with msg. The windows are as large as can

@@ -136,7 +136,7 @@ func TestAttackPool(t *testing.T) {
 		m := a.customer.ask("", name, dns.TypeA, 3*time.Second)
 		got := addressesOf(m)
 		if len(got) == 0 || slices.ContainsFunc(got, func(s string) bool { return !netip.MustParsePrefix(relayPool4).Contains(netip.MustParseAddr(s)) }) {
-			t.Errorf("%s A: got %v; want addresses of %s", name, m, relayPool4)
+			t.Errorf("%s A: got %v, %s; want addresses of %s", name, got, rcodeOf(m), relayPool4)
 		}
 		return got
 	}
@@ -155,6 +155,14 @@ func TestAttackPool(t *testing.T) {
 	for i := 20; i < 40; i++ {
 		relayed(fmt.Sprintf("d%d.shop.cdn.example", i))
 	}
+}
+
+// rcodeOf returns the RCODE of m, which may be nil.
+func rcodeOf(m *dns.Msg) string {
+	if m == nil {
+		return "no answer"
+	}
+	return dns.RcodeToString[m.Rcode]
 }
 
 // addressesOf returns the addresses in the Answer section of m, which may be nil.
