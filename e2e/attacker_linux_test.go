@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -40,9 +41,10 @@ type assault struct {
 
 // tally is what an attacker got, as JSON on its standard output.
 type tally struct {
-	Sent, Truncated, Open, Refused int
-	Rcodes                         map[string]int
-	Slowest                        time.Duration
+	Sent, Truncated int            // queries and answers of a flood
+	Rcodes          map[string]int // of its answers
+	Slowest         time.Duration  // of them, if the names are numbered
+	Open, Refused   int            // connections: the most at one time, and how many ended early or were refused
 }
 
 var assaults = map[string]func(assault) tally{"flood": flood, "hold": hold, "stall": stallHTTP2}
@@ -73,11 +75,17 @@ func (a assault) at(source, port string) (local net.IP, target string) {
 	return local, net.JoinHostPort(host, port)
 }
 
-// flood sends queries over UDP and counts what comes back until a while after the last one.
+// flooder sends queries over UDP and counts what comes back.
+type flooder struct {
+	assault
+	mu    sync.Mutex // guards the following
+	got   tally
+	began []time.Time // when each query was sent
+}
+
+// flood sends queries from all sources in turn, and reads answers until a while after the last one.
 func flood(a assault) tally {
-	var mu sync.Mutex
-	got := tally{Rcodes: map[string]int{}}
-	began := make([]time.Time, a.Count)
+	f := &flooder{assault: a, got: tally{Rcodes: map[string]int{}}, began: make([]time.Time, a.Count)}
 	var readers sync.WaitGroup
 	var socks []net.Conn
 	for _, source := range a.Sources {
@@ -85,53 +93,58 @@ func flood(a assault) tally {
 		c, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: local}}).Dial("udp", target)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			continue
+			os.Exit(1)
 		}
 		socks = append(socks, c)
-		readers.Go(func() {
-			buf := make([]byte, 65536)
-			for {
-				n, err := c.Read(buf)
-				if err != nil {
-					if ne, ok := err.(net.Error); ok && ne.Timeout() {
-						return
-					}
-					continue
-				}
-				m := new(dns.Msg)
-				if m.Unpack(buf[:n]) != nil || len(m.Question) == 0 {
-					continue
-				}
-				mu.Lock()
-				got.Rcodes[dns.RcodeToString[m.Rcode]]++
-				if m.Truncated {
-					got.Truncated++
-				}
-				if i := numberOf(a.Name, m.Question[0].Name) - a.First; i >= 0 && i < len(began) {
-					got.Slowest = max(got.Slowest, time.Since(began[i]))
-				}
-				mu.Unlock()
-			}
-		})
+		readers.Go(func() { f.read(c) })
 	}
-	a.pace(func(i int) {
-		m := new(dns.Msg).SetQuestion(dns.Fqdn(nthName(a.Name, a.First+i)), a.Type)
-		m.SetEdns0(1232, false)
-		b, err := m.Pack()
-		if err != nil {
-			return
-		}
-		mu.Lock()
-		began[i] = time.Now()
-		got.Sent++
-		mu.Unlock()
-		socks[i%len(socks)].Write(b)
-	})
+	a.pace(func(i int) { f.send(socks[i%len(socks)], i) })
 	for _, c := range socks {
 		c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	}
 	readers.Wait()
-	return got
+	return f.got
+}
+
+func (f *flooder) send(c net.Conn, i int) {
+	m := new(dns.Msg).SetQuestion(dns.Fqdn(nthName(f.Name, f.First+i)), f.Type)
+	m.SetEdns0(1232, false)
+	b, err := m.Pack()
+	if err != nil {
+		return
+	}
+	f.mu.Lock()
+	f.began[i] = time.Now()
+	f.got.Sent++
+	f.mu.Unlock()
+	c.Write(b)
+}
+
+// read counts answers until the deadline of c. Errors that ICMP brings are none.
+func (f *flooder) read(c net.Conn) {
+	buf := make([]byte, 65536)
+	for {
+		n, err := c.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		m := new(dns.Msg)
+		if err == nil && m.Unpack(buf[:n]) == nil && len(m.Question) == 1 {
+			f.count(m)
+		}
+	}
+}
+
+func (f *flooder) count(m *dns.Msg) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.got.Rcodes[dns.RcodeToString[m.Rcode]]++
+	if m.Truncated {
+		f.got.Truncated++
+	}
+	if i := numberOf(f.Name, m.Question[0].Name) - f.First; i >= 0 && i < len(f.began) {
+		f.got.Slowest = max(f.got.Slowest, time.Since(f.began[i]))
+	}
 }
 
 // pace calls f for each of a.Count numbers, a.Rate times a second.
@@ -171,34 +184,45 @@ func numberOf(pattern, name string) int {
 func hold(a assault) tally {
 	ctx, cancel := context.WithTimeout(context.Background(), a.For)
 	defer cancel()
-	var mu sync.Mutex
-	var got tally
-	count := func(n *int, by int) {
-		mu.Lock()
-		defer mu.Unlock()
-		*n += by
-		got.Sent = max(got.Sent, got.Open)
-	}
+	h := &holding{assault: a}
 	var work sync.WaitGroup
-	pause := time.Second / time.Duration(max(a.Rate, 1))
 	for range a.Count {
 		for _, source := range a.Sources {
 			for _, way := range a.Ways {
-				work.Go(func() {
-					for ctx.Err() == nil {
-						err := a.holdOne(ctx, source, way, func(by int) { count(&got.Open, by) })
-						if err != nil && ctx.Err() == nil {
-							count(&got.Refused, 1)
-						}
-						sleep(ctx, a.Period)
-					}
-				})
-				sleep(ctx, pause)
+				work.Go(func() { h.keep(ctx, source, way) })
+				sleep(ctx, time.Second/time.Duration(a.Rate))
 			}
 		}
 	}
 	work.Wait()
-	return got
+	return tally{Open: h.most, Refused: h.refused}
+}
+
+// holding counts the connections that are held.
+type holding struct {
+	assault
+	mu                  sync.Mutex // guards the following
+	open, most, refused int
+}
+
+func (h *holding) keep(ctx context.Context, source, way string) {
+	for ctx.Err() == nil {
+		err := h.holdOne(ctx, source, way, h.opened)
+		if err != nil && ctx.Err() == nil {
+			h.mu.Lock()
+			h.refused++
+			h.mu.Unlock()
+		}
+		sleep(ctx, h.Period)
+	}
+}
+
+// opened counts a connection that was opened, or with -1 one that ended.
+func (h *holding) opened(by int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open += by
+	h.most = max(h.most, h.open)
 }
 
 // sleep waits for d or until ctx is done.
@@ -251,21 +275,24 @@ func (a assault) open(ctx context.Context, source, way string) (ask func() error
 		conf.NextProtos = []string{map[string]string{"dot": "dot", "doh": "http/1.1"}[way]}
 		c = tls.Client(c, conf)
 	}
-	ask = func() error {
-		c.SetDeadline(time.Now().Add(5 * time.Second))
-		if way == "doh" {
-			_, err := fmt.Fprintf(c, "POST /dns-query HTTP/1.1\r\nHost: %s\r\nContent-Type: application/dns-message\r\nContent-Length: %d\r\n\r\n%s", adn, len(msg), msg)
-			if err == nil {
-				_, err = c.Read(make([]byte, 4096))
-			}
-			return err
-		}
+	return func() error { return askOn(c, way, msg) }, func() { c.Close() }, nil
+}
+
+// askOn asks on a connection and waits for the answer, or for DoH for the beginning of it.
+func askOn(c net.Conn, way string, msg []byte) error {
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	if way != "doh" {
 		if _, err := c.Write(framed(msg)); err != nil {
 			return err
 		}
 		return wantAnswer(c)
 	}
-	return ask, func() { c.Close() }, nil
+	const head = "POST /dns-query HTTP/1.1\r\nHost: " + adn + "\r\nContent-Type: application/dns-message\r\nContent-Length: "
+	if _, err := fmt.Fprintf(c, head+"%d\r\n\r\n%s", len(msg), msg); err != nil {
+		return err
+	}
+	_, err := c.Read(make([]byte, 4096))
+	return err
 }
 
 func (a assault) openQUIC(ctx context.Context, source string, msg []byte, conf *tls.Config) (ask func() error, end func(), err error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -84,19 +85,28 @@ func (v verdict) String() string {
 // judge asks f over UDP for names that it has not been asked for, and returns its worst answer and its longest time.
 func (a *attackLab) judge(f forwarder, pattern string, qtype uint16) (worst verdict, slowest time.Duration) {
 	a.t.Helper()
+	var mu sync.Mutex
+	var work sync.WaitGroup
 	worst = whole
 	for i := range 6 {
-		begin := time.Now()
-		worst = min(worst, a.judgeOne(f, nthName(pattern, i), qtype))
-		slowest = max(slowest, time.Since(begin))
+		work.Go(func() {
+			begin := time.Now()
+			got := a.judgeOne(f, nthName(pattern, i), qtype)
+			mu.Lock()
+			defer mu.Unlock()
+			worst = min(worst, got)
+			slowest = max(slowest, time.Since(begin))
+		})
 	}
+	work.Wait()
 	return worst, slowest.Round(time.Millisecond)
 }
 
 func (a *attackLab) judgeOne(f forwarder, name string, qtype uint16) verdict {
 	c, err := a.customer.dial("udp", "", resolver4+":"+f.port)
 	if err != nil {
-		a.t.Fatal(err)
+		a.t.Error(err)
+		return silence
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(5 * time.Second))
@@ -140,7 +150,7 @@ func (a *attackLab) withoutEDNS() {
 			}
 			reply := warmReply(buf[:n])
 			if buf[11] != 0 { // the count of the Additional section
-				reply = append([]byte{buf[0], buf[1], 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0}, nil...)
+				reply = []byte{buf[0], buf[1], 0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0}
 			}
 			pc.WriteToUDPAddrPort(reply, from)
 		}

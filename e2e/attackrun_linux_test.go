@@ -53,6 +53,7 @@ func newAttackLab(t *testing.T) *attackLab {
 		ns.must("ip", "addr", "add", addrs[0], "dev", "attack")
 		ns.must("ip", "addr", "add", addrs[1], "dev", "attack")
 	}
+	a.attackers.must("sysctl", "-qw", "net.ipv6.ip_nonlocal_bind=1") // a local route is enough for IPv4 only
 	a.attackers.must("ip", "route", "add", "local", attackers4, "dev", "lo")
 	a.attackers.must("ip", "-6", "route", "add", "local", attackers6, "dev", "lo")
 	a.attackers.must("ip", "route", "add", "default", "via", "10.0.2.1")
@@ -252,6 +253,9 @@ func (a *attackLab) assault(spec assault) tally {
 		t.Errorf("attacker: %v\n%s%s", err, out, stderr.Bytes())
 	}
 	t.Logf("attacker: %+v", got)
+	if got.Sent == 0 && got.Open == 0 {
+		t.Errorf("the attack %+v did not take place", spec)
+	}
 	return got
 }
 

@@ -118,43 +118,75 @@ func (a *attackLab) endsInTime(d *daemon) {
 	}
 }
 
-// TestAttackPool has the owner of a domain publish more hints than the pool has addresses. Customers still get relay
-// addresses for what the operator steers: those that are in use, and new ones.
+// TestAttackPool has the owner of a domain publish more addresses than the pool has: as hints beside ech, and as the
+// addresses of names that a rule lists. Customers still get relay addresses for what the operator steers: those that
+// are in use, and new ones.
 func TestAttackPool(t *testing.T) {
-	const records = 40
-	var zone strings.Builder
-	for i := range records {
-		fmt.Fprintf(&zone, "r%d.pool %s\n", i, hintedRecord(fmt.Sprintf("11.%d.0.0", i+1), 4000, true))
+	const names = 40
+	var hints, addresses strings.Builder
+	for i := range names {
+		fmt.Fprintf(&hints, "r%d.pool %s\n", i, hintedRecord(fmt.Sprintf("11.%d.0.0", i+1), 4000, true))
+		for j := range 3000 {
+			fmt.Fprintf(&addresses, "r%d.pool A 11.%d.%d.%d\n", i, i+1, j/250, j%250+1)
+		}
 	}
+	for _, r := range []struct {
+		name, zone, rule string
+		qtype            uint16
+	}{
+		{"hints", hints.String(), "", dns.TypeHTTPS},
+		{"addresses", addresses.String(), "    - {suffixes: [pool.example]}", dns.TypeA},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			a := newAttackLab(t)
+			a.serveAttackZones(r.zone+shopZone(), nil)
+			a.emptyPool(t, a.startVictim(settings{steer: r.rule}, ""),
+				assault{Kind: "flood", Sources: clients4(8), Name: "r%d.pool.example", Type: r.qtype, Count: names, Rate: 10})
+		})
+	}
+}
+
+// shopZone has names that a rule lists, each with an address of its own.
+func shopZone() string {
+	var zone strings.Builder
 	for i := range 40 {
 		fmt.Fprintf(&zone, "d%d.shop.cdn A 198.51.100.%d\n", i, 100+i)
 	}
-	a := newAttackLab(t)
-	a.serveAttackZones(zone.String(), nil)
-	d := a.startVictim(settings{}, "")
-	relayed := func(name string) []string {
+	return zone.String()
+}
+
+func (a *attackLab) emptyPool(t *testing.T, d *daemon, attack assault) {
+	relayed := func(i int) []string {
+		name := fmt.Sprintf("d%d.shop.cdn.example", i)
 		m := a.customer.ask("", name, dns.TypeA, 3*time.Second)
 		got := addressesOf(m)
-		if len(got) == 0 || slices.ContainsFunc(got, func(s string) bool { return !netip.MustParsePrefix(relayPool4).Contains(netip.MustParseAddr(s)) }) {
+		if !allIn(relayPool4, got) {
 			t.Errorf("%s A: got %v, %s; want addresses of %s", name, got, rcodeOf(m), relayPool4)
 		}
 		return got
 	}
-	known := relayed("d0.shop.cdn.example")
+	known := relayed(0)
 	a.underAttack(t, d, 96<<20, func() {
 		for i := range 3 {
-			a.assault(assault{Kind: "flood", Sources: clients4(8), Name: "r%d.pool.example", Type: dns.TypeHTTPS, Count: records, Rate: 10})
+			a.assault(attack)
 			for j := range 6 {
-				relayed(fmt.Sprintf("d%d.shop.cdn.example", 1+6*i+j))
+				relayed(1 + 6*i + j)
 			}
 		}
 	})
-	if now := relayed("d0.shop.cdn.example"); !slices.Equal(now, known) {
+	if now := relayed(0); !slices.Equal(now, known) {
 		t.Errorf("got relay address %v for a destination in use; want %v, as before the attack", now, known)
 	}
 	for i := 20; i < 40; i++ {
-		relayed(fmt.Sprintf("d%d.shop.cdn.example", i))
+		relayed(i)
 	}
+}
+
+// allIn reports whether there are addresses, and all are in prefix.
+func allIn(prefix string, addrs []string) bool {
+	return len(addrs) > 0 && !slices.ContainsFunc(addrs, func(s string) bool {
+		return !netip.MustParsePrefix(prefix).Contains(netip.MustParseAddr(s))
+	})
 }
 
 // rcodeOf returns the RCODE of m, which may be nil.
@@ -209,7 +241,7 @@ func TestAttackForeignTargets(t *testing.T) {
 	}()
 	targetIsSteered := func(when string) {
 		got := addressesOf(a.customer.ask("", target, dns.TypeA, 3*time.Second))
-		if len(got) == 0 || !netip.MustParsePrefix(relayPool4).Contains(netip.MustParseAddr(got[0])) {
+		if !allIn(relayPool4, got) {
 			t.Errorf("%s: %s A, the target of a steered record: got %v; want an address of %s", when, target, got, relayPool4)
 		}
 	}

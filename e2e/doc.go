@@ -1,5 +1,5 @@
 // Package e2e tests the built cfrd as a black box, in network namespaces, against clients and servers that we did not
-// write: dig, kdig, curl, Chromium, Unbound, NSD, nginx, OpenSSL, Pebble; dnsmasq, ISC dhcpd, Kea, radvd, systemd. It
+// write: dig, kdig, curl, Chromium, Unbound, NSD, nginx, OpenSSL, Pebble; BIND, dnsmasq, ISC dhcpd, Kea, radvd, systemd. It
 // imports nothing of ours.
 //
 // The lab has three networks. Whatever leaves the customer unsteered is routed, not translated, so that a leak of
