@@ -3,9 +3,10 @@ package e2e
 import (
 	"bytes"
 	"crypto/tls"
-	"fmt"
+	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,20 +108,23 @@ func TestAttackHalfPing(t *testing.T) {
 	t.Logf("the connection was held for %v", time.Since(begin).Round(time.Second))
 }
 
-// pingByHalves sends half of a frame every 400 ms until the server ends the connection, and fails after 15 s.
+// pingByHalves has always half of a frame under way: it sends the second half of one with the first half of the next,
+// every 400 ms, until the server ends the connection. It fails after 15 s.
 func pingByHalves(c net.Conn, frame []byte, gone <-chan struct{}) error {
 	tick := time.NewTicker(400 * time.Millisecond)
 	defer tick.Stop()
-	halves := [][]byte{frame[:len(frame)/2], frame[len(frame)/2:]}
-	for i := range 38 {
-		if _, err := c.Write(halves[i%2]); err != nil {
+	half := len(frame) / 2
+	next := frame[:half]
+	for range 38 {
+		if _, err := c.Write(next); err != nil {
 			return nil
 		}
+		next = slices.Concat(frame[half:], frame[:half])
 		select {
 		case <-tick.C:
 		case <-gone:
 			return nil
 		}
 	}
-	return fmt.Errorf("a connection without a query is open after 15 s with idle_timeout 1s; want it closed")
+	return errors.New("a connection without a query is open after 15 s with idle_timeout 1s; want it closed")
 }
