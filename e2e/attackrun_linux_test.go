@@ -46,7 +46,10 @@ func newAttackLab(t *testing.T) *attackLab {
 	}
 	t.Cleanup(func() { exec.Command("ip", "netns", "del", a.attackers.name).Run() })
 	l.link(a.attackers, "attack", l.provider, "attack")
-	for ns, addrs := range map[namespace][2]string{a.attackers: {"10.0.2.2/30", "2001:db8:b::2/64"}, l.provider: {"10.0.2.1/30", "2001:db8:b::1/64"}} {
+	for ns, addrs := range map[namespace][2]string{
+		a.attackers: {"10.0.2.2/30", "2001:db8:b::2/64"},
+		l.provider:  {"10.0.2.1/30", "2001:db8:b::1/64"},
+	} {
 		ns.must("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.attack.accept_dad=0")
 		ns.must("ip", "link", "set", "lo", "up")
 		ns.must("ip", "link", "set", "attack", "up")
@@ -280,9 +283,18 @@ const (
 	attackPhase = 12 * time.Second
 )
 
+// growth bounds what a daemon may take more than before while it is attacked.
+type growth struct {
+	memory      int // octets
+	descriptors int
+}
+
+// sockets is room for the descriptors of as many queries to upstreams as a resolver may have under way at one time.
+const sockets = 4400
+
 // underAttack has a bystander ask d in peace, and then for as long as attack lasts. It holds the bystander's queries
-// and what d holds to the criteria of the attack run. growth bounds the octets that d may take meanwhile.
-func (a *attackLab) underAttack(t *testing.T, d *daemon, growth int, attack func()) {
+// and what d holds to the criteria of the attack run.
+func (a *attackLab) underAttack(t *testing.T, d *daemon, limit growth, attack func()) {
 	t.Helper()
 	calm, attacked := newBystander(a.lab, a.ca), newBystander(a.lab, a.ca)
 	favour(t)
@@ -304,8 +316,11 @@ func (a *attackLab) underAttack(t *testing.T, d *daemon, growth int, attack func
 	most := watch.stop()
 	t.Logf("before: %v, %v goroutines; at most: %v", before, goroutines, most)
 	wantUnmoved(t, calm, attacked)
-	if most.resident > before.resident+growth {
-		t.Errorf("got %d octets of memory under attack, %d before; want at most %d more", most.resident, before.resident, growth)
+	if most.resident > before.resident+limit.memory {
+		t.Errorf("got %d octets of memory under attack, %d before; want at most %d more", most.resident, before.resident, limit.memory)
+	}
+	if most.descriptors > before.descriptors+limit.descriptors {
+		t.Errorf("got %d descriptors under attack, %d before; want at most %d more", most.descriptors, before.descriptors, limit.descriptors)
 	}
 	d.wantReturned(t, before, goroutines)
 }

@@ -59,7 +59,7 @@ func TestAttackCostlyAnswers(t *testing.T) {
 			a.serveAttackZones("", map[string]string{"x": costlyZone()})
 			d := a.startVictim(settings{}, "")
 			begin, err := d.usage()
-			a.underAttack(t, d, 128<<20, func() { a.assault(spec) })
+			a.underAttack(t, d, growth{128 << 20, 500}, func() { a.assault(spec) })
 			if end, err2 := d.usage(); err == nil && err2 == nil {
 				t.Logf("the whole run took %v of CPU for %d costly answers", end.cpu-begin.cpu, spec.Count)
 			}
@@ -166,7 +166,7 @@ func (a *attackLab) emptyPool(t *testing.T, d *daemon, attack assault) {
 		return got
 	}
 	known := relayed(0)
-	a.underAttack(t, d, 96<<20, func() {
+	a.underAttack(t, d, growth{96 << 20, 500}, func() {
 		for i := range 3 {
 			a.assault(attack)
 			for j := range 6 {
@@ -255,7 +255,7 @@ func TestAttackForeignTargets(t *testing.T) {
 		}
 	}
 	victimIsReal("after a stranger's record")
-	a.underAttack(t, d, 96<<20, func() {
+	a.underAttack(t, d, growth{96 << 20, 1000}, func() {
 		a.assault(assault{Kind: "flood", Sources: clients4(16), Name: "e%d.evil.example", Type: dns.TypeHTTPS, Count: targets, Rate: 2000})
 		// The customer may use the record that he was given for the TTL that he was given, which has not ended yet.
 		targetIsSteered("after the flood")
@@ -271,7 +271,7 @@ func TestAttackSilentHTTPS(t *testing.T) {
 	d := a.startVictim(settings{}, "")
 	const names = 60
 	var got tally
-	a.underAttack(t, d, 64<<20, func() {
+	a.underAttack(t, d, growth{64 << 20, 500}, func() {
 		got = a.assault(assault{Kind: "flood", Sources: clients4(4), Name: "n%05d.drop65.example", Type: dns.TypeA, Count: names, Rate: 5})
 	})
 	if got.Rcodes["NOERROR"] != names {

@@ -51,7 +51,7 @@ func TestAttackServfailUpstream(t *testing.T) {
 	a.serveAttackZones("", nil)
 	a.servfailing()
 	d := a.startVictim(settings{upstreams: fmt.Sprintf("[%q, %q]", "udp://"+broken4, "udp://"+unbound4)}, "")
-	a.underAttack(t, d, 64<<20, func() {
+	a.underAttack(t, d, growth{64 << 20, 500}, func() {
 		a.assault(assault{Kind: "flood", Sources: clients4(8), Name: "s%d.flood.example", Type: dns.TypeA, Count: 1000, Rate: 100})
 	})
 }
@@ -108,7 +108,7 @@ func TestAttackWithheldAnswer(t *testing.T) {
 		a.serveAttackZones(zone, nil)
 		a.breakTCP()
 		d := a.startVictim(settings{}, "")
-		a.underAttack(t, d, 64<<20, func() {
+		a.underAttack(t, d, growth{64 << 20, 500}, func() {
 			for range 4 {
 				m := askOverUDP(a.attackers, "10.0.1.1", "long.example", dns.TypeTXT)
 				if m == nil || !m.Truncated || m.Rcode != dns.RcodeSuccess {
@@ -122,7 +122,7 @@ func TestAttackWithheldAnswer(t *testing.T) {
 		a.serveAttackZones("", nil)
 		a.refusing()
 		d := a.startVictim(settings{upstreams: fmt.Sprintf("[%q, %q, %q]", "udp://"+broken4, "udp://"+silent4, "udp://"+unbound4)}, "")
-		a.underAttack(t, d, 64<<20, func() {
+		a.underAttack(t, d, growth{64 << 20, 500}, func() {
 			a.assault(assault{Kind: "flood", Sources: clients4(8), Name: "w%d.flood.example", Type: dns.TypeA, Count: 500, Rate: 50})
 		})
 	})
@@ -172,7 +172,7 @@ func TestAttackSilentConnection(t *testing.T) {
 	a := newAttackLab(t)
 	a.serveAttackZones("", nil)
 	d := a.startVictim(settings{upstreams: fmt.Sprintf("[%q]", "tls://"+unbound4+"#unbound.isp.example")}, "")
-	a.underAttack(t, d, 64<<20, func() {
+	a.underAttack(t, d, growth{64 << 20, 500}, func() {
 		ports := a.upstreamPorts()
 		if len(ports) == 0 {
 			t.Error("there is no connection to the upstream")
@@ -192,7 +192,7 @@ func TestAttackStoppedUpstream(t *testing.T) {
 	first := a.serveAttackZones("", nil)
 	a.startUnbound("second", broken4, "stub-zone:\n  name: example\n  stub-addr: "+nsd4+"\n")
 	d := a.startVictim(settings{upstreams: fmt.Sprintf("[%q, %q]", "tls://"+unbound4+"#unbound.isp.example", "tls://"+broken4+"#unbound.isp.example")}, "")
-	a.underAttack(t, d, 64<<20, func() {
+	a.underAttack(t, d, growth{64 << 20, 500}, func() {
 		first.signal(syscall.SIGSTOP)
 		sleep(t.Context(), stallPhase)
 		first.signal(syscall.SIGCONT)
@@ -212,7 +212,7 @@ func TestAttackSlowZones(t *testing.T) {
 	a := newAttackLab(t)
 	a.serveAttackZones(zone.String(), nil)
 	d := a.startVictim(settings{}, "")
-	a.underAttack(t, d, 128<<20, func() {
+	a.underAttack(t, d, growth{128 << 20, sockets}, func() {
 		a.assault(assault{Kind: "flood", Sources: clients4(12), Name: "q%d.z#.silent.example", Type: dns.TypeA, Count: 12000, Rate: 1200})
 	})
 	if out, err := a.provider.try("curl", "-sf", "http://127.0.0.1:9153/readyz"); err != nil {

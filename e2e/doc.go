@@ -17,6 +17,9 @@
 //
 //	(*) on the customer's network, but not among cfrd's clients
 //
+// The attack run (-run Attack) adds a fourth host with attackers, see newAttackLab: clients with many addresses, who do
+// what is expensive or wrong, while a bystander on the customer's host asks and must not notice.
+//
 // It needs the right to make network namespaces: root, or a user namespace (e2e/test.sh makes one). Without it every
 // test skips, or fails if E2E_REQUIRED=1.
 package e2e
