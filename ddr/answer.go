@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // The names of discovery. See RFC 9462, Section 8.1; RFC 9461, Section 3.
@@ -70,7 +72,8 @@ func (z *Zone) answerDiscovery(q dns.Question, name string, client, local netip.
 	return z.nodata(q, apex)
 }
 
-// answerHTTPS leaves the question to others if there is nothing to say and the name is theirs.
+// answerHTTPS answers for the HTTPS record of the name. It returns false, so that other zones are asked, if there is no
+// record and Config.OwnName is not set.
 func (z *Zone) answerHTTPS(q dns.Question, local netip.Addr) (*dns.Msg, bool) {
 	if resolvers, err := z.resolversByName(local); err == nil {
 		if rrs := z.https(q.Name, resolvers, z.lifetime()); len(rrs) > 0 {
@@ -111,11 +114,11 @@ func (z *Zone) answerInfo(q dns.Question, apex string) *dns.Msg {
 }
 
 // designation is the answer to a discovery query, with the addresses of every TargetName exactly once.
-func (z *Zone) designation(q dns.Question, resolvers []Resolver, client, local netip.Addr) *dns.Msg {
+func (z *Zone) designation(q dns.Question, resolvers []svcb.Resolver, client, local netip.Addr) *dns.Msg {
 	ttl := z.lifetime()
 	m := z.reply(q)
 	for _, r := range resolvers {
-		m.Answer = append(m.Answer, r.SVCB(q.Name, ttl))
+		m.Answer = append(m.Answer, record(r, q.Name, ttl))
 	}
 	m.Extra = addressRecords(z.name, z.addresses(local), ttl)
 	if z.relayFor(client) {

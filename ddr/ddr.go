@@ -5,6 +5,11 @@
 // What it claims, of class IN: everything at and below resolver.arpa, everything at and below _dns.NAME, and RESINFO
 // at NAME. NAME itself is left to the operator's zones, unless Config.OwnName is set; so is its HTTPS record, unless
 // Config.OwnHTTPS is.
+//
+// It sends and receives nothing, and does not read what other resolvers publish, except by ParsePvD, ParseInfo and
+// ParseRelayValue, which are the inverse of what it writes. Package ddr/svcb has the data of single records. A Zone
+// does not change after New, and its methods may be called from any goroutine: the resolver's listeners ask Answer, its
+// HTTP servers PvD, and the commands the rest.
 package ddr
 
 import (
@@ -13,10 +18,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // Config is what New needs.
@@ -29,8 +35,8 @@ type Config struct {
 	// OwnHTTPS makes the zone answer for HTTPS at Name while DoH runs. It is meant for a zone file that has the name
 	// without such a record, and says nothing that OwnName does not.
 	OwnHTTPS bool
-	// PvD says that https://NAME/.well-known/pvd is served, which the HTTPS record then tells. See RFC 8801, Section
-	// 4.1.
+	// PvD says that https://NAME/.well-known/pvd is served, so that the HTTPS record has the parameter pvd. See RFC
+	// 8801, Section 4.1.
 	PvD bool
 	// Addresses are the addresses of Name, for A and AAAA in the Additional section and at Name itself. If there
 	// are none, the address that a client asked stands in, which is right for listeners on unspecified addresses.
@@ -43,14 +49,14 @@ type Config struct {
 	Relay *RelayService
 	// Info is what RESINFO says of the resolver, or nil if it says nothing.
 	Info *Info
-	// TTL of all answers, in whole seconds. 0 means DefaultTTL. No answer outlives the certificate it rests on.
+	// TTL of all answers, in whole seconds. 0 means 5 minutes. No answer outlives the certificate it rests on.
 	TTL time.Duration
 	// Clock returns the time; nil means time.Now.
 	Clock func() time.Time
 }
 
-// DefaultTTL is short because clients whose validation failed stay away for the TTL. See RFC 9462, Section 4.2.
-const DefaultTTL = 5 * time.Minute
+// defaultTTL is short because clients whose validation failed stay away for the TTL. See RFC 9462, Section 4.2.
+const defaultTTL = 5 * time.Minute
 
 // Protocol is an encrypted DNS transport.
 type Protocol uint8
@@ -69,11 +75,11 @@ type Service struct {
 	// Addr is the address it listens on. 0.0.0.0 stands for every IPv4 address, :: for every address of both
 	// families.
 	Addr netip.AddrPort
-	// DoHPath is the URI template of DoH. Empty means DefaultDoHPath.
+	// DoHPath is the URI template of DoH. Empty means svcb.DefaultDoHPath.
 	DoHPath string
 }
 
-// Info is what RESINFO tells about a resolver. There is no qnamemin, because a forwarder does not minimise. See
+// Info is the content of RESINFO about a resolver. There is no qnamemin, because a forwarder does not minimise. See
 // RFC 9606, Section 5.
 type Info struct {
 	ExtErr []uint16 // Extended DNS Error codes that the resolver emits
@@ -94,7 +100,7 @@ type Zone struct {
 // New validates cfg.
 func New(cfg Config) (*Zone, error) {
 	z := &Zone{cfg: cfg, name: dns.CanonicalName(cfg.Name)}
-	if err := checkName(z.name); err != nil {
+	if err := svcb.CheckName(z.name); err != nil {
 		return nil, err
 	}
 	if z.cfg.Certificate == nil {
@@ -105,24 +111,10 @@ func New(cfg Config) (*Zone, error) {
 	}
 	z.ttl = uint32(max(cfg.TTL, 0) / time.Second)
 	if z.ttl == 0 {
-		z.ttl = uint32(DefaultTTL / time.Second)
+		z.ttl = uint32(defaultTTL / time.Second)
 	}
 	z.cfg.Addresses = unique(cfg.Addresses)
 	return z, errors.Join(z.setServices(), z.setInfo(), z.setRelay())
-}
-
-// checkName accepts what a certificate can carry and what every known client takes: letters, digits and hyphens.
-func checkName(name string) error {
-	labels := dns.SplitDomainName(name)
-	if len(labels) < 2 || len(name) > 254 || dns.IsSubDomain(arpa, name) {
-		return fmt.Errorf("ddr: %q cannot be the name of a resolver", name)
-	}
-	for _, l := range labels {
-		if l == "" || len(l) > 63 || l[0] == '-' || strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-			return fmt.Errorf("ddr: %q cannot be the name of a resolver: label %q", name, l)
-		}
-	}
-	return nil
 }
 
 func (z *Zone) setServices() error {
@@ -141,9 +133,9 @@ func (z *Zone) setServices() error {
 			continue
 		}
 		if s.DoHPath == "" {
-			s.DoHPath = DefaultDoHPath
+			s.DoHPath = svcb.DefaultDoHPath
 		}
-		if err := checkDoHPath(s.DoHPath); err != nil {
+		if err := svcb.CheckDoHPath(s.DoHPath); err != nil {
 			return fmt.Errorf("%w: %q", err, s.DoHPath)
 		}
 	}
@@ -175,19 +167,9 @@ func (s Service) listensOn(addr netip.Addr) bool {
 	return own == addr || own == netip.IPv6Unspecified() || own == netip.IPv4Unspecified() && addr.Is4()
 }
 
-// Resolver describes one way to reach the designated resolver: one SVCB record, or one DNR instance.
-type Resolver struct {
-	Priority  uint16       // at least 1; lower is preferred
-	Name      string       // authentication domain name, fully qualified
-	Addresses []netip.Addr // of Name
-	ALPN      []string     // at least one, in order of preference
-	Port      uint16       // 0 means the default ones of ALPN
-	DoHPath   string       // URI template if ALPN has an HTTP id, else empty
-}
-
-// SVCB returns r as a record of owner. It carries neither mandatory nor no-default-alpn, which say nothing in the
-// "dns" scheme, nor hints, because the addresses go along in the Additional section.
-func (r Resolver) SVCB(owner string, ttl uint32) *dns.SVCB {
+// record returns r as an SVCB record of owner, with the parameters of Resolver.Params. The addresses go along in the
+// Additional section.
+func record(r svcb.Resolver, owner string, ttl uint32) *dns.SVCB {
 	rr := &dns.SVCB{Hdr: header(owner, dns.TypeSVCB, ttl), Priority: r.Priority, Target: r.Name}
 	rr.Value = append(rr.Value, &dns.SVCBAlpn{Alpn: r.ALPN})
 	if r.Port != 0 {

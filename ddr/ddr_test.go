@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 var (
@@ -110,6 +112,21 @@ func TestDesignation(t *testing.T) {
 	}
 }
 
+// rdata returns the wire form of the data of rr.
+func rdata(t testing.TB, rr dns.RR) []byte {
+	t.Helper()
+	buf := make([]byte, dns.Len(rr)+512)
+	n, err := dns.PackRR(rr, buf, 0, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, err := dns.PackDomainName(rr.Header().Name, make([]byte, 255), 0, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return buf[head+10 : n]
+}
+
 // everybody may use the relay.
 var everybody = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
@@ -119,7 +136,7 @@ func TestRecordsAreClean(t *testing.T) {
 	cfg.Relay = &RelayService{Port: 443, Clients: everybody}
 	m, _ := zone(t, cfg).Answer(dns.Question{Name: "_dns.resolver.arpa.", Qtype: dns.TypeSVCB, Qclass: 1}, v4, v4)
 	for i, rr := range m.Answer {
-		r, err := ParseRecord(rdata(t, rr))
+		r, err := svcb.Parse(rdata(t, rr))
 		if err != nil {
 			t.Fatalf("%s: %v", rr, err)
 		}
@@ -127,7 +144,7 @@ func TestRecordsAreClean(t *testing.T) {
 		if err := r.CheckDNS(); (err == nil) == last {
 			t.Errorf("%s: got %v", rr, err)
 		}
-		if r.IsRelay(DefaultRelayKey) != last {
+		if IsRelay(r, defaultRelayKey) != last {
 			t.Errorf("%s: recognised as relay: %t; want %t", rr, !last, last)
 		}
 	}
@@ -161,7 +178,9 @@ func TestWhereAndWhat(t *testing.T) {
 		"no-services":                   {Config{}, []netip.Addr{v4}, v4, nil},
 		"one-record-for-two-addresses": {
 			on(service(DoT, "192.0.2.53:853"), service(DoT, "0.0.0.0:853")),
-			[]netip.Addr{v4}, v4, []string{"dot"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"dot"},
 		},
 		"port-of-the-address-that-was-asked": {
 			Config{
@@ -171,19 +190,27 @@ func TestWhereAndWhat(t *testing.T) {
 		},
 		"two-ports-on-one-address": {
 			on(service(DoT, "192.0.2.53:8853"), service(DoT, "192.0.2.53:853")),
-			[]netip.Addr{v4}, v4, []string{"dot 8853", "dot"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"dot 8853", "dot"},
 		},
 		"default-port-of-doh-is-443": {
 			on(service(DoH, "192.0.2.53:853"), service(DoQ, "192.0.2.53:443")),
-			[]netip.Addr{v4}, v4, []string{"h2 853", "doq 443"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"h2 853", "doq 443"},
 		},
 		"http-versions-on-two-ports": {
 			on(service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:8443")),
-			[]netip.Addr{v4}, v4, []string{"h2", "dot", "h3 8443"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"h2", "dot", "h3 8443"},
 		},
 		"http-versions-apart-are-joined": {
 			on(service(DoH, "192.0.2.53:443"), service(DoT, "192.0.2.53:853"), service(DoH3, "192.0.2.53:443")),
-			[]netip.Addr{v4}, v4, []string{"h2,h3", "dot"},
+			[]netip.Addr{v4},
+			v4,
+			[]string{"h2,h3", "dot"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -208,7 +235,7 @@ func TestWhereAndWhat(t *testing.T) {
 	}
 }
 
-func shorten(resolvers []Resolver) []string {
+func shorten(resolvers []svcb.Resolver) []string {
 	var out []string
 	for i, r := range resolvers {
 		s := strings.Join(r.ALPN, ",")
@@ -386,7 +413,7 @@ func TestRelay(t *testing.T) {
 		"defaults": {RelayService{}, `100 dns.example. mandatory="key65280" key65280="\001\003"`, nil},
 		"all-set": {
 			RelayService{
-				Name: "CFR.example", Key: 65400, Port: 443, Value: RelayValue(RelayTCP),
+				Name: "CFR.example", Key: 65400, Port: 443, Value: relayValue(RelayTCP),
 				Addresses: []netip.Addr{private4, private4},
 			},
 			`100 cfr.example. mandatory="key65400" port="443" key65400="\001\001"`,
@@ -422,7 +449,7 @@ func TestNoRelayWithoutTransport(t *testing.T) {
 }
 
 func TestRelayValue(t *testing.T) {
-	f, err := ParseRelayValue(append(RelayValue(RelayUDP), "later"...))
+	f, err := ParseRelayValue(append(relayValue(RelayUDP), "later"...))
 	if err != nil || f != RelayUDP {
 		t.Errorf("got %d, %v; want %d", f, err, RelayUDP)
 	}

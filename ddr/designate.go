@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // Resolvers returns what may be advertised at _dns.resolver.arpa to a client that asked the address local, in order
@@ -19,8 +21,8 @@ import (
 // authority gives certificates: see RFC 9462, Section 4.3. Loopback counts as private, for laboratories.
 //
 // DoH over HTTP/2 and HTTP/3 on one port is one transport with two versions of HTTP, hence one record. That is also
-// how the large public resolvers publish it, and so what clients have met.
-func (z *Zone) Resolvers(local netip.Addr) ([]Resolver, error) {
+// how the large public resolvers publish it, so that clients are tested against it.
+func (z *Zone) Resolvers(local netip.Addr) ([]svcb.Resolver, error) {
 	local = local.Unmap().WithZone("")
 	leaf, err := z.leaf()
 	if err != nil {
@@ -40,7 +42,7 @@ func (z *Zone) Resolvers(local netip.Addr) ([]Resolver, error) {
 
 // resolversByName is Resolvers for clients that know the name, and verify that the certificate has it. See RFC 9462,
 // Section 5.
-func (z *Zone) resolversByName(local netip.Addr) ([]Resolver, error) {
+func (z *Zone) resolversByName(local netip.Addr) ([]svcb.Resolver, error) {
 	leaf, err := z.leaf()
 	if err != nil {
 		return nil, err
@@ -105,17 +107,17 @@ type ranked struct {
 }
 
 // combine makes services into records, of which equal ones on several addresses are one.
-func (z *Zone) combine(services []ranked, local netip.Addr) ([]Resolver, error) {
+func (z *Zone) combine(services []ranked, local netip.Addr) ([]svcb.Resolver, error) {
 	if len(services) == 0 {
 		return nil, fmt.Errorf("ddr: no encrypted listener is reachable for clients of %s", local)
 	}
 	slices.SortStableFunc(services, func(a, b ranked) int { return a.rank - b.rank })
-	var out []Resolver
+	var out []svcb.Resolver
 	for _, s := range services {
-		i := slices.IndexFunc(out, func(r Resolver) bool { return r.accepts(s.Service) })
+		i := slices.IndexFunc(out, func(r svcb.Resolver) bool { return accepts(r, s.Service) })
 		if i < 0 {
 			i = len(out)
-			out = append(out, Resolver{
+			out = append(out, svcb.Resolver{
 				Priority: uint16(i + 1), Name: z.name, Addresses: z.addresses(local), Port: s.port(), DoHPath: s.DoHPath,
 			})
 		}
@@ -127,7 +129,7 @@ func (z *Zone) combine(services []ranked, local netip.Addr) ([]Resolver, error) 
 }
 
 // accepts reports whether s is a part of r: another version of HTTP, or the same on another address.
-func (r Resolver) accepts(s Service) bool {
+func accepts(r svcb.Resolver, s Service) bool {
 	return r.Port == s.port() && r.DoHPath == s.DoHPath && (s.isHTTP() || slices.Contains(r.ALPN, s.alpn()))
 }
 
@@ -148,7 +150,7 @@ func (z *Zone) addresses(local netip.Addr) []netip.Addr {
 func (z *Zone) lifetime() uint32 {
 	leaf := z.cfg.Certificate()
 	if leaf == nil {
-		return 1 // it has gone since the records were made
+		return 1 // the certificate was withdrawn after the records were made
 	}
 	left := leaf.NotAfter.Sub(z.cfg.Clock()) / time.Second
 	return uint32(min(time.Duration(z.ttl), max(left, 1)))

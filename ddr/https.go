@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // https returns the HTTPS records of the name: where https://NAME/ is, which is DoH, and whether it has a provisioning
@@ -13,10 +15,10 @@ import (
 //
 // They have no address hints: the addresses go along in the Additional section, clients ask for them at the same
 // time (RFC 9460, Section 5), and in a zone file hints would be a second copy that goes out of date.
-func (z *Zone) https(owner string, resolvers []Resolver, ttl uint32) []dns.RR {
+func (z *Zone) https(owner string, resolvers []svcb.Resolver, ttl uint32) []dns.RR {
 	var rrs []dns.RR
 	for _, r := range resolvers {
-		if !slices.ContainsFunc(r.ALPN, IsHTTP) {
+		if !slices.ContainsFunc(r.ALPN, svcb.IsHTTP) {
 			continue
 		}
 		rr := &dns.HTTPS{SVCB: dns.SVCB{
@@ -28,7 +30,7 @@ func (z *Zone) https(owner string, resolvers []Resolver, ttl uint32) []dns.RR {
 			rr.Value = append(rr.Value, &dns.SVCBPort{Port: r.Port})
 		case z.cfg.PvD:
 			// Clients look for it on port 443 only. See draft-ietf-intarea-proxy-config.
-			rr.Value = append(rr.Value, &dns.SVCBLocal{KeyCode: dns.SVCBKey(KeyPvD)})
+			rr.Value = append(rr.Value, &dns.SVCBLocal{KeyCode: dns.SVCBKey(svcb.KeyPvD)})
 		}
 		rrs = append(rrs, rr)
 	}
@@ -51,7 +53,7 @@ func (z *Zone) Records() ([]dns.RR, error) {
 	}
 	rrs := addressRecords(z.name, z.cfg.Addresses, z.ttl)
 	for _, r := range resolvers {
-		rrs = append(rrs, r.SVCB(discovery+z.name, z.ttl))
+		rrs = append(rrs, record(r, discovery+z.name, z.ttl))
 	}
 	if z.relay != nil {
 		rr := dns.Copy(z.relay).(*dns.SVCB)

@@ -18,15 +18,18 @@ func TestHTTPS(t *testing.T) {
 	}{
 		"own-name": {
 			func(c *Config) { c.OwnName = true },
-			reply{Answer: []string{`dns.example. 300 IN HTTPS 1 . alpn="h3,h2"`}, Extra: all}, false,
+			reply{Answer: []string{`dns.example. 300 IN HTTPS 1 . alpn="h3,h2"`}, Extra: all},
+			false,
 		},
 		"pvd": {
 			func(c *Config) { c.OwnName, c.PvD = true, true },
-			reply{Answer: []string{`dns.example. 300 IN HTTPS 1 . alpn="h3,h2" key11=""`}, Extra: all}, false,
+			reply{Answer: []string{`dns.example. 300 IN HTTPS 1 . alpn="h3,h2" key11=""`}, Extra: all},
+			false,
 		},
 		"name-of-a-zone-without-https": {
 			func(c *Config) { c.OwnHTTPS = true },
-			reply{Answer: []string{`dns.example. 300 IN HTTPS 1 . alpn="h3,h2"`}, Extra: all}, false,
+			reply{Answer: []string{`dns.example. 300 IN HTTPS 1 . alpn="h3,h2"`}, Extra: all},
+			false,
 		},
 		"name-of-a-zone": {func(*Config) {}, reply{}, true},
 		"other-port-has-no-pvd": {
@@ -36,11 +39,13 @@ func TestHTTPS(t *testing.T) {
 			},
 			reply{Answer: []string{
 				`dns.example. 300 IN HTTPS 1 . alpn="h2" port="8443"`, `dns.example. 300 IN HTTPS 2 . alpn="h2" key11=""`,
-			}, Extra: all}, false,
+			}, Extra: all},
+			false,
 		},
 		"no-doh-at-own-name": {
 			func(c *Config) { c.OwnName, c.Services = true, []Service{service(DoT, "192.0.2.53:853")} },
-			reply{Ns: soa("dns.example.")}, false,
+			reply{Ns: soa("dns.example.")},
+			false,
 		},
 		"no-doh-at-name-of-a-zone": {
 			func(c *Config) { c.OwnHTTPS, c.Services = true, []Service{service(DoT, "192.0.2.53:853")} }, reply{}, true,

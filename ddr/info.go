@@ -33,8 +33,8 @@ func (z *Zone) setInfo() error {
 
 const infoURL = "infourl="
 
-// MaxInfoURL is how many octets of an information URL fit into a character-string.
-const MaxInfoURL = 255 - len(infoURL)
+// maxInfoURL is how many octets of an information URL fit into a character-string.
+const maxInfoURL = 255 - len(infoURL)
 
 // CheckInfoURL reports why s cannot be Info.URL, or nil if it can. See RFC 9606, Section 5.
 func CheckInfoURL(s string) error {
@@ -42,8 +42,8 @@ func CheckInfoURL(s string) error {
 	switch {
 	case err != nil || u.Scheme != "https" || u.Host == "":
 		return fmt.Errorf("ddr: information URL %q does not begin with https://", s)
-	case len(s) > MaxInfoURL:
-		return fmt.Errorf("ddr: information URL has %d octets; want at most %d", len(s), MaxInfoURL)
+	case len(s) > maxInfoURL:
+		return fmt.Errorf("ddr: information URL has %d octets; want at most %d", len(s), maxInfoURL)
 	}
 	return nil
 }

@@ -1,12 +1,13 @@
 package ddr
 
 import (
-	"errors"
 	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 func TestDesignations(t *testing.T) {
@@ -18,13 +19,13 @@ func TestDesignations(t *testing.T) {
 	for name, row := range map[string]struct {
 		addresses []netip.Addr
 		services  []Service
-		want      []Resolver
+		want      []svcb.Resolver
 	}{
 		"all-everywhere": {
 			[]netip.Addr{v4, v6},
 			[]Service{listen(DoH3, "[::]:443"), listen(DoQ, "[::]:853"), listen(DoH, "[::]:443"), listen(DoT, "[::]:853")},
-			[]Resolver{
-				{Priority: 1, Addresses: []netip.Addr{v4, v6}, ALPN: []string{"h3", "h2"}, DoHPath: DefaultDoHPath},
+			[]svcb.Resolver{
+				{Priority: 1, Addresses: []netip.Addr{v4, v6}, ALPN: []string{"h3", "h2"}, DoHPath: svcb.DefaultDoHPath},
 				{Priority: 2, Addresses: []netip.Addr{v4, v6}, ALPN: []string{"doq"}},
 				{Priority: 3, Addresses: []netip.Addr{v4, v6}, ALPN: []string{"dot"}},
 			},
@@ -32,12 +33,12 @@ func TestDesignations(t *testing.T) {
 		"one-listener-for-each-address": {
 			[]netip.Addr{v4, v6},
 			[]Service{listen(DoT, "[2001:db8::53]:853"), listen(DoT, "192.0.2.53:853")},
-			[]Resolver{{Priority: 1, Addresses: []netip.Addr{v6, v4}, ALPN: []string{"dot"}}},
+			[]svcb.Resolver{{Priority: 1, Addresses: []netip.Addr{v6, v4}, ALPN: []string{"dot"}}},
 		},
 		"not-everywhere": {
 			[]netip.Addr{v4, other4},
 			[]Service{listen(DoT, "0.0.0.0:853"), listen(DoQ, "192.0.2.54:853")},
-			[]Resolver{
+			[]svcb.Resolver{
 				{Priority: 1, Addresses: []netip.Addr{v4, other4}, ALPN: []string{"dot"}},
 				{Priority: 2, Addresses: []netip.Addr{other4}, ALPN: []string{"doq"}},
 			},
@@ -45,15 +46,15 @@ func TestDesignations(t *testing.T) {
 		"versions-of-http-apart": {
 			[]netip.Addr{v4, other4},
 			[]Service{listen(DoH3, "192.0.2.53:443"), listen(DoH, "0.0.0.0:443")},
-			[]Resolver{
-				{Priority: 1, Addresses: []netip.Addr{v4}, ALPN: []string{"h3"}, DoHPath: DefaultDoHPath},
-				{Priority: 2, Addresses: []netip.Addr{v4, other4}, ALPN: []string{"h2"}, DoHPath: DefaultDoHPath},
+			[]svcb.Resolver{
+				{Priority: 1, Addresses: []netip.Addr{v4}, ALPN: []string{"h3"}, DoHPath: svcb.DefaultDoHPath},
+				{Priority: 2, Addresses: []netip.Addr{v4, other4}, ALPN: []string{"h2"}, DoHPath: svcb.DefaultDoHPath},
 			},
 		},
 		"ports": {
 			[]netip.Addr{v4},
 			[]Service{listen(DoT, "192.0.2.53:853"), listen(DoT, "192.0.2.53:8853")},
-			[]Resolver{
+			[]svcb.Resolver{
 				{Priority: 1, Addresses: []netip.Addr{v4}, ALPN: []string{"dot"}},
 				{Priority: 2, Addresses: []netip.Addr{v4}, ALPN: []string{"dot"}, Port: 8853},
 			},
@@ -78,12 +79,12 @@ func TestDesignations(t *testing.T) {
 
 // TestParams wants the parameters of DNR to be those of the record of DDR.
 func TestParams(t *testing.T) {
-	for _, r := range []Resolver{
-		{Priority: 1, Name: "dns.example.", ALPN: []string{"h2", "h3"}, Port: 8443, DoHPath: DefaultDoHPath},
+	for _, r := range []svcb.Resolver{
+		{Priority: 1, Name: "dns.example.", ALPN: []string{"h2", "h3"}, Port: 8443, DoHPath: svcb.DefaultDoHPath},
 		{Priority: 1, Name: "dns.example.", ALPN: []string{"dot"}},
 		{Priority: 1, Name: "dns.example.", ALPN: []string{"dot", "doq"}, Port: 53},
 	} {
-		record, err := ParseRecord(rdata(t, r.SVCB("x.", 1)))
+		record, err := svcb.Parse(rdata(t, record(r, "x.", 1)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,28 +92,7 @@ func TestParams(t *testing.T) {
 			t.Errorf("%v: -record +parameters:\n%s", r.ALPN, diff)
 		}
 	}
-	if got := (Resolver{}).Params(); got != nil {
+	if got := (svcb.Resolver{}).Params(); got != nil {
 		t.Errorf("got %v of nothing", got)
-	}
-}
-
-func TestNames(t *testing.T) {
-	wire, err := AppendName([]byte("x"), `a\.b.example`)
-	if err != nil || string(wire) != "x\x03a.b\x07example\x00" {
-		t.Fatalf("got %q, %v", wire, err)
-	}
-	if name, n, err := ParseName(append(wire[1:], "rest"...)); name != `a\.b.example.` || n != 13 || err != nil {
-		t.Errorf("got %q of %d octets, %v; want what was written", name, n, err)
-	}
-	if _, err := AppendName(nil, "a..b"); !errors.Is(err, ErrTargetName) {
-		t.Errorf("empty label: got %v; want %v", err, ErrTargetName)
-	}
-	for name, ok := range map[string]bool{
-		"dns.isp.example": true, "DNS.isp.example.": true, "dns": false, ".": false, "": false, "a_b.example": false,
-		"-a.example": false, "resolver.arpa": false, "*.example": false, "dns.exämple": false,
-	} {
-		if err := CheckName(name); (err == nil) != ok {
-			t.Errorf("%q: got %v", name, err)
-		}
 	}
 }

@@ -25,9 +25,9 @@ const PvDLife = 24 * time.Hour
 //
 // Proxies is empty, because the relay is none: clients do not name a destination to it, they reach it at the
 // addresses that they get as answers. What there is to know of it is under a key of our own. The relay's prefixes and
-// the destinations that are steered are not told, because no client needs them.
+// the destinations that are steered are left out, because no client needs them.
 //
-// Clients must not use what they learn of proxies from a network without having been told to. See
+// Clients must not use the proxies that a network names unless they are configured to. See
 // draft-ietf-intarea-proxy-config.
 type PvD struct {
 	Identifier string            `json:"identifier"` // the name, fully qualified
@@ -38,7 +38,7 @@ type PvD struct {
 	Relay      *PvDRelay         `json:"cfrd_relay,omitempty"`    // nil if there is none for this client
 }
 
-// PvDResolver tells how to reach the resolver, like the set at _dns.
+// PvDResolver says how to reach the resolver, like the records at _dns.
 type PvDResolver struct {
 	Transports []PvDTransport `json:"transports"` // in order of preference
 }
@@ -50,15 +50,15 @@ type PvDTransport struct {
 	DoHPath string   `json:"dohpath,omitempty"`
 }
 
-// PvDRelay describes the relay. Version is that of RelayValue.
+// PvDRelay describes the relay. Version is that of the value of the key.
 type PvDRelay struct {
 	Version   int      `json:"version"`
 	Protocols []string `json:"protocols"`       // of "tcp" and "udp"
 	Ports     []uint16 `json:"ports,omitempty"` // of both
 }
 
-// PvD returns what client is told that asks at the address local, or false if Config.PvD is off. What it says of the
-// resolver depends on the certificate of this moment.
+// PvD returns the information for a client that asks the address local, or false if Config.PvD is off. Its Resolver
+// depends on the certificate that is served at this moment.
 func (z *Zone) PvD(client, local netip.Addr) (p PvD, ok bool) {
 	if !z.cfg.PvD {
 		return PvD{}, false
@@ -103,9 +103,9 @@ func (z *Zone) pvdRelay() *PvDRelay {
 
 // Errors of ParsePvD.
 var (
-	ErrPvDSize       = errors.New("ddr: PvD information is larger than 64 KiB")
-	ErrPvDKey        = errors.New("ddr: PvD information lacks a required key, or its value is of another type")
-	ErrPvDIdentifier = errors.New("ddr: PvD identifier is not a domain name")
+	errPvDSize       = errors.New("ddr: PvD information is larger than 64 KiB")
+	errPvDKey        = errors.New("ddr: PvD information lacks a required key, or its value is of another type")
+	errPvDIdentifier = errors.New("ddr: PvD identifier is not a domain name")
 )
 
 // maxPvD bounds what a client reads, in octets.
@@ -113,10 +113,10 @@ const maxPvD = 64 << 10
 
 // ParsePvD reads what a server of a PvD sent. The identifier, the expiry and the prefixes are required; what it does
 // not know it ignores. See RFC 8801, Section 4.3. Whether the identifier is the expected one, and whether it has
-// expired, is for the caller to say.
+// expired, is for the caller to decide.
 func ParsePvD(b []byte) (PvD, error) {
 	if len(b) > maxPvD {
-		return PvD{}, ErrPvDSize
+		return PvD{}, errPvDSize
 	}
 	// Members one by one, because encoding/json takes keys in any case when it fills a struct.
 	var members map[string]json.RawMessage
@@ -141,10 +141,10 @@ func ParsePvD(b []byte) (PvD, error) {
 		}
 	}
 	if slices.ContainsFunc(p.Prefixes, func(p netip.Prefix) bool { return !p.IsValid() }) {
-		return PvD{}, fmt.Errorf("%w: prefixes", ErrPvDKey)
+		return PvD{}, fmt.Errorf("%w: prefixes", errPvDKey)
 	}
 	if labels, ok := dns.IsDomainName(p.Identifier); !ok || labels == 0 {
-		return PvD{}, ErrPvDIdentifier
+		return PvD{}, errPvDIdentifier
 	}
 	p.Identifier = dns.CanonicalName(p.Identifier)
 	return p, nil
@@ -154,12 +154,12 @@ func ParsePvD(b []byte) (PvD, error) {
 func member(value json.RawMessage, to any, required bool) error {
 	if missing := value == nil || strings.TrimSpace(string(value)) == "null"; missing {
 		if required {
-			return ErrPvDKey
+			return errPvDKey
 		}
 		return nil
 	}
 	if json.Unmarshal(value, to) != nil {
-		return ErrPvDKey
+		return errPvDKey
 	}
 	return nil
 }

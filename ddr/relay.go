@@ -6,34 +6,36 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // RelayService describes the relay as an SVCB record that clients which do not know it must skip twice: it has an
 // unknown mandatory key (RFC 9462, Section 3) and no alpn (RFC 9461, Section 4.1). The draft names no format of its
 // own for this. See draft-scalone-cfr-source-privacy-01, Section 6.1.
 //
-// It is only published beside a transport, because nothing of it can be trusted before an encrypted resolver was
-// verified; and even then a client must have been told to use relays that a network announces.
+// It is only published together with a transport, because a client can trust nothing of it before it has verified an
+// encrypted resolver. Even then a client uses a relay that a network announces only if its user has asked for that.
 type RelayService struct {
 	Name      string       // TargetName; empty means Config.Name
 	Addresses []netip.Addr // of Name, if that is not Config.Name
-	Key       uint16       // SvcParamKey, private use; 0 means DefaultRelayKey
-	Value     []byte       // of Key; its first octet is a version. Nil means RelayValue(RelayTCP | RelayUDP).
+	Key       uint16       // SvcParamKey, private use; 0 means 65280
+	Value     []byte       // of Key; its first octet is a version. Nil means version 1 with RelayTCP and RelayUDP.
 	Port      uint16       // 0: no port parameter
 	// Clients are the prefixes of the clients that may use the relay. Answer and PvD name it to nobody else, and to
 	// nobody at all if Clients is empty. Records does not depend on it, because a zone file is the same for everybody.
 	Clients []netip.Prefix
-	// Ports are the TCP and UDP ports at which it takes flows, for the provisioning domain. Nil: they are not told.
+	// Ports are the TCP and UDP ports at which it takes flows, for the provisioning domain. Nil leaves them out.
 	Ports []uint16
 }
 
-// DefaultRelayKey is the first SvcParamKey for private use. See RFC 9460, Section 14.3.1.
-const DefaultRelayKey = KeyPrivateFirst
+// defaultRelayKey is the first SvcParamKey for private use. See RFC 9460, Section 14.3.1.
+const defaultRelayKey = svcb.KeyPrivateFirst
 
 // CheckRelayKey reports why key cannot be RelayService.Key, or nil if it can. See RFC 9460, Section 14.3.1.
 func CheckRelayKey(key int) error {
-	if key < int(KeyPrivateFirst) || key > int(KeyPrivateLast) {
-		return fmt.Errorf("ddr: %d is not a SvcParamKey for private use; want %d to %d", key, KeyPrivateFirst, KeyPrivateLast)
+	if key < int(svcb.KeyPrivateFirst) || key > int(svcb.KeyPrivateLast) {
+		return fmt.Errorf("ddr: %d is not a SvcParamKey for private use; want %d to %d", key, svcb.KeyPrivateFirst, svcb.KeyPrivateLast)
 	}
 	return nil
 }
@@ -54,12 +56,12 @@ const (
 // ones are sent as zero and ignored, and so is everything behind it.
 const relayVersion = 1
 
-// RelayValue returns the value of the relay's key in version 1.
-func RelayValue(f RelayFlags) []byte { return []byte{relayVersion, byte(f)} }
+// relayValue returns the value of the relay's key in version 1.
+func relayValue(f RelayFlags) []byte { return []byte{relayVersion, byte(f)} }
 
-func defaultRelayValue() []byte { return RelayValue(RelayTCP | RelayUDP) }
+func defaultRelayValue() []byte { return relayValue(RelayTCP | RelayUDP) }
 
-// ParseRelayValue is the inverse of RelayValue. It fails on versions that it does not know.
+// ParseRelayValue is the inverse of relayValue. It fails on versions that it does not know.
 func ParseRelayValue(v []byte) (RelayFlags, error) {
 	if len(v) < 2 || v[0] != relayVersion {
 		return 0, fmt.Errorf("ddr: relay value %x is not of version %d", v, relayVersion)
@@ -68,7 +70,7 @@ func ParseRelayValue(v []byte) (RelayFlags, error) {
 }
 
 // IsRelay reports whether r has the form of a RelayService with the given key.
-func (r Record) IsRelay(key uint16) bool {
+func IsRelay(r svcb.Record, key uint16) bool {
 	_, ok := r.Value(key)
 	return ok && r.Priority != 0 && r.ALPN() == nil && slices.Contains(r.Mandatory(), key)
 }
@@ -88,7 +90,7 @@ func (z *Zone) setRelay() error {
 	}
 	s := *z.cfg.Relay
 	if s.Key == 0 {
-		s.Key = DefaultRelayKey
+		s.Key = defaultRelayKey
 	}
 	if err := CheckRelayKey(int(s.Key)); err != nil {
 		return err
@@ -103,7 +105,7 @@ func (z *Zone) setRelay() error {
 	if s.Name != "" {
 		name = dns.CanonicalName(s.Name)
 	}
-	if err := checkName(name); err != nil {
+	if err := svcb.CheckName(name); err != nil {
 		return err
 	}
 	if name != z.name {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // rule is a sentence of a standard and how it is seen that it is kept.
@@ -47,7 +49,7 @@ func covering(addrs ...netip.Addr) Config {
 // TestServerRules goes through what RFC 9462 asks of a server that answers for itself. What it asks of a server that
 // forwards resolver.arpa (Section 6.1) does not apply: see TestNothingElseExists.
 func TestServerRules(t *testing.T) {
-	svcb := func(t *testing.T) (list []*dns.SVCB) {
+	discovered := func(t *testing.T) (list []*dns.SVCB) {
 		cfg := config()
 		cfg.Relay = &RelayService{Clients: everybody}
 		for _, rr := range discover(t, cfg, v4, v4).Answer {
@@ -63,14 +65,14 @@ func TestServerRules(t *testing.T) {
 	}
 	checkRules(t, []rule{
 		{"9462-4-answers-are-in-service-mode", func(t *testing.T) {
-			for _, rr := range svcb(t) {
+			for _, rr := range discovered(t) {
 				if rr.Priority == 0 {
 					t.Errorf("got %s in AliasMode", rr)
 				}
 			}
 		}},
 		{"9462-4-target-is-a-name-of-its-own", func(t *testing.T) {
-			for _, rr := range svcb(t) {
+			for _, rr := range discovered(t) {
 				if rr.Target == "." || dns.IsSubDomain("resolver.arpa.", rr.Target) {
 					t.Errorf("got target %q", rr.Target)
 				}
@@ -163,7 +165,7 @@ func TestServerRules(t *testing.T) {
 		}},
 		{"9462-3-without-AliasMode-and-loops", func(t *testing.T) {
 			z := zone(t, config())
-			for _, rr := range svcb(t) {
+			for _, rr := range discovered(t) {
 				if _, ok := z.Answer(dns.Question{Name: rr.Target, Qtype: dns.TypeSVCB, Qclass: 1}, v4, v4); ok {
 					t.Errorf("target %s is claimed for SVCB", rr.Target)
 				}
@@ -177,8 +179,8 @@ func TestServerRules(t *testing.T) {
 			}
 		}},
 		{"9461-4.1-records-need-no-unknown-key-and-dohpath-comes-with-http", func(t *testing.T) {
-			for _, rr := range svcb(t)[:3] {
-				r, err := ParseRecord(rdata(t, rr))
+			for _, rr := range discovered(t)[:3] {
+				r, err := svcb.Parse(rdata(t, rr))
 				if err == nil {
 					err = r.CheckDNS()
 				}
@@ -206,8 +208,8 @@ func TestServerRules(t *testing.T) {
 			}
 		}},
 		{"our-TTL-is-short-while-certificates-change", func(t *testing.T) {
-			if DefaultTTL > 5*time.Minute {
-				t.Errorf("got %s: clients whose validation failed stay away for it", DefaultTTL)
+			if defaultTTL > 5*time.Minute {
+				t.Errorf("got %s: clients whose validation failed stay away for it", defaultTTL)
 			}
 		}},
 	})

@@ -7,36 +7,36 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // TestAppendRefuses wants nothing to be written that a strict decoder would not read.
 func TestAppendRefuses(t *testing.T) {
-	dot := ddr.Param{Key: ddr.KeyALPN, Value: []byte("\x03dot")}
-	port := ddr.Param{Key: ddr.KeyPort, Value: []byte{3, 85}}
-	hint := ddr.Param{Key: ddr.KeyIPv6Hint, Value: make([]byte, 16)}
+	dot := svcb.Param{Key: svcb.KeyALPN, Value: []byte("\x03dot")}
+	port := svcb.Param{Key: svcb.KeyPort, Value: []byte{3, 85}}
+	hint := svcb.Param{Key: svcb.KeyIPv6Hint, Value: make([]byte, 16)}
 	addrs := []netip.Addr{addr6}
 	for name, row := range map[string]struct {
 		in   Instance
 		want error
 	}{
-		"good":           {Instance{1, "dns.example.", addrs, []ddr.Param{dot, port}}, nil},
-		"name-unending":  {Instance{1, "dns.example", addrs, []ddr.Param{dot}}, nil},
-		"name-empty":     {Instance{1, "a..b.", addrs, []ddr.Param{dot}}, ErrADN},
-		"name-root":      {Instance{1, ".", addrs, []ddr.Param{dot}}, ErrADN},
-		"priority-zero":  {Instance{0, "dns.example.", addrs, []ddr.Param{dot}}, ErrPriority},
-		"no-addresses":   {Instance{1, "dns.example.", nil, []ddr.Param{dot}}, ErrNoAddress},
-		"loopback-alone": {Instance{1, "dns.example.", []netip.Addr{netip.IPv6Loopback()}, []ddr.Param{dot}}, ErrNoAddress},
-		"other-family":   {Instance{1, "dns.example.", []netip.Addr{addr4}, []ddr.Param{dot}}, ErrAddrLength},
-		"zone":           {Instance{1, "dns.example.", []netip.Addr{addr6.WithZone("eth0")}, nil}, ErrAddrLength},
-		"no-address":     {Instance{1, "dns.example.", []netip.Addr{{}}, nil}, ErrAddrLength},
+		"good":           {Instance{1, "dns.example.", addrs, []svcb.Param{dot, port}}, nil},
+		"name-unending":  {Instance{1, "dns.example", addrs, []svcb.Param{dot}}, nil},
+		"name-empty":     {Instance{1, "a..b.", addrs, []svcb.Param{dot}}, errADN},
+		"name-root":      {Instance{1, ".", addrs, []svcb.Param{dot}}, errADN},
+		"priority-zero":  {Instance{0, "dns.example.", addrs, []svcb.Param{dot}}, ErrPriority},
+		"no-addresses":   {Instance{1, "dns.example.", nil, []svcb.Param{dot}}, ErrNoAddress},
+		"loopback-alone": {Instance{1, "dns.example.", []netip.Addr{netip.IPv6Loopback()}, []svcb.Param{dot}}, ErrNoAddress},
+		"other-family":   {Instance{1, "dns.example.", []netip.Addr{addr4}, []svcb.Param{dot}}, errAddrLength},
+		"zone":           {Instance{1, "dns.example.", []netip.Addr{addr6.WithZone("eth0")}, nil}, errAddrLength},
+		"no-address":     {Instance{1, "dns.example.", []netip.Addr{{}}, nil}, errAddrLength},
 		"too-many":       {Instance{1, "dns.example.", make([]netip.Addr, 4096), nil}, ErrTooLong},
-		"unsorted":       {Instance{1, "dns.example.", addrs, []ddr.Param{port, dot}}, ErrSvcParams},
-		"hint":           {Instance{1, "dns.example.", addrs, []ddr.Param{dot, hint}}, ErrHints},
+		"unsorted":       {Instance{1, "dns.example.", addrs, []svcb.Param{port, dot}}, errSvcParams},
+		"hint":           {Instance{1, "dns.example.", addrs, []svcb.Param{dot, hint}}, errHints},
 		"params-too-long": {
-			Instance{1, "dns.example.", addrs, []ddr.Param{{Key: 65280, Value: make([]byte, 65536)}}}, ErrTooLong,
+			Instance{1, "dns.example.", addrs, []svcb.Param{{Key: 65280, Value: make([]byte, 65536)}}}, ErrTooLong,
 		},
-		"too-long": {Instance{1, "dns.example.", addrs, []ddr.Param{{Key: 65280, Value: make([]byte, 65520)}}}, ErrTooLong},
+		"too-long": {Instance{1, "dns.example.", addrs, []svcb.Param{{Key: 65280, Value: make([]byte, 65520)}}}, ErrTooLong},
 	} {
 		t.Run(name, func(t *testing.T) {
 			start := []byte{1, 2, 3}
@@ -55,15 +55,15 @@ func TestAppendRefuses(t *testing.T) {
 }
 
 func TestAppendDHCPv4Refuses(t *testing.T) {
-	private := func(n int) []ddr.Param { return []ddr.Param{{Key: 65280, Value: make([]byte, n)}} }
+	private := func(n int) []svcb.Param { return []svcb.Param{{Key: 65280, Value: make([]byte, n)}} }
 	for name, row := range map[string]struct {
 		in   Instance
 		want error
 	}{
-		"other-family": {Instance{1, "dns.example.", []netip.Addr{addr6}, nil}, ErrAddrLength},
+		"other-family": {Instance{1, "dns.example.", []netip.Addr{addr6}, nil}, errAddrLength},
 		"too-many":     {Instance{1, "dns.example.", make([]netip.Addr, 64), nil}, ErrTooLong},
 		"too-long":     {Instance{1, "dns.example.", []netip.Addr{addr4}, private(65520)}, ErrTooLong},
-		"root":         {Instance{1, ".", nil, nil}, ErrADN},
+		"root":         {Instance{1, ".", nil, nil}, errADN},
 		"good":         {Instance{1, "dns.example.", []netip.Addr{addr4}, private(600)}, nil},
 	} {
 		if b, err := row.in.AppendDHCPv4(nil); !errors.Is(err, row.want) || err != nil && len(b) != 0 {
@@ -75,7 +75,7 @@ func TestAppendDHCPv4Refuses(t *testing.T) {
 // TestLongestRA goes to 255 units of 8 octets, and one octet further.
 func TestLongestRA(t *testing.T) {
 	for n, want := range map[int]error{1993: nil, 1994: ErrTooLong} {
-		in := Instance{1, "dns.example.", []netip.Addr{addr6}, []ddr.Param{{Key: 65280, Value: make([]byte, n)}}}
+		in := Instance{1, "dns.example.", []netip.Addr{addr6}, []svcb.Param{{Key: 65280, Value: make([]byte, n)}}}
 		b, err := in.AppendRA(nil, Infinity)
 		if !errors.Is(err, want) || err == nil && len(b) != 2040 {
 			t.Errorf("%d octets of value: got %d octets, %v; want %v", n, len(b), err, want)

@@ -7,32 +7,47 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
-// decoder reads one instance. It is strict and lenient at once: what RFC 9463 forbids becomes a finding with an error,
-// and reading goes on wherever the meaning is plain.
+// decoder reads one instance. Whatever RFC 9463 forbids becomes a finding with an error, which is all that strict
+// callers look for; for lenient ones it reads on wherever the meaning is plain.
 type decoder struct {
 	form Form
 	b    []byte // what is left
 	off  int    // of b
 	in   Inspection
-	findings
+	// where is the prefix of places in errors, such as "instance 2, ".
+	where string
 }
 
-// finish returns what was read.
+// fail adds a finding for which clients discard the instance: see Findings.Fail.
+func (d *decoder) fail(code string, rule error, off int, format string, args ...any) {
+	d.in.Findings.fail(d.where, code, rule, off, format, args...)
+}
+
+// warn adds a finding of severity Warning.
+func (d *decoder) warn(code string, off int, format string, args ...any) {
+	d.in.Findings.Warn(code, off, format, args...)
+}
+
+// note adds a finding of severity Note.
+func (d *decoder) note(code string, off int, format string, args ...any) {
+	d.in.Findings.note(code, off, format, args...)
+}
+
+// finish returns what was read, with advice if that is the whole instance.
 func (d *decoder) finish() Inspection {
 	if d.in.readable {
 		d.advise()
 	}
-	d.in.Findings = d.list
 	return d.in
 }
 
 // take returns the next n octets.
 func (d *decoder) take(n int, field string) ([]byte, bool) {
 	if len(d.b) < n {
-		d.fail(CodeTruncated, ErrTruncated, d.off, "%s needs %d octets, but %d are left", field, n, len(d.b))
+		d.fail(codeTruncated, errTruncated, d.off, "%s needs %d octets, but %d are left", field, n, len(d.b))
 		return nil, false
 	}
 	v := d.b[:n:n]
@@ -50,7 +65,7 @@ func (d *decoder) number(size int, field string) (int, bool) {
 	return n, ok
 }
 
-// priority reads the service priority, of which 0 is AliasMode, which nothing in RFC 9463 gives a meaning to.
+// priority reads the service priority. 0 would be AliasMode, which RFC 9463 does not define for the option.
 func (d *decoder) priority() bool {
 	at := d.off
 	n, ok := d.number(2, "Service Priority")
@@ -81,21 +96,21 @@ func (d *decoder) adn() bool {
 		return false
 	}
 	if n > len(d.b) {
-		d.fail(CodeADN, ErrADN, at, "ADN Length is %d, but %d octets are left", n, len(d.b))
+		d.fail(codeADN, errADN, at, "ADN Length is %d, but %d octets are left", n, len(d.b))
 		return false
 	}
 	at = d.off
 	wire, _ := d.take(n, "ADN")
-	name, end, err := ddr.ParseName(wire)
+	name, end, err := svcb.ParseName(wire)
 	switch {
 	case n == 0:
-		d.fail(CodeADN, ErrADN, at, "the name is missing")
+		d.fail(codeADN, errADN, at, "the name is missing")
 	case err != nil:
-		d.fail(CodeADN, ErrADN, at, "the name %x is malformed: %w", wire, err)
+		d.fail(codeADN, errADN, at, "the name %x is malformed: %w", wire, err)
 	case end != n:
-		d.fail(CodeADN, ErrADN, at, "%d octets follow the root label of %s", n-end, name)
+		d.fail(codeADN, errADN, at, "%d octets follow the root label of %s", n-end, name)
 	case name == ".":
-		d.fail(CodeADN, ErrADN, at, "the name is the root")
+		d.fail(codeADN, errADN, at, "the name is the root")
 	default:
 		d.in.ADN = name
 		return true
@@ -112,7 +127,7 @@ func (d *decoder) endsBehindADN() bool {
 	case d.form == RA && len(d.b) < 8:
 		return d.padding()
 	case allZero(d.b) && (d.form == RA || len(d.b) <= 2):
-		d.fail(CodeZeroLengths, ErrNoAddress, d.off,
+		d.fail(codeZeroLengths, ErrNoAddress, d.off,
 			"%d zero octets follow the name: in ADN-only mode, Addr Length and what follows are absent", len(d.b))
 		return true
 	}
@@ -129,7 +144,7 @@ func (d *decoder) addresses() bool {
 		return false
 	}
 	if size := d.form.addrSize(); n%size != 0 || n > len(d.b) {
-		d.fail(CodeAddrLength, ErrAddrLength, at, "Addr Length is %d; want a multiple of %d that is at most %d",
+		d.fail(codeAddrLength, errAddrLength, at, "Addr Length is %d; want a multiple of %d that is at most %d",
 			n, size, len(d.b))
 		return false
 	}
@@ -150,21 +165,21 @@ func (d *decoder) wideAddrLength() {
 	if n := int(d.b[1]); n == 0 || n%4 != 0 || n > len(d.b)-2 {
 		return
 	}
-	d.fail(CodeWideAddrLength, ErrAddrLength, d.off, "Addr Length has 2 octets, as encoders wrote it before "+
+	d.fail(codeWideAddrLength, errAddrLength, d.off, "Addr Length has 2 octets, as encoders wrote it before "+
 		"draft-ietf-add-dnr-16; the option of DHCPv4 has 1")
 	d.take(1, "Addr Length")
 }
 
-// judgeAddresses looks for addresses that cannot be used; at is the offset of their length.
+// judgeAddresses adds findings about addresses that cannot be used. at is the offset of their length.
 func (d *decoder) judgeAddresses(at int) {
 	for i, a := range d.in.Addresses {
-		if why := unusable(a); why != "" {
+		if why := Unusable(a); why != "" {
 			off := at + d.form.lengthSize() + i*d.form.addrSize()
-			d.warn(CodeAddressDiscarded, off, "%s is %s: clients discard the address, and some the whole option", a, why)
+			d.warn(codeAddressDiscarded, off, "%s is %s: clients discard the address, and some the whole option", a, why)
 		}
 	}
 	if len(d.in.Usable()) == 0 {
-		d.fail(CodeNoAddress, ErrNoAddress, at, "none of %d addresses can be used, though more than the name is there",
+		d.fail(codeNoAddress, ErrNoAddress, at, "none of %d addresses can be used, though more than the name is there",
 			len(d.in.Addresses))
 	}
 	if d.form != DHCPv4 && len(d.in.Addresses) > maxAddresses {
@@ -182,37 +197,38 @@ func (d *decoder) params() bool {
 			return false
 		}
 		if n > len(d.b) {
-			d.fail(CodeSvcParams, ErrSvcParams, at, "SvcParams Length is %d, but %d octets are left", n, len(d.b))
+			d.fail(CodeSvcParams, errSvcParams, at, "SvcParams Length is %d, but %d octets are left", n, len(d.b))
 			return false
 		}
 		at = d.off
 	}
 	wire, _ := d.take(n, "SvcParams")
-	params, err := ddr.ParseParams(wire)
+	params, err := svcb.ParseParams(wire)
 	if err != nil {
 		return d.malformedParams(wire, at, err)
 	}
 	d.in.Params = params
 	for _, p := range params {
-		if p.Key == ddr.KeyIPv4Hint || p.Key == ddr.KeyIPv6Hint {
-			d.fail(CodeHints, ErrHints, at, "%s is there, for which DNR has addresses", ddr.KeyName(p.Key))
+		if p.Key == svcb.KeyIPv4Hint || p.Key == svcb.KeyIPv6Hint {
+			d.fail(CodeHints, errHints, at, "%s is there, for which DNR has addresses", svcb.KeyName(p.Key))
 		}
 	}
 	return true
 }
 
-// malformedParams tells parameters in presentation form from those that are broken.
+// malformedParams adds a finding about parameters that are malformed or in presentation form, and reports whether they
+// could be read.
 func (d *decoder) malformedParams(wire []byte, at int, err error) bool {
 	params, ok := parseASCIIParams(wire)
 	switch {
-	case errors.Is(err, ddr.ErrIPv4Hint) || errors.Is(err, ddr.ErrIPv6Hint):
-		d.fail(CodeHints, ErrHints, at, "one is there, and malformed: %w", err)
+	case errors.Is(err, svcb.ErrIPv4Hint) || errors.Is(err, svcb.ErrIPv6Hint):
+		d.fail(CodeHints, errHints, at, "one is there, and malformed: %w", err)
 		return false
 	case !ok:
-		d.fail(CodeSvcParams, ErrSvcParams, at, "%x: %w", wire, err)
+		d.fail(CodeSvcParams, errSvcParams, at, "%x: %w", wire, err)
 		return false
 	}
-	d.fail(CodeASCIIParams, ErrSvcParams, at, "%q is in presentation form, as encoders wrote it before "+
+	d.fail(CodeASCIIParams, errSvcParams, at, "%q is in presentation form, as encoders wrote it before "+
 		"draft-ietf-add-dnr-16; want wire form", wire)
 	d.in.Params = params
 	return true
@@ -225,20 +241,20 @@ func (d *decoder) padding() bool {
 	}
 	switch {
 	case len(d.b) >= 8:
-		d.fail(CodePadding, ErrPadding, d.off, "%d octets follow; want less than 8", len(d.b))
+		d.fail(CodePadding, errPadding, d.off, "%d octets follow; want less than 8", len(d.b))
 	case !allZero(d.b):
-		d.fail(CodePadding, ErrPadding, d.off, "the padding is %x; want zeros", d.b)
+		d.fail(CodePadding, errPadding, d.off, "the padding is %x; want zeros", d.b)
 	}
 	return true
 }
 
 // parseASCIIParams reads presentation form such as "alpn=h2,h3 port=443", as far as DNR needs.
-func parseASCIIParams(b []byte) ([]ddr.Param, bool) {
+func parseASCIIParams(b []byte) ([]svcb.Param, bool) {
 	s := strings.TrimRight(string(b), "\x00") // the padding of some Router Advertisements
 	if strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' }) || !strings.Contains(s, "=") {
 		return nil, false
 	}
-	var r ddr.Resolver
+	var r svcb.Resolver
 	for field := range strings.FieldsSeq(s) {
 		key, value, _ := strings.Cut(field, "=")
 		value = strings.Trim(value, `"`)
@@ -252,7 +268,7 @@ func parseASCIIParams(b []byte) ([]ddr.Param, bool) {
 		}
 	}
 	params := r.Params()
-	if _, err := ddr.ParseParams(ddr.AppendParams(nil, params)); err != nil {
+	if _, err := svcb.ParseParams(svcb.AppendParams(nil, params)); err != nil {
 		return nil, true
 	}
 	return params, true
@@ -277,9 +293,9 @@ func parsePort(s string) uint16 {
 	return uint16(n)
 }
 
-// advise adds what RFC 9463 lets pass, but some client refuses.
+// advise adds findings about what RFC 9463 permits but some client refuses.
 func (d *decoder) advise() {
-	if err := ddr.CheckName(d.in.ADN); err != nil {
+	if err := svcb.CheckName(d.in.ADN); err != nil {
 		d.warn(CodeADNSyntax, 0, "%q is not made of letters, digits and hyphens, which is all that some clients take",
 			d.in.ADN)
 	}
@@ -302,31 +318,31 @@ func (d *decoder) adviseADNOnly() {
 }
 
 func (d *decoder) adviseALPN() {
-	record := ddr.Record{Params: d.in.Params}
+	record := svcb.Record{Params: d.in.Params}
 	ids := record.ALPN()
 	if len(ids) == 0 {
 		d.warn(CodeNoALPN, 0, "alpn is missing, so that clients do not know the transport")
 	}
-	if slices.ContainsFunc(ids, ddr.IsHTTP) && record.DoHPath() == "" {
-		d.warn(CodeNoDoHPath, 0, "alpn is %s, but dohpath is missing, so that DoH cannot be used", strings.Join(ids, ","))
+	if slices.ContainsFunc(ids, svcb.IsHTTP) && record.DoHPath() == "" {
+		d.warn(codeNoDoHPath, 0, "alpn is %s, but dohpath is missing, so that DoH cannot be used", strings.Join(ids, ","))
 	}
 }
 
-func (d *decoder) adviseKey(p ddr.Param) {
+func (d *decoder) adviseKey(p svcb.Param) {
 	switch p.Key {
-	case ddr.KeyALPN:
-	case ddr.KeyMandatory:
+	case svcb.KeyALPN:
+	case svcb.KeyMandatory:
 		d.warn(CodeMandatory, 0, "mandatory is there, for which some clients refuse the option")
-	case ddr.KeyPort:
+	case svcb.KeyPort:
 		if binary.BigEndian.Uint16(p.Value) == 0 {
 			d.warn(CodePortZero, 0, "port is 0, for which some clients refuse the option")
 		}
-	case ddr.KeyDoHPath:
+	case svcb.KeyDoHPath:
 		if !isPlainPath(string(p.Value)) {
 			d.warn(CodeDoHPathSyntax, 0, "dohpath %q has characters for which some clients refuse the option", p.Value)
 		}
-	case ddr.KeyIPv4Hint, ddr.KeyIPv6Hint: // have an error already
+	case svcb.KeyIPv4Hint, svcb.KeyIPv6Hint: // have an error already
 	default:
-		d.note(CodeUnknownKey, 0, "%s is there, which clients ignore", ddr.KeyName(p.Key))
+		d.note(codeUnknownKey, 0, "%s is there, which clients ignore", svcb.KeyName(p.Key))
 	}
 }

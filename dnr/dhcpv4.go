@@ -5,19 +5,19 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // EncodeDHCPv4 returns the data of option 162, without code and length, which holds all resolvers. Of their addresses
 // it carries the IPv4 ones. It is in the form that all known clients accept, or fails with ErrUnsafe, ErrPriority or
 // ErrNoAddress. See AppendOption4 for data of more than 255 octets.
-func EncodeDHCPv4(resolvers []ddr.Resolver) ([]byte, error) {
+func EncodeDHCPv4(resolvers []svcb.Resolver) ([]byte, error) {
 	if len(resolvers) == 0 {
-		return nil, ErrEmpty
+		return nil, errEmpty
 	}
 	var b []byte
 	for _, r := range resolvers {
-		in, err := safe(r, DHCPv4)
+		in, err := NewInstance(r, DHCPv4)
 		if err != nil {
 			return nil, err
 		}
@@ -83,7 +83,7 @@ func inspectInstance4(data []byte, off, ordinal int) (Inspection, int) {
 	d := decoder{form: DHCPv4, b: data[off:], off: off}
 	d.where = fmt.Sprintf("instance %d, ", ordinal)
 	if len(data) == 0 {
-		d.fail(CodeEmpty, ErrEmpty, 0, "the option is empty")
+		d.fail(codeEmpty, errEmpty, 0, "the option is empty")
 		return d.finish(), 1
 	}
 	n, ok := d.number(2, "DNR Instance Data Length")
@@ -91,7 +91,7 @@ func inspectInstance4(data []byte, off, ordinal int) (Inspection, int) {
 		return d.finish(), len(data)
 	}
 	if n > len(d.b) {
-		d.fail(CodeLength, ErrLength, off, "DNR Instance Data Length is %d, but %d octets are left", n, len(d.b))
+		d.fail(codeLength, errLength, off, "DNR Instance Data Length is %d, but %d octets are left", n, len(d.b))
 		return d.finish(), len(data)
 	}
 	d.b = d.b[:n:n]

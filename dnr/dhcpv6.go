@@ -5,14 +5,14 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // EncodeDHCPv6 returns the data of one option 144, without code and length. Every resolver has an option of its own.
 // Of its addresses, the IPv6 ones are carried. The data is in the form that all known clients accept, or EncodeDHCPv6
 // fails with ErrUnsafe, ErrPriority or ErrNoAddress.
-func EncodeDHCPv6(r ddr.Resolver) ([]byte, error) {
-	in, err := safe(r, DHCPv6)
+func EncodeDHCPv6(r svcb.Resolver) ([]byte, error) {
+	in, err := NewInstance(r, DHCPv6)
 	if err != nil {
 		return nil, err
 	}

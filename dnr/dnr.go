@@ -1,10 +1,13 @@
-// Package dnr implements Discovery of Network-designated Resolvers, as described in RFC 9463: the Encrypted DNS options
-// of DHCPv4, DHCPv6 and Router Advertisements, and how to put them into the servers that networks run.
+// Package dnr reads and writes the Encrypted DNS options of DHCPv4, DHCPv6 and Router Advertisements, by which a
+// network designates resolvers, as described in RFC 9463.
 //
-// A ddr.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
+// An svcb.Resolver is the one description of a designated resolver; Encode… make options of it that every known client
 // accepts. Decode… take options apart as strictly as RFC 9463 asks of clients. Inspect… read what can be read, and
-// say what is wrong with it. Listen asks the servers of a link what they hand out, and Clients says what known clients
-// make of that.
+// return what is wrong with it as Findings.
+//
+// It has octets and no sockets: packages announce and survey below it send and receive the options, and serverconf
+// writes them for other servers. It does not read the messages that carry options, except that it splits and joins long
+// options of DHCPv4. Every function is pure and may be called from any goroutine; inputs are never kept.
 package dnr
 
 import (
@@ -13,7 +16,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // The codes of the Encrypted DNS option. See RFC 9463, Section 10.
@@ -26,19 +29,19 @@ const (
 // Infinity is the lifetime of a Router Advertisement's option that never expires. See RFC 9463, Section 6.1.
 const Infinity = 0xffffffff * time.Second
 
-// Errors of decoding and encoding, each naming the rule that was broken. What wraps them has the place and the
+// Errors of decoding and encoding, each naming the rule that was broken. Errors that wrap them add the place and the
 // offending value.
 var (
-	ErrTruncated  = errors.New("dnr: option ends too early")
-	ErrLength     = errors.New("dnr: length of the option or instance is wrong")
-	ErrEmpty      = errors.New("dnr: option holds no instance")
-	ErrADN        = errors.New("dnr: authentication domain name is not one name that ends in the root label")
-	ErrAddrLength = errors.New("dnr: Addr Length is not that of a list of addresses")
+	errTruncated  = errors.New("dnr: option ends too early")
+	errLength     = errors.New("dnr: length of the option or instance is wrong")
+	errEmpty      = errors.New("dnr: option holds no instance")
+	errADN        = errors.New("dnr: authentication domain name is not one name that ends in the root label")
+	errAddrLength = errors.New("dnr: Addr Length is not that of a list of addresses")
 	ErrNoAddress  = errors.New("dnr: no address that can be used")
-	ErrSvcParams  = errors.New("dnr: service parameters are malformed")
-	ErrHints      = errors.New("dnr: service parameters hold ipv4hint or ipv6hint")
+	errSvcParams  = errors.New("dnr: service parameters are malformed")
+	errHints      = errors.New("dnr: service parameters hold ipv4hint or ipv6hint")
 	ErrPriority   = errors.New("dnr: service priority is 0")
-	ErrPadding    = errors.New("dnr: padding is not zeros up to a multiple of 8 octets")
+	errPadding    = errors.New("dnr: padding is not zeros up to a multiple of 8 octets")
 )
 
 // Errors of encoding alone.
@@ -52,21 +55,21 @@ type Instance struct {
 	Priority  uint16       // at least 1; lower is preferred
 	ADN       string       // authentication domain name, in presentation form and fully qualified
 	Addresses []netip.Addr // all of one family, in order of preference; see Usable
-	Params    []ddr.Param  // in wire form, sorted by key
+	Params    []svcb.Param // in wire form, sorted by key
 }
 
-// ADNOnly reports whether there is nothing but the name, whose addresses and parameters the client asks the DNS for.
+// ADNOnly reports whether there is only the name, for which the client queries the DNS for addresses and parameters.
 // See RFC 9463, Section 3.1.6.
 func (in Instance) ADNOnly() bool { return len(in.Addresses) == 0 && len(in.Params) == 0 }
 
-// Usable returns the addresses without those that clients must discard, and those that nobody can connect to. See RFC
-// 9463, Sections 4.2, 5.2 and 6.2.
+// Usable returns the addresses that Unusable finds nothing wrong with. Clients must discard multicast and loopback
+// ones. See RFC 9463, Sections 4.2, 5.2 and 6.2.
 func (in Instance) Usable() []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(in.Addresses), func(a netip.Addr) bool { return unusable(a) != "" })
+	return slices.DeleteFunc(slices.Clone(in.Addresses), func(a netip.Addr) bool { return Unusable(a) != "" })
 }
 
-// unusable says why nobody can connect to a, or "" if a is an address of one host.
-func unusable(a netip.Addr) string {
+// Unusable returns why no client can connect to a, or "" if a can be the address of a resolver.
+func Unusable(a netip.Addr) string {
 	switch {
 	case !a.IsValid():
 		return "no address"
@@ -84,11 +87,11 @@ func unusable(a netip.Addr) string {
 	return ""
 }
 
-// Resolver returns how to reach the resolver. Its parameters must be those of a decoded instance, or checked otherwise.
-// In ADN-only mode there is nothing but Priority and Name.
-func (in Instance) Resolver() ddr.Resolver {
-	r := ddr.Record{Params: in.Params}
-	return ddr.Resolver{
+// Resolver returns the same as a Resolver, with its usable addresses. The parameters of the instance must be valid, as
+// those of a decoded one are. In ADN-only mode only Priority and Name are set.
+func (in Instance) Resolver() svcb.Resolver {
+	r := svcb.Record{Params: in.Params}
+	return svcb.Resolver{
 		Priority: in.Priority, Name: in.ADN, Addresses: in.Usable(),
 		ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(),
 	}
@@ -122,8 +125,8 @@ func (f Form) addrSize() int {
 	return 16
 }
 
-// family names the addresses of the option.
-func (f Form) family() string {
+// Family names the addresses of the option.
+func (f Form) Family() string {
 	if f == DHCPv4 {
 		return "IPv4"
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 var (
@@ -21,11 +21,11 @@ var (
 )
 
 // resolver returns a designated resolver at dns.example with both addresses.
-func resolver(priority uint16, alpn ...string) ddr.Resolver {
-	r := ddr.Resolver{Priority: priority, Name: "dns.example.", Addresses: []netip.Addr{addr4, addr6}, ALPN: alpn}
+func resolver(priority uint16, alpn ...string) svcb.Resolver {
+	r := svcb.Resolver{Priority: priority, Name: "dns.example.", Addresses: []netip.Addr{addr4, addr6}, ALPN: alpn}
 	for _, id := range alpn {
-		if ddr.IsHTTP(id) {
-			r.DoHPath = ddr.DefaultDoHPath
+		if svcb.IsHTTP(id) {
+			r.DoHPath = svcb.DefaultDoHPath
 		}
 	}
 	return r
@@ -46,11 +46,11 @@ const adnHex = "03646e73076578616d706c6500"
 // TestWorkedBytes has octets that were put together by hand from the layouts of RFC 9463.
 func TestWorkedBytes(t *testing.T) {
 	dohpath := "0007 0010 2f646e732d71756572797b3f646e737d"
-	encode4 := func(r ddr.Resolver) ([]byte, error) { return EncodeDHCPv4([]ddr.Resolver{r}) }
-	encodeRA := func(r ddr.Resolver) ([]byte, error) { return EncodeRA(r, 30*time.Minute) }
+	encode4 := func(r svcb.Resolver) ([]byte, error) { return EncodeDHCPv4([]svcb.Resolver{r}) }
+	encodeRA := func(r svcb.Resolver) ([]byte, error) { return EncodeRA(r, 30*time.Minute) }
 	for name, row := range map[string]struct {
-		encode func(ddr.Resolver) ([]byte, error)
-		in     ddr.Resolver
+		encode func(svcb.Resolver) ([]byte, error)
+		in     svcb.Resolver
 		want   string
 	}{
 		"dhcpv4-dot": {encode4, resolver(1, "dot"), "001d 0001 0d" + adnHex + "04 c0000235 0001 0004 03646f74"},
@@ -99,7 +99,7 @@ func TestADNOnlyRA(t *testing.T) {
 
 // TestThereAndBack wants of the options what was put in, but for the addresses of the other family.
 func TestThereAndBack(t *testing.T) {
-	all := []ddr.Resolver{resolver(1, "h3", "h2"), resolver(2, "doq"), resolver(3, "dot")}
+	all := []svcb.Resolver{resolver(1, "h3", "h2"), resolver(2, "doq"), resolver(3, "dot")}
 	all[2].Port = 8853
 	data, err := EncodeDHCPv4(all)
 	if err != nil {
@@ -131,13 +131,13 @@ func TestThereAndBack(t *testing.T) {
 
 // TestUnsafe wants an error for what RFC 9463 allows or leaves open, but some known client refuses.
 func TestUnsafe(t *testing.T) {
-	with := func(change func(*ddr.Resolver)) ddr.Resolver {
+	with := func(change func(*svcb.Resolver)) svcb.Resolver {
 		r := resolver(1, "h2")
 		change(&r)
 		return r
 	}
-	addrs := func(list ...string) ddr.Resolver {
-		return with(func(r *ddr.Resolver) {
+	addrs := func(list ...string) svcb.Resolver {
+		return with(func(r *svcb.Resolver) {
 			r.Addresses = nil
 			for _, a := range list {
 				r.Addresses = append(r.Addresses, netip.MustParseAddr(a))
@@ -149,23 +149,23 @@ func TestUnsafe(t *testing.T) {
 		sixteen[i] = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: byte(i + 1)}).String()
 	}
 	for name, row := range map[string]struct {
-		in   ddr.Resolver
+		in   svcb.Resolver
 		want error
 	}{
-		"priority-zero":      {with(func(r *ddr.Resolver) { r.Priority = 0 }), ErrPriority},
-		"name-underscore":    {with(func(r *ddr.Resolver) { r.Name = "my_dns.example." }), ErrUnsafe},
-		"name-one-label":     {with(func(r *ddr.Resolver) { r.Name = "dns." }), ErrUnsafe},
-		"name-root":          {with(func(r *ddr.Resolver) { r.Name = "." }), ErrUnsafe},
-		"name-utf8":          {with(func(r *ddr.Resolver) { r.Name = "dns.exämple." }), ErrUnsafe},
-		"no-alpn":            {with(func(r *ddr.Resolver) { r.ALPN = nil }), ErrUnsafe},
-		"alpn-unknown":       {with(func(r *ddr.Resolver) { r.ALPN = []string{"h2", "imap"} }), ErrUnsafe},
-		"alpn-empty":         {with(func(r *ddr.Resolver) { r.ALPN = []string{"h2", ""} }), ErrUnsafe},
-		"alpn-twice":         {with(func(r *ddr.Resolver) { r.ALPN = []string{"h2", "h2"} }), ErrUnsafe},
-		"doh-no-dohpath":     {with(func(r *ddr.Resolver) { r.DoHPath = "" }), ErrUnsafe},
-		"dot-with-dohpath":   {with(func(r *ddr.Resolver) { r.ALPN = []string{"dot"} }), ErrUnsafe},
-		"dohpath-comma":      {with(func(r *ddr.Resolver) { r.DoHPath = "/a,b{?dns}" }), ErrUnsafe},
-		"dohpath-percent":    {with(func(r *ddr.Resolver) { r.DoHPath = "/a%20b{?dns}" }), ErrUnsafe},
-		"dohpath-no-dns":     {with(func(r *ddr.Resolver) { r.DoHPath = "/a" }), ErrUnsafe},
+		"priority-zero":      {with(func(r *svcb.Resolver) { r.Priority = 0 }), ErrPriority},
+		"name-underscore":    {with(func(r *svcb.Resolver) { r.Name = "my_dns.example." }), ErrUnsafe},
+		"name-one-label":     {with(func(r *svcb.Resolver) { r.Name = "dns." }), ErrUnsafe},
+		"name-root":          {with(func(r *svcb.Resolver) { r.Name = "." }), ErrUnsafe},
+		"name-utf8":          {with(func(r *svcb.Resolver) { r.Name = "dns.exämple." }), ErrUnsafe},
+		"no-alpn":            {with(func(r *svcb.Resolver) { r.ALPN = nil }), ErrUnsafe},
+		"alpn-unknown":       {with(func(r *svcb.Resolver) { r.ALPN = []string{"h2", "imap"} }), ErrUnsafe},
+		"alpn-empty":         {with(func(r *svcb.Resolver) { r.ALPN = []string{"h2", ""} }), ErrUnsafe},
+		"alpn-twice":         {with(func(r *svcb.Resolver) { r.ALPN = []string{"h2", "h2"} }), ErrUnsafe},
+		"doh-no-dohpath":     {with(func(r *svcb.Resolver) { r.DoHPath = "" }), ErrUnsafe},
+		"dot-with-dohpath":   {with(func(r *svcb.Resolver) { r.ALPN = []string{"dot"} }), ErrUnsafe},
+		"dohpath-comma":      {with(func(r *svcb.Resolver) { r.DoHPath = "/a,b{?dns}" }), ErrUnsafe},
+		"dohpath-percent":    {with(func(r *svcb.Resolver) { r.DoHPath = "/a%20b{?dns}" }), ErrUnsafe},
+		"dohpath-no-dns":     {with(func(r *svcb.Resolver) { r.DoHPath = "/a" }), ErrUnsafe},
 		"no-addresses":       {addrs(), ErrNoAddress},
 		"other-family":       {addrs("2001:db8::53"), ErrNoAddress},
 		"multicast":          {addrs("192.0.2.53", "224.0.0.1"), ErrUnsafe},
@@ -173,14 +173,14 @@ func TestUnsafe(t *testing.T) {
 		"loopback":           {addrs("127.0.0.1"), ErrUnsafe},
 		"unspecified":        {addrs("0.0.0.0"), ErrUnsafe},
 		"broadcast":          {addrs("255.255.255.255"), ErrUnsafe},
-		"invalid":            {with(func(r *ddr.Resolver) { r.Addresses = []netip.Addr{{}} }), ErrUnsafe},
+		"invalid":            {with(func(r *svcb.Resolver) { r.Addresses = []netip.Addr{{}} }), ErrUnsafe},
 		"sixteen-in-dhcpv4":  {addrs(append(sixteen, "192.0.2.53")...), nil},
 		"mapped":             {addrs("::ffff:192.0.2.53"), nil},
-		"name-unqualified":   {with(func(r *ddr.Resolver) { r.Name = "DNS.example" }), nil},
+		"name-unqualified":   {with(func(r *svcb.Resolver) { r.Name = "DNS.example" }), nil},
 		"link-local-in-zone": {addrs("192.0.2.53", "fe80::1%eth0"), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := EncodeDHCPv4([]ddr.Resolver{row.in}); !errors.Is(err, row.want) {
+			if _, err := EncodeDHCPv4([]svcb.Resolver{row.in}); !errors.Is(err, row.want) {
 				t.Errorf("got %v; want %v", err, row.want)
 			}
 		})
@@ -191,7 +191,7 @@ func TestUnsafe(t *testing.T) {
 	if _, err := EncodeDHCPv6(addrs(sixteen[:15]...)); err != nil {
 		t.Errorf("fifteen IPv6 addresses: got %v", err)
 	}
-	if _, err := EncodeDHCPv4(nil); !errors.Is(err, ErrEmpty) {
-		t.Errorf("no resolver: got %v; want %v", err, ErrEmpty)
+	if _, err := EncodeDHCPv4(nil); !errors.Is(err, errEmpty) {
+		t.Errorf("no resolver: got %v; want %v", err, errEmpty)
 	}
 }

@@ -7,17 +7,18 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // maxAddresses is how many IPv6 addresses fit if Addr Length is kept in 8 bits, as some clients do.
 const maxAddresses = 15
 
-// appendBody appends everything from ADN Length on, but for the padding. It writes what it is told: see check.
+// appendBody appends everything from ADN Length on, except the padding. It checks lengths only; its callers decode the
+// result to check the rest.
 func (in Instance) appendBody(b []byte, f Form) ([]byte, error) {
-	name, err := ddr.AppendName(nil, in.ADN)
+	name, err := svcb.AppendName(nil, in.ADN)
 	if err != nil {
-		return b, fmt.Errorf("%w: %q", ErrADN, in.ADN)
+		return b, fmt.Errorf("%w: %q", errADN, in.ADN)
 	}
 	b = append(appendLength(b, f, len(name)), name...)
 	if in.ADNOnly() {
@@ -30,7 +31,7 @@ func (in Instance) appendBody(b []byte, f Form) ([]byte, error) {
 	b = appendLength(b, f, n)
 	for _, a := range in.Addresses {
 		if a.Is4() != (f == DHCPv4) || !a.IsValid() || a.Zone() != "" {
-			return b, fmt.Errorf("%w: %s is not an %s address", ErrAddrLength, a, f.family())
+			return b, fmt.Errorf("%w: %s is not an %s address", errAddrLength, a, f.Family())
 		}
 		b = append(b, a.AsSlice()...)
 	}
@@ -48,9 +49,10 @@ func (in Instance) appendParams(b []byte, f Form) ([]byte, error) {
 	if f == RA {
 		b = binary.BigEndian.AppendUint16(b, uint16(n))
 	}
-	return ddr.AppendParams(b, in.Params), nil
+	return svcb.AppendParams(b, in.Params), nil
 }
 
+// appendLength appends ADN Length or Addr Length.
 func appendLength(b []byte, f Form, n int) []byte {
 	if f == DHCPv4 {
 		return append(b, byte(n)) // of a name or of addresses that were counted
@@ -58,12 +60,13 @@ func appendLength(b []byte, f Form, n int) []byte {
 	return binary.BigEndian.AppendUint16(b, uint16(n))
 }
 
-// safe makes an instance of r that all known clients accept, and that all known servers can carry.
-func safe(r ddr.Resolver, f Form) (Instance, error) {
+// NewInstance makes an instance of r for the option f that all known clients accept and all known servers can carry,
+// with those addresses of r that f carries. It fails with ErrUnsafe, ErrPriority or ErrNoAddress.
+func NewInstance(r svcb.Resolver, f Form) (Instance, error) {
 	if r.Priority == 0 {
 		return Instance{}, fmt.Errorf("%w: %s", ErrPriority, r.Name)
 	}
-	if err := ddr.CheckName(r.Name); err != nil {
+	if err := svcb.CheckName(r.Name); err != nil {
 		return Instance{}, fmt.Errorf("%w: %q is not a name of letters, digits and hyphens, with two labels at least",
 			ErrUnsafe, r.Name)
 	}
@@ -77,12 +80,12 @@ func safe(r ddr.Resolver, f Form) (Instance, error) {
 // lower returns name in canonical form.
 func lower(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) + "." }
 
-// safeAddresses returns those addresses of r that f carries.
-func safeAddresses(r ddr.Resolver, f Form) ([]netip.Addr, error) {
+// safeAddresses returns those addresses of r that f carries, each once.
+func safeAddresses(r svcb.Resolver, f Form) ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, a := range r.Addresses {
 		a = a.Unmap().WithZone("")
-		if why := unusable(a); why != "" {
+		if why := Unusable(a); why != "" {
 			return nil, fmt.Errorf("%w: address %s of %s is %s", ErrUnsafe, a, r.Name, why)
 		}
 		if a.Is4() == (f == DHCPv4) && !slices.Contains(out, a) {
@@ -91,36 +94,37 @@ func safeAddresses(r ddr.Resolver, f Form) ([]netip.Addr, error) {
 	}
 	switch {
 	case len(out) == 0:
-		return nil, fmt.Errorf("%w: %s by %s has no %s address", ErrNoAddress, r.Name, strings.Join(r.ALPN, ","), f.family())
+		return nil, fmt.Errorf("%w: %s by %s has no %s address", ErrNoAddress, r.Name, strings.Join(r.ALPN, ","), f.Family())
 	case f != DHCPv4 && len(out) > maxAddresses:
 		return nil, fmt.Errorf("%w: %s has %d IPv6 addresses; want at most %d", ErrUnsafe, r.Name, len(out), maxAddresses)
 	}
 	return out, nil
 }
 
-func safeParams(r ddr.Resolver) error {
+// safeParams returns why some clients refuse the parameters of r, or nil if none does.
+func safeParams(r svcb.Resolver) error {
 	if len(r.ALPN) == 0 {
 		return fmt.Errorf("%w: %s has no alpn", ErrUnsafe, r.Name)
 	}
 	http := false
 	for i, id := range r.ALPN {
-		if !ddr.IsHTTP(id) && id != "dot" && id != "doq" || slices.Contains(r.ALPN[:i], id) {
+		if !svcb.IsHTTP(id) && id != "dot" && id != "doq" || slices.Contains(r.ALPN[:i], id) {
 			return fmt.Errorf("%w: alpn %q of %s is unknown, or there twice", ErrUnsafe, id, r.Name)
 		}
-		http = http || ddr.IsHTTP(id)
+		http = http || svcb.IsHTTP(id)
 	}
 	if http != (r.DoHPath != "") {
 		return fmt.Errorf("%w: dohpath of %s is %q with alpn %s: it belongs to DoH, and DoH needs it",
 			ErrUnsafe, r.Name, r.DoHPath, strings.Join(r.ALPN, ","))
 	}
-	if _, err := ddr.ExpandDoHPath(r.DoHPath, "x"); http && err != nil || !isPlainPath(r.DoHPath) {
+	if _, err := svcb.ExpandDoHPath(r.DoHPath, "x"); http && err != nil || !isPlainPath(r.DoHPath) {
 		return fmt.Errorf("%w: dohpath %q of %s", ErrUnsafe, r.DoHPath, r.Name)
 	}
 	return nil
 }
 
-// isPlainPath reports whether a URI template has no character but those that systemd takes, which has neither comma
-// nor percent sign.
+// isPlainPath reports whether a URI template has only characters that systemd accepts, which are neither comma nor
+// percent sign.
 func isPlainPath(template string) bool {
 	const taken = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&'()*+;={}"
 	return strings.Trim(template, taken) == ""

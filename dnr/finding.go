@@ -9,9 +9,9 @@ import (
 type Severity uint8
 
 const (
-	// Note is worth knowing: clients take the option.
+	// Note is worth knowing: clients accept the option.
 	Note Severity = iota
-	// Warning means that RFC 9463 lets the option pass, but that some known client refuses it or a part of it.
+	// Warning means that RFC 9463 permits the option, but that some known client refuses it or a part of it.
 	Warning
 	// Error means that clients which follow RFC 9463 discard the option.
 	Error
@@ -22,15 +22,15 @@ func (s Severity) String() string { return [...]string{"note", "warning", "error
 // MarshalText implements encoding.TextMarshaler.
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// Finding is one thing that is odd about a received option.
+// Finding is one thing that is wrong or unusual about a received option or message.
 type Finding struct {
-	// Code is stable, for scripts: one of the Code… constants.
+	// Code is stable, for scripts.
 	Code     string   `json:"code"`
 	Severity Severity `json:"severity"`
 	// Offset is where it is, in octets from the start of the option's data, or, in a Router Advertisement, of the
 	// option.
 	Offset int `json:"offset"`
-	// Text says in one sentence what is wrong, with the value that is.
+	// Text says in one sentence what is wrong, with the offending value.
 	Text string `json:"text"`
 	// Err wraps the error that names the broken rule; nil unless Severity is Error.
 	Err error `json:"-"`
@@ -38,12 +38,12 @@ type Finding struct {
 
 // Codes of findings that make clients discard an instance.
 const (
-	CodeTruncated    = "truncated"
-	CodeLength       = "length"
-	CodeEmpty        = "empty"
-	CodeADN          = "adn"
-	CodeAddrLength   = "addr-length"
-	CodeNoAddress    = "no-address"
+	codeTruncated    = "truncated"
+	codeLength       = "length"
+	codeEmpty        = "empty"
+	codeADN          = "adn"
+	codeAddrLength   = "addr-length"
+	codeNoAddress    = "no-address"
 	CodeSvcParams    = "svcparams"
 	CodeHints        = "hints"
 	CodePriorityZero = "priority-zero"
@@ -51,43 +51,49 @@ const (
 
 	// CodeASCIIParams are parameters in presentation form, as encoders wrote them before draft-ietf-add-dnr-16.
 	CodeASCIIParams = "ascii-svcparams"
-	// CodeWideAddrLength is an Addr Length of 2 octets in DHCPv4, which the same encoders wrote.
-	CodeWideAddrLength = "wide-addr-length"
-	// CodeZeroLengths is an Addr Length of 0 where ADN-only mode ends behind the name: RFC 9463, erratum 7804.
-	CodeZeroLengths = "zero-lengths"
+	// codeWideAddrLength is an Addr Length of 2 octets in DHCPv4, which the same encoders wrote.
+	codeWideAddrLength = "wide-addr-length"
+	// codeZeroLengths is an Addr Length of 0 where ADN-only mode ends behind the name: RFC 9463, erratum 7804.
+	codeZeroLengths = "zero-lengths"
 )
 
-// Codes of findings that some clients take badly, and of notes.
+// Codes of findings for which some clients refuse the option, and of notes.
 const (
-	CodeAddressDiscarded = "address-discarded"
+	codeAddressDiscarded = "address-discarded"
 	CodeManyAddresses    = "many-addresses"
 	CodeADNSyntax        = "adn-syntax"
 	CodeADNOnly          = "adn-only"
 	CodeNoALPN           = "no-alpn"
-	CodeNoDoHPath        = "no-dohpath"
+	codeNoDoHPath        = "no-dohpath"
 	CodeDoHPathSyntax    = "dohpath-syntax"
 	CodeMandatory        = "mandatory"
 	CodePortZero         = "port-zero"
-	CodeUnknownKey       = "unknown-key"
+	codeUnknownKey       = "unknown-key"
 	CodeWithdrawn        = "withdrawn"
 )
 
-// Inspection is what a lenient reader makes of one instance.
+// Inspection is one instance as a lenient reader sees it.
 type Inspection struct {
 	Instance               // as far as it could be read
 	Lifetime time.Duration // of a Router Advertisement's option; 0 withdraws it
-	Findings []Finding     // in the order in which they came up
+	Findings Findings
 
 	readable bool
 }
 
-// Readable reports whether the instance could be read to its end, so that it can be tried. Clients may still refuse
-// it: see Err.
+// Readable reports whether the instance could be read to its end, so that its resolver can be tried. Clients may refuse
+// it nevertheless: see Err.
 func (i Inspection) Readable() bool { return i.readable }
 
 // Err returns why a client that follows RFC 9463 discards the instance, or nil if it does not.
-func (i Inspection) Err() error {
-	for _, f := range i.Findings {
+func (i Inspection) Err() error { return i.Findings.Err() }
+
+// Findings is what is wrong with something that was received, in the order in which it was found.
+type Findings []Finding
+
+// Err returns the error of the first finding that has one, or nil.
+func (fs Findings) Err() error {
+	for _, f := range fs {
 		if f.Err != nil {
 			return f.Err
 		}
@@ -95,26 +101,27 @@ func (i Inspection) Err() error {
 	return nil
 }
 
-// findings collects what is wrong while something is decoded.
-type findings struct {
-	list  []Finding
-	where string // such as "instance 2, "; prefix of the place in errors
+// Fail adds a finding of severity Error. rule is the error that names the broken rule, and off the place in octets. The
+// formatted text is wrapped by the finding's Err, and so is an error that the format wraps.
+func (fs *Findings) Fail(code string, rule error, off int, format string, args ...any) {
+	fs.fail("", code, rule, off, format, args...)
 }
 
-// fail adds what makes clients discard the instance; rule is the error that names it. An error that format wraps is
-// wrapped by that of the finding.
-func (fs *findings) fail(code string, rule error, off int, format string, args ...any) {
+// fail does that with a prefix of the place in the error, such as "instance 2, ".
+func (fs *Findings) fail(where, code string, rule error, off int, format string, args ...any) {
 	what := fmt.Errorf(format, args...)
-	fs.list = append(fs.list, Finding{
+	*fs = append(*fs, Finding{
 		Code: code, Severity: Error, Offset: off, Text: what.Error(),
-		Err: fmt.Errorf("%w: %soctet %d: %w", rule, fs.where, off, what),
+		Err: fmt.Errorf("%w: %soctet %d: %w", rule, where, off, what),
 	})
 }
 
-func (fs *findings) warn(code string, off int, format string, args ...any) {
-	fs.list = append(fs.list, Finding{Code: code, Severity: Warning, Offset: off, Text: fmt.Sprintf(format, args...)})
+// Warn adds a finding of severity Warning.
+func (fs *Findings) Warn(code string, off int, format string, args ...any) {
+	*fs = append(*fs, Finding{Code: code, Severity: Warning, Offset: off, Text: fmt.Sprintf(format, args...)})
 }
 
-func (fs *findings) note(code string, off int, format string, args ...any) {
-	fs.list = append(fs.list, Finding{Code: code, Severity: Note, Offset: off, Text: fmt.Sprintf(format, args...)})
+// note adds a finding of severity Note.
+func (fs *Findings) note(code string, off int, format string, args ...any) {
+	*fs = append(*fs, Finding{Code: code, Severity: Note, Offset: off, Text: fmt.Sprintf(format, args...)})
 }

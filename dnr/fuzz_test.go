@@ -6,7 +6,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // checkInspection wants of every instance, right or wrong, that what is said about it is consistent. size is that of
@@ -108,7 +108,7 @@ func FuzzResolver(f *testing.F) {
 	f.Fuzz(func(t *testing.T, priority uint16, name, alpn string, port uint16, dohpath string) {
 		in := resolver(priority, alpn)
 		in.Name, in.Port, in.DoHPath = name, port, dohpath
-		data, err := EncodeDHCPv4([]ddr.Resolver{in})
+		data, err := EncodeDHCPv4([]svcb.Resolver{in})
 		option, errRA := EncodeRA(in, Infinity)
 		if (err == nil) != (errRA == nil) {
 			t.Fatalf("%+v: DHCPv4 %v; RA %v", in, err, errRA)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }
@@ -42,17 +42,17 @@ func TestInspectRA(t *testing.T) {
 		"adn-only-zero-lengths": { // what odhcpd and radnr write comes out longer with this name
 			"90 04" + head + "00 0000000000000000", ErrNoAddress, "error:zero-lengths warning:adn-only", true,
 		},
-		"adn-only-padding-not-zero": {"90 03" + head + "01", ErrPadding, "error:padding warning:adn-only", true},
+		"adn-only-padding-not-zero": {"90 03" + head + "01", errPadding, "error:padding warning:adn-only", true},
 		"no-addresses-but-params": { // what odhcpd writes if there is only an IPv4 address
 			"90 05" + head + "0000 0008" + dot + "0000000000", ErrNoAddress, "error:no-address", true,
 		},
-		"padding-not-zero": {"90 07" + head + addr + "0008" + dot + "0000000001", ErrPadding, "error:padding", true},
+		"padding-not-zero": {"90 07" + head + addr + "0008" + dot + "0000000001", errPadding, "error:padding", true},
 		"padding-of-8": {
-			"90 08" + head + addr + "0008" + dot + "0000000000 0000000000000000", ErrPadding, "error:padding", true,
+			"90 08" + head + addr + "0008" + dot + "0000000000 0000000000000000", errPadding, "error:padding", true,
 		},
-		"params-overrun": {"90 07" + head + addr + "000e" + dot + "0000000000", ErrSvcParams, "error:svcparams", false},
+		"params-overrun": {"90 07" + head + addr + "000e" + dot + "0000000000", errSvcParams, "error:svcparams", false},
 		"params-length-within-padding": {
-			"90 07" + head + addr + "0009" + dot + "0000000000", ErrSvcParams, "error:svcparams", false,
+			"90 07" + head + addr + "0009" + dot + "0000000000", errSvcParams, "error:svcparams", false,
 		},
 		"params-empty": {
 			"90 06" + head + addr + "0000 0000000000", nil, "warning:no-alpn", true,
@@ -60,10 +60,10 @@ func TestInspectRA(t *testing.T) {
 		"withdrawn": {
 			"90 07 0001 00000000 000d" + adnHex + addr + "0008" + dot + "0000000000", nil, "note:withdrawn", true,
 		},
-		"length-zero":  {"90 00", ErrLength, "error:length", false},
-		"length-short": {"90 06" + head + addr + "0008" + dot + "0000000000", ErrLength, "error:length", false},
-		"empty":        {"", ErrTruncated, "error:truncated", false},
-		"other-type":   {"19 03 0000 00000708 000d" + adnHex + "00", ErrLength, "error:length", false},
+		"length-zero":  {"90 00", errLength, "error:length", false},
+		"length-short": {"90 06" + head + addr + "0008" + dot + "0000000000", errLength, "error:length", false},
+		"empty":        {"", errTruncated, "error:truncated", false},
+		"other-type":   {"19 03 0000 00000708 000d" + adnHex + "00", errLength, "error:length", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := InspectRA(unhex(t, row.in))
@@ -86,27 +86,27 @@ func TestInspectParams(t *testing.T) {
 		"dot":              {dot, nil, ""},
 		"none":             {"", nil, "warning:no-alpn"},
 		"mandatory":        {"0000 0002 0001" + dot, nil, "warning:mandatory"},
-		"mandatory-absent": {"0000 0002 0003" + dot, ErrSvcParams, "error:svcparams"},
+		"mandatory-absent": {"0000 0002 0003" + dot, errSvcParams, "error:svcparams"},
 		"mandatory-without-end": { // thousands of keys that are claimed, not there
-			"0000 fffe 0001" + dot, ErrSvcParams, "error:svcparams",
+			"0000 fffe 0001" + dot, errSvcParams, "error:svcparams",
 		},
 		"port-zero":         {dot + "0003 0002 0000", nil, "warning:port-zero"},
-		"port-odd":          {dot + "0003 0001 00", ErrSvcParams, "error:svcparams"},
-		"ipv4hint":          {dot + "0004 0004 c0000235", ErrHints, "error:hints"},
-		"ipv6hint":          {dot + "0006 0010 20010db8000000000000000000000053", ErrHints, "error:hints"},
-		"ipv6hint-odd":      {dot + "0006 0001 20", ErrHints, "error:hints"},
+		"port-odd":          {dot + "0003 0001 00", errSvcParams, "error:svcparams"},
+		"ipv4hint":          {dot + "0004 0004 c0000235", errHints, "error:hints"},
+		"ipv6hint":          {dot + "0006 0010 20010db8000000000000000000000053", errHints, "error:hints"},
+		"ipv6hint-odd":      {dot + "0006 0001 20", errHints, "error:hints"},
 		"doh-no-dohpath":    {"0001 0003 026832", nil, "warning:no-dohpath"},
 		"dohpath-comma":     {"0001 0003 026832 0007 000a 2f612c627b3f646e737d", nil, "warning:dohpath-syntax"},
-		"dohpath-no-dns":    {"0001 0003 026832 0007 0002 2f61", ErrSvcParams, "error:svcparams"},
+		"dohpath-no-dns":    {"0001 0003 026832 0007 0002 2f61", errSvcParams, "error:svcparams"},
 		"private-key":       {dot + "ff00 0002 0103", nil, "note:unknown-key"},
-		"key-65535":         {dot + "ffff 0000", ErrSvcParams, "error:svcparams"},
-		"unsorted":          {"0003 0002 0355" + dot, ErrSvcParams, "error:svcparams"},
-		"twice":             {dot + dot, ErrSvcParams, "error:svcparams"},
-		"alpn-empty-id":     {"0001 0001 00", ErrSvcParams, "error:svcparams"},
-		"ascii":             {"616c706e3d646f74", ErrSvcParams, "error:ascii-svcparams"},
-		"ascii-quoted":      {"616c706e3d2268322220646f68706174683d2f717b3f646e737d", ErrSvcParams, "error:ascii-svcparams"},
-		"ascii-not-params":  {"68656c6c6f20776f726c64", ErrSvcParams, "error:svcparams"},
-		"ascii-bad-dohpath": {"616c706e3d683220646f68706174683d71", ErrSvcParams, "error:ascii-svcparams warning:no-alpn"},
+		"key-65535":         {dot + "ffff 0000", errSvcParams, "error:svcparams"},
+		"unsorted":          {"0003 0002 0355" + dot, errSvcParams, "error:svcparams"},
+		"twice":             {dot + dot, errSvcParams, "error:svcparams"},
+		"alpn-empty-id":     {"0001 0001 00", errSvcParams, "error:svcparams"},
+		"ascii":             {"616c706e3d646f74", errSvcParams, "error:ascii-svcparams"},
+		"ascii-quoted":      {"616c706e3d2268322220646f68706174683d2f717b3f646e737d", errSvcParams, "error:ascii-svcparams"},
+		"ascii-not-params":  {"68656c6c6f20776f726c64", errSvcParams, "error:svcparams"},
+		"ascii-bad-dohpath": {"616c706e3d683220646f68706174683d71", errSvcParams, "error:ascii-svcparams warning:no-alpn"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := InspectDHCPv6(unhex(t, "0001 000d"+adnHex+"0010 20010db8000000000000000000000053"+row.params))
@@ -184,12 +184,12 @@ func TestErrorsSayWhere(t *testing.T) {
 	good := "001d 0001 0d" + adnHex + "04 c0000235 0001 0004 03646f74"
 	_, err := DecodeDHCPv4(unhex(t, good+"001d 0002 0d"+adnHex+"04 c0000235 0001 0004 09646f74"))
 	want := "dnr: service parameters are malformed: instance 2, octet 54: 0001000409646f74: " +
-		"ddr: alpn is empty, has an empty id or ends within one"
+		"svcb: alpn is empty, has an empty id or ends within one"
 	if fmt.Sprint(err) != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
-	if !errors.Is(err, ErrSvcParams) || !errors.Is(err, ddr.ErrALPN) {
-		t.Errorf("%v is neither ErrSvcParams nor ddr.ErrALPN", err)
+	if !errors.Is(err, errSvcParams) || !errors.Is(err, svcb.ErrALPN) {
+		t.Errorf("%v is neither ErrSvcParams nor svcb.ErrALPN", err)
 	}
 }
 

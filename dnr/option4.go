@@ -5,7 +5,7 @@ package dnr
 const (
 	optionPad      = 0
 	optionOverload = 52
-	optionEnd      = 255
+	Option4End     = 255
 )
 
 // AppendOption4 appends an option of DHCPv4 to b: as one of code, length and data, or, if data has more than 255
@@ -22,7 +22,7 @@ func AppendOption4(b []byte, code byte, data []byte) []byte {
 
 // CollectOption4 returns the data of an option of DHCPv4 that may be split: that of all its parts in the options field,
 // then in the file and sname fields, as far as the message uses these for options. It reports whether the option is
-// there at all. A part that is cut off ends its field. See RFC 3396, Section 6.
+// there at all. It ignores a part that is cut off, and what follows in the same field. See RFC 3396, Section 6.
 func CollectOption4(code byte, options, file, sname []byte) (data []byte, found bool) {
 	data, found = collect(nil, code, options)
 	overload, _ := collect(nil, optionOverload, options)
@@ -44,7 +44,7 @@ func CollectOption4(code byte, options, file, sname []byte) (data []byte, found 
 
 // collect appends the data of all options with code in field to data.
 func collect(data []byte, code byte, field []byte) (_ []byte, found bool) {
-	for len(field) > 0 && field[0] != optionEnd {
+	for len(field) > 0 && field[0] != Option4End {
 		if field[0] == optionPad {
 			field = field[1:]
 			continue
@@ -59,4 +59,19 @@ func collect(data []byte, code byte, field []byte) (_ []byte, found bool) {
 		field = field[end:]
 	}
 	return data, found
+}
+
+// CutOption4 returns where in a field an option begins that is cut off, and whether there is one.
+func CutOption4(field []byte) (at int, ok bool) {
+	for at < len(field) && field[at] != Option4End {
+		if field[at] == optionPad {
+			at++
+			continue
+		}
+		if at+1 >= len(field) || at+2+int(field[at+1]) > len(field) {
+			return at, true
+		}
+		at += 2 + int(field[at+1])
+	}
+	return 0, false
 }

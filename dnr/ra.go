@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // maxRA is the length of the longest option of Neighbor Discovery, in octets. See RFC 4861, Section 4.6.
@@ -18,8 +18,8 @@ const maxRA = 255 * 8
 //
 // The lifetime, in whole seconds up to Infinity, should be at least three times the interval between advertisements; 0
 // withdraws the resolver. See RFC 9463, Section 6.1.
-func EncodeRA(r ddr.Resolver, lifetime time.Duration) ([]byte, error) {
-	in, err := safe(r, RA)
+func EncodeRA(r svcb.Resolver, lifetime time.Duration) ([]byte, error) {
+	in, err := NewInstance(r, RA)
 	if err != nil {
 		return nil, err
 	}
@@ -83,9 +83,9 @@ func (d *decoder) header(total int) bool {
 	kind, units := header[0], int(header[1])
 	switch {
 	case kind != OptionRA:
-		d.fail(CodeLength, ErrLength, 0, "Type is %d; want %d", kind, OptionRA)
+		d.fail(codeLength, errLength, 0, "Type is %d; want %d", kind, OptionRA)
 	case units == 0 || units*8 != total:
-		d.fail(CodeLength, ErrLength, 1, "Length is %d, which is %d octets, but there are %d", units, units*8, total)
+		d.fail(codeLength, errLength, 1, "Length is %d, which is %d octets, but there are %d", units, units*8, total)
 	default:
 		return true
 	}

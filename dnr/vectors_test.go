@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // vector is one entry of testdata/vectors.json: what others emit, or test their decoders with.
@@ -95,9 +95,9 @@ func (v vector) decode(t testing.TB) ([]Instance, time.Duration, error) {
 
 func namedErrors() map[string]error {
 	return map[string]error{
-		"": nil, "ErrTruncated": ErrTruncated, "ErrLength": ErrLength, "ErrEmpty": ErrEmpty, "ErrADN": ErrADN,
-		"ErrAddrLength": ErrAddrLength, "ErrNoAddress": ErrNoAddress, "ErrSvcParams": ErrSvcParams, "ErrHints": ErrHints,
-		"ErrPriority": ErrPriority, "ErrPadding": ErrPadding,
+		"": nil, "ErrTruncated": errTruncated, "ErrLength": errLength, "ErrEmpty": errEmpty, "ErrADN": errADN,
+		"ErrAddrLength": errAddrLength, "ErrNoAddress": ErrNoAddress, "ErrSvcParams": errSvcParams, "ErrHints": errHints,
+		"ErrPriority": ErrPriority, "ErrPadding": errPadding,
 	}
 }
 
@@ -154,20 +154,20 @@ func (v vector) compare(t *testing.T, got []Instance, lifetime time.Duration) {
 }
 
 // plainParams returns params as JSON has them.
-func plainParams(params []ddr.Param) (out [][2]any) {
+func plainParams(params []svcb.Param) (out [][2]any) {
 	for _, p := range params {
-		r := ddr.Record{Params: []ddr.Param{p}}
+		r := svcb.Record{Params: []svcb.Param{p}}
 		key := float64(p.Key)
 		switch p.Key {
-		case ddr.KeyALPN:
+		case svcb.KeyALPN:
 			var ids []any
 			for _, id := range r.ALPN() {
 				ids = append(ids, id)
 			}
 			out = append(out, [2]any{key, ids})
-		case ddr.KeyPort:
+		case svcb.KeyPort:
 			out = append(out, [2]any{key, float64(r.Port())})
-		case ddr.KeyDoHPath:
+		case svcb.KeyDoHPath:
 			out = append(out, [2]any{key, r.DoHPath()})
 		default:
 			out = append(out, [2]any{key, hexOf(p.Value)})

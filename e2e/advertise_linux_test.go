@@ -221,12 +221,16 @@ func TestAnnounceFollowsInterface(t *testing.T) {
 	}{
 		{"down", []string{"link set access down"}, []string{"link set access up"}, "interface is down"},
 		{
-			"renamed", []string{"link set access down", "link set access name other", "link set other up"},
-			[]string{"link set other down", "link set other name access", "link set access up"}, "no such interface",
+			"renamed",
+			[]string{"link set access down", "link set access name other", "link set other up"},
+			[]string{"link set other down", "link set other name access", "link set access up"},
+			"no such interface",
 		},
 		{
-			"without-link-local", []string{"addr flush dev access scope link"},
-			[]string{"addr add fe80::53/64 dev access nodad"}, "no link-local address",
+			"without-link-local",
+			[]string{"addr flush dev access scope link"},
+			[]string{"addr add fe80::53/64 dev access nodad"},
+			"no link-local address",
 		},
 	} {
 		t.Run(step.name, func(t *testing.T) {

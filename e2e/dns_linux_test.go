@@ -148,10 +148,14 @@ func TestSteering(t *testing.T) {
 		name, qname, qtype string
 		want               []string
 	}{
-		{"https-hints-agree", "www.cdn.example", "HTTPS",
-			[]string{`1 . alpn="h2,http/1.1" ipv4hint=` + v4[0] + " ipv6hint=" + v6[0]}},
-		{"attrleaf-owner", "_4443._https.www.cdn.example", "HTTPS",
-			[]string{`1 www.cdn.example. alpn="h2" port=4443 ipv4hint=` + v4[0] + " ipv6hint=" + v6[0]}},
+		{
+			"https-hints-agree", "www.cdn.example", "HTTPS",
+			[]string{`1 . alpn="h2,http/1.1" ipv4hint=` + v4[0] + " ipv6hint=" + v6[0]},
+		},
+		{
+			"attrleaf-owner", "_4443._https.www.cdn.example", "HTTPS",
+			[]string{`1 www.cdn.example. alpn="h2" port=4443 ipv4hint=` + v4[0] + " ipv6hint=" + v6[0]},
+		},
 		{"same-destination-same-address", "v4only.cdn.example", "A", v4},
 		{"cname-into-steered", "shop.example", "A", v4},
 		{"exception-by-first-rule", "www.bank.example", "A", []string{origin4}},

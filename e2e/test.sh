@@ -14,6 +14,18 @@ packages=(bind9 bind9-dnsutils bind9-utils ca-certificates chromium curl dnsmasq
 	isc-dhcp-server kea-dhcp4-server kea-dhcp6-server knot-dnsutils ldnsutils libnss3-tools ndisc6 nftables nginx-light nsd openssl
 	procps radvd socat tcpdump tshark udhcpc unbound)
 
+# What is built is kept nowhere: the next run builds it again from the build cache.
+bin=$(mktemp -d)
+chmod 755 "$bin"
+policy=/usr/sbin/policy-rc.d
+as=()
+policy_is_ours=
+clean_up() {
+	rm -rf "$bin"
+	if [ -n "$policy_is_ours" ]; then "${as[@]}" rm -f "$policy"; fi
+}
+trap clean_up EXIT
+
 say() { printf '\n== %s\n' "$*"; }
 
 install_packages() {
@@ -23,7 +35,6 @@ install_packages() {
 	done
 	[ ${#missing[@]} -eq 0 ] && return
 	say "installing ${missing[*]}"
-	local as=()
 	if [ "$(id -u)" -ne 0 ]; then
 		if ! sudo -n true 2>/dev/null; then
 			echo "These packages are missing, and installing them needs root:" >&2
@@ -34,33 +45,47 @@ install_packages() {
 		as=(sudo -n)
 	fi
 	# The daemons are started by the tests, never by the installation.
-	local policy=/usr/sbin/policy-rc.d
 	if [ ! -e "$policy" ]; then
-		# shellcheck disable=SC2064
-		trap "${as[*]} rm -f $policy" EXIT
+		policy_is_ours=yes
 		printf '#!/bin/sh\nexit 101\n' | "${as[@]}" install -m 755 /dev/stdin "$policy"
 	fi
 	"${as[@]}" apt-get update -qq
 	"${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# build_tools builds the programs that Debian does not have, of the versions in e2e/tools/go.mod, into $bin.
+build_tools() {
+	say "building the linters and pebble; the first time takes some minutes"
+	(cd e2e/tools && go build -o "$bin/" tool)
+}
+
+# The platforms that everything builds for. Only Linux serves; elsewhere the commands say so.
+platforms=(linux/amd64 linux/arm64 darwin/arm64 freebsd/amd64 windows/amd64)
+
 gates() {
-	say "gates: gofmt, go mod tidy, go vet, staticcheck"
-	local unformatted
-	unformatted=$(gofmt -l .)
-	if [ -n "$unformatted" ]; then
-		echo "not formatted: $unformatted" >&2
+	say "gates: go mod tidy, go fix"
+	go mod tidy -diff
+	go fix -diff ./...
+	local platform
+	for platform in "${platforms[@]}"; do
+		say "gates: go vet for $platform"
+		CGO_ENABLED=0 GOOS=${platform%/*} GOARCH=${platform#*/} go vet ./...
+	done
+	say "gates: golangci-lint"
+	"$bin/golangci-lint" run ./...
+	say "gates: deadcode"
+	local dead
+	dead=$("$bin/deadcode" -test ./...)
+	if [ -n "$dead" ]; then
+		printf 'dead code:\n%s\n' "$dead" >&2
 		return 1
 	fi
-	go mod tidy -diff
-	go vet ./...
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 }
 
 # unit runs after gates, which have downloaded every module: a user namespace has no network to do that.
 unit() {
 	local pkgs
-	pkgs=$(go list ./... | grep -v '/e2e')
+	pkgs=$(go list ./... | grep -vE '/e2e(/bench)?$')
 	say "unit tests"
 	# shellcheck disable=SC2086
 	in_namespaces go test -shuffle=on -timeout 10m $pkgs
@@ -85,27 +110,23 @@ e2e() {
 	say "e2e: programs of Debian trixie"
 	./e2e/trixie.sh || [ "$E2E_REQUIRED" != 1 ]
 	say "e2e: the built binary among real programs"
-	local bin
-	bin=$(mktemp -d)
-	chmod 755 "$bin"
 	go build -o "$bin/cfrd" ./cmd/cfrd
-	(cd e2e/tools && go build -o "$bin/pebble" github.com/letsencrypt/pebble/v2/cmd/pebble)
+	[ -x "$bin/pebble" ] || (cd e2e/tools && go build -o "$bin/pebble" github.com/letsencrypt/pebble/v2/cmd/pebble)
 	go test -c -o "$bin/e2e.test" ./e2e
-	local status=0
-	(cd e2e && E2E_CFRD="$bin/cfrd" E2E_PEBBLE="$bin/pebble" in_namespaces "$bin/e2e.test" -test.count=1 -test.timeout 30m "${@/#-/-test.}") || status=$?
-	rm -rf "$bin"
-	return $status
+	(cd e2e && E2E_CFRD="$bin/cfrd" E2E_PEBBLE="$bin/pebble" in_namespaces "$bin/e2e.test" -test.count=1 -test.timeout 30m "${@/#-/-test.}")
 }
 
 case ${1:-all} in
 all)
 	install_packages
+	build_tools
 	gates
 	unit
 	e2e
 	say "all passed"
 	;;
 unit)
+	build_tools
 	gates
 	unit
 	;;

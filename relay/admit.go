@@ -7,41 +7,82 @@ import (
 	"net/netip"
 )
 
-// Errors of Relay.admit. None carries an address: they are logged.
+// Proto is the transport protocol of a flow. It is an index of the fields of Stats.
+type Proto uint8
+
+// Values of Proto.
+const (
+	TCP Proto = iota
+	UDP
+)
+
+// Errors of admission. None carries an address: they are logged.
 var (
 	errNotClient   = errors.New("relay: not a client")
 	errNoMapping   = errors.New("relay: the address stands for no destination")
 	errDestination = errors.New("relay: the destination is not permitted")
 	errOverLimit   = errors.New("relay: too many flows")
+	errDraining    = errors.New("relay: no new flows are taken")
 )
 
-// grant is the permission to set up one flow. release must be called once, when the flow has ended.
-type grant struct {
+// Grant is the permission to set up one flow. Release must be called once, when the flow has ended.
+type Grant struct {
 	dst netip.AddrPort // where to
 
-	// What release gives back.
+	// What Release gives back.
 	relay  *Relay
 	client netip.Addr // as limiter counts it
-	proto  proto
-	unmap  func()
+	proto  Proto
+	unmap  func() // or nil, if no relay address led to the flow
 }
 
-// release ends the flow.
-func (g *grant) release() {
-	g.relay.stats.active[g.proto].Add(-1)
+// Release ends the flow.
+func (g *Grant) Release() {
 	g.relay.limiter.release(g.proto, g.client)
-	g.unmap()
+	if g.unmap != nil {
+		g.unmap()
+	}
 }
 
-// admit decides whether client may have a flow to what local, a relay address and port, stands for, and counts the
-// flow or its refusal.
-func (r *Relay) admit(p proto, client netip.Addr, local netip.AddrPort) (grant, error) {
-	g, err := r.tryAdmit(p, client.Unmap().WithZone(""), local)
-	switch err {
-	case nil:
+// admit lets in a flow of client to what local, a relay address and port, stands for: destination says where to, and
+// Open whether it may.
+func (r *Relay) admit(p Proto, client netip.Addr, local netip.AddrPort) (Grant, error) {
+	dst, unmap, err := r.destination(client, local.Addr())
+	if err != nil {
+		r.stats.refused[p].Add(1)
+		return Grant{}, err
+	}
+	g, err := r.Open(p, client, netip.AddrPortFrom(dst, local.Port()))
+	if err != nil {
+		unmap()
+		return Grant{}, err
+	}
+	g.unmap = unmap
+	return g, nil
+}
+
+// destination returns what a relay address stands for, and keeps it so until unmap is called. Only clients
+// find out whether it stands for anything.
+func (r *Relay) destination(client, local netip.Addr) (dst netip.Addr, unmap func(), err error) {
+	if !r.settings.Load().clients.contains(client) {
+		return netip.Addr{}, nil, errNotClient
+	}
+	dst, unmap, ok := r.addrs.Acquire(local.Unmap())
+	if !ok {
+		return netip.Addr{}, nil, errNoMapping
+	}
+	return dst, unmap, nil
+}
+
+// Open decides whether client may have a flow to dst now, however it has asked for it, and counts the flow or its
+// refusal. An error means that the client is none of the relay's, that dst is not relayed to, that the relay or the
+// client has all the flows it may have, or that the relay is about to end.
+func (r *Relay) Open(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, error) {
+	g, err := r.tryOpen(p, client.Unmap().WithZone(""), dst)
+	switch {
+	case err == nil:
 		r.stats.flows[p].Add(1)
-		r.stats.active[p].Add(1)
-	case errOverLimit:
+	case errors.Is(err, errOverLimit):
 		r.stats.overLimit[p].Add(1)
 	default:
 		r.stats.refused[p].Add(1)
@@ -49,25 +90,19 @@ func (r *Relay) admit(p proto, client netip.Addr, local netip.AddrPort) (grant, 
 	return g, err
 }
 
-func (r *Relay) tryAdmit(p proto, client netip.Addr, local netip.AddrPort) (grant, error) {
-	set := r.settings.Load()
-	if !set.clients.contains(client) {
-		return grant{}, errNotClient
+func (r *Relay) tryOpen(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, error) {
+	set, key := r.settings.Load(), limitKey(client)
+	switch {
+	case r.draining.Load():
+		return Grant{}, errDraining
+	case !set.clients.contains(client):
+		return Grant{}, errNotClient
+	case !r.permits(set, dst.Addr()):
+		return Grant{}, errDestination
+	case !r.limiter.acquire(p, key):
+		return Grant{}, errOverLimit
 	}
-	dst, unmap, ok := r.addrs.Acquire(local.Addr().Unmap())
-	if !ok {
-		return grant{}, errNoMapping
-	}
-	if !r.permits(set, dst) {
-		unmap()
-		return grant{}, errDestination
-	}
-	key := limitKey(client)
-	if !r.limiter.acquire(p, key) {
-		unmap()
-		return grant{}, errOverLimit
-	}
-	return grant{dst: netip.AddrPortFrom(dst, local.Port()), relay: r, client: key, proto: p, unmap: unmap}, nil
+	return Grant{dst: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port()), relay: r, client: key, proto: p}, nil
 }
 
 // Permits reports whether flows to dst are relayed under the settings in force. What they are not must not be handed

@@ -3,12 +3,14 @@ package relay
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 func newTestRelay(t testing.TB, cfg Config) *Relay {
 	t.Helper()
 	if cfg.Ports == nil {
-		cfg.Ports = []uint16{freePort(t)}
+		cfg.Ports = []uint16{netns.Port(t)}
 	}
 	if cfg.Settings.Egress == nil {
 		cfg.Settings = testSettings()
@@ -60,7 +62,7 @@ func TestAdmit(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g, err := r.admit(tcp, netip.MustParseAddr(tt.client), netip.MustParseAddrPort(tt.local))
+			g, err := r.admit(TCP, netip.MustParseAddr(tt.client), netip.MustParseAddrPort(tt.local))
 			if err != tt.want {
 				t.Fatalf("got error %v; want %v", err, tt.want)
 			}
@@ -70,13 +72,13 @@ func TestAdmit(t *testing.T) {
 			if got := g.dst.String(); got != tt.dst {
 				t.Errorf("got destination %v; want %v", got, tt.dst)
 			}
-			g.release()
+			g.Release()
 		})
 	}
 	if held := m.held.Load(); held != 0 {
 		t.Errorf("got %d mappings held; want 0", held)
 	}
-	if s := r.Stats(); s.Flows[tcp] != 4 || s.Refused[tcp] != 7 || s.Active[tcp] != 0 {
+	if s := r.Stats(); s.Flows[TCP] != 4 || s.Refused[TCP] != 7 || s.Active[TCP] != 0 {
 		t.Errorf("got %+v; want 4 flows, 7 refused, none active", s)
 	}
 }
@@ -97,13 +99,50 @@ func TestAdmitAllocs(t *testing.T) {
 		release()
 	})
 	n := testing.AllocsPerRun(100, func() {
-		g, err := r.admit(tcp, client, local)
+		g, err := r.admit(TCP, client, local)
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.release()
+		g.Release()
 	})
 	if n > of {
 		t.Errorf("got %v allocations; want no more than the %v of the map", n, of)
+	}
+}
+
+// TestOpen has flows of an entrance that knows the destination by itself, next to one by a relay address: they have the
+// same clients, destinations and limits.
+func TestOpen(t *testing.T) {
+	r := newTestRelay(t, Config{Limits: Limits{TCPFlowsPerClient: 2}})
+	client, dst := netip.MustParseAddr("127.0.0.9"), netip.MustParseAddrPort("127.0.0.1:443")
+	byAddress, err := r.admit(TCP, client, netip.MustParseAddrPort("127.80.0.1:443"))
+	if err != nil || byAddress.dst != dst {
+		t.Fatalf("got %v, error %v; want a flow to %v", byAddress.dst, err, dst)
+	}
+	opened, err := r.Open(TCP, netip.MustParseAddr("::ffff:127.0.0.9"), dst)
+	if err != nil || opened.dst != dst {
+		t.Fatalf("got %v, error %v; want a flow to %v", opened.dst, err, dst)
+	}
+	for _, tt := range []struct {
+		name, client, dst string
+		want              error
+	}{
+		{"over-limit", "127.0.0.9", "127.0.0.1:443", errOverLimit},
+		{"not-a-client", "192.0.2.1", "127.0.0.1:443", errNotClient},
+		{"special-purpose", "127.0.0.8", "10.0.0.1:443", errDestination},
+		{"relay-address", "127.0.0.8", "127.80.0.1:443", errDestination},
+	} {
+		if _, err := r.Open(TCP, netip.MustParseAddr(tt.client), netip.MustParseAddrPort(tt.dst)); err != tt.want {
+			t.Errorf("%s: got error %v; want %v", tt.name, err, tt.want)
+		}
+	}
+	byAddress.Release()
+	opened.Release()
+	if s := r.Stats(); s.Flows[TCP] != 2 || s.OverLimit[TCP] != 1 || s.Refused[TCP] != 3 || s.Active[TCP] != 0 {
+		t.Errorf("got %+v; want 2 flows, 1 over the limit, 3 refused, none active", s)
+	}
+	r.draining.Store(true)
+	if _, err := r.Open(UDP, client, dst); err != errDraining {
+		t.Errorf("draining: got error %v; want %v", err, errDraining)
 	}
 }

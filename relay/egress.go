@@ -7,14 +7,6 @@ import (
 	"net/netip"
 )
 
-// proto is a transport protocol as an index of Stats.
-type proto uint8
-
-const (
-	tcp proto = iota
-	udp
-)
-
 // Source ports are drawn from the largest range there is. See RFC 6056, Section 3.2.
 const (
 	firstPort = 1024

@@ -142,7 +142,9 @@ func TestEgressErrors(t *testing.T) {
 		t.Errorf("got error %v; want %v", err, errNoEgress)
 	}
 	for _, p := range [][]netip.Prefix{
-		nil, {{}}, parsePrefixes("224.0.0.0/8"), parsePrefixes("ff00::/64"), parsePrefixes("0.0.0.0/24"),
+		nil,
+		{{}},
+		parsePrefixes("224.0.0.0/8"), parsePrefixes("ff00::/64"), parsePrefixes("0.0.0.0/24"),
 		parsePrefixes("2001::/16"),
 	} {
 		if _, err := newEgress(p, new(random)); err == nil {

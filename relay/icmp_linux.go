@@ -7,20 +7,21 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 )
 
 // icmpSender tells clients about what cannot reach its destination. It needs CAP_NET_RAW; without that they are left
 // to their own timeouts.
 type icmpSender struct {
-	fd4, fd6 int // -1 if there is none
-	rate     bucket
+	fd4, fd6 int           // -1 if there is none
+	rate     *rate.Limiter // of messages per second; its times are those of the flow tables
 }
 
 func newICMPSender() *icmpSender {
 	return &icmpSender{
 		fd4:  rawSocket4(),
 		fd6:  rawSocket6(),
-		rate: bucket{per: time.Second / icmpRate, credit: icmpBurst * time.Second / icmpRate},
+		rate: rate.NewLimiter(icmpRate, icmpBurst),
 	}
 }
 
@@ -60,14 +61,14 @@ func (s *icmpSender) close() {
 }
 
 // send tells the client of a flow about a datagram of n bytes, from the relay address it was sent to. Messages beyond
-// the rate are not sent. What goes to a group or to nobody is neither. See RFC 1122, Section 3.2.2.
+// the rate are not sent, nor are any to a multicast or unspecified address. See RFC 1122, Section 3.2.2.
 func (s *icmpSender) send(key flowKey, u unreachable, n int, now time.Duration) {
 	client, local := key.client.Addr(), key.local.Addr()
 	fd := s.fd6
 	if client.Is4() {
 		fd = s.fd4
 	}
-	if fd < 0 || client.IsMulticast() || client.IsUnspecified() || !s.rate.take(now) {
+	if fd < 0 || client.IsMulticast() || client.IsUnspecified() || !s.rate.AllowN(time.Time{}.Add(now), 1) {
 		return
 	}
 	b := appendUnreachable(nil, key, u, n)
@@ -83,13 +84,13 @@ func leaveFrom(local netip.Addr) []byte {
 }
 
 // tellDestination tells the destination of f about a datagram of n bytes that does not get to the client.
-func (u *udpPort) tellDestination(f *flow, what unreachable, n int, now time.Duration) {
+func (u *udpServer) tellDestination(f *flow, what unreachable, n int, now time.Duration) {
 	back := flowKey{client: f.grant.dst, local: f.src}
 	u.icmp.send(back, what.forFamily(f.grant.dst.Addr(), f.key.client.Addr()), n, now)
 }
 
 // tellTooBig tells the destination of f that its datagram of n bytes exceeds the MTU of the way to the client.
-func (u *udpPort) tellTooBig(f *flow, n int) {
+func (u *udpServer) tellTooBig(f *flow, n int) {
 	if mtu, err := pathMTU(f.key.client); err == nil {
 		u.tellDestination(f, unreachable{tooBig, mtu}, n, u.now())
 	}
@@ -118,7 +119,7 @@ type icmpError struct {
 	known bool           // whether what says anything
 	n     int            // bytes of payload of the datagram, as far as they were quoted
 	to    netip.AddrPort // where the datagram was sent to
-	from  netip.Addr     // where from, if the socket is told
+	from  netip.Addr     // where from, if the socket has the option for it
 }
 
 // readError takes an entry out of the error queue. ok is false if there is none.

@@ -22,6 +22,9 @@ type Limits struct {
 	DrainTimeout      time.Duration // how long flows may go on when the relay stops; default 30 s
 }
 
+// leastIdle is the least that Limits.UDPIdle can be. See RFC 4787, Section 4.3.
+const leastIdle = 2 * time.Minute
+
 // A TCP flow has a descriptor for each side. Pipes have two, and a flow holds one per direction only while its bytes
 // are on their way, which is so for few flows at a time.
 const (
@@ -108,14 +111,14 @@ type limiter struct {
 
 func newLimiter(l Limits) *limiter {
 	return &limiter{
-		limit:     [2]int{tcp: l.TCPFlows, udp: l.UDPFlows},
-		perClient: [2]int{tcp: l.TCPFlowsPerClient, udp: l.UDPFlowsPerClient},
+		limit:     [2]int{TCP: l.TCPFlows, UDP: l.UDPFlows},
+		perClient: [2]int{TCP: l.TCPFlowsPerClient, UDP: l.UDPFlowsPerClient},
 		clients:   [2]map[netip.Addr]int{{}, {}},
 	}
 }
 
 // acquire takes one of the flows of p that client may have, if any is left.
-func (l *limiter) acquire(p proto, client netip.Addr) bool {
+func (l *limiter) acquire(p Proto, client netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.full(p) || l.clients[p][client] >= l.perClient[p] {
@@ -127,7 +130,7 @@ func (l *limiter) acquire(p proto, client netip.Addr) bool {
 }
 
 // release gives back what acquire took.
-func (l *limiter) release(p proto, client netip.Addr) {
+func (l *limiter) release(p Proto, client netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.active[p].Add(-1)
@@ -137,7 +140,7 @@ func (l *limiter) release(p proto, client netip.Addr) {
 }
 
 // full reports whether no flow of p is left.
-func (l *limiter) full(p proto) bool { return int(l.active[p].Load()) >= l.limit[p] }
+func (l *limiter) full(p Proto) bool { return int(l.active[p].Load()) >= l.limit[p] }
 
 // limitKey returns what stands for a client in limits: an IPv4 address, or the /64 that an IPv6 host has to itself.
 func limitKey(client netip.Addr) netip.Addr {

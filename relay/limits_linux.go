@@ -1,15 +1,19 @@
 package relay
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 // mostDescriptors caps what an unlimited process would reckon with.
 const mostDescriptors = 1 << 20
 
 // descriptors raises the soft limit of descriptors to the hard one and returns it.
-func descriptors() int {
+func descriptors() (int, error) {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
-		return 1024
+		return 0, os.NewSyscallError("getrlimit", err)
 	}
 	if lim.Cur < lim.Max {
 		raised := lim
@@ -18,5 +22,5 @@ func descriptors() int {
 			lim = raised
 		}
 	}
-	return int(min(lim.Cur, mostDescriptors))
+	return int(min(lim.Cur, mostDescriptors)), nil
 }

@@ -43,7 +43,7 @@ func TestLimiter(t *testing.T) {
 	l := newLimiter(Limits{TCPFlows: 3, UDPFlows: 100, TCPFlowsPerClient: 2, UDPFlowsPerClient: 200})
 	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	for i := range 101 {
-		if got, want := l.acquire(udp, a), i < 100; got != want {
+		if got, want := l.acquire(UDP, a), i < 100; got != want {
 			t.Fatalf("UDP flow %d: got %v; want %v", i, got, want)
 		}
 	}
@@ -63,18 +63,18 @@ func TestLimiter(t *testing.T) {
 	}
 	for i, s := range steps {
 		if s.release {
-			l.release(tcp, s.client)
-		} else if got := l.acquire(tcp, s.client); got != s.want {
+			l.release(TCP, s.client)
+		} else if got := l.acquire(TCP, s.client); got != s.want {
 			t.Errorf("step %d: got %v; want %v", i, got, s.want)
 		}
 	}
-	if !l.full(tcp) {
+	if !l.full(TCP) {
 		t.Error("got not full; want full")
 	}
 	for range 100 {
-		l.release(udp, a)
+		l.release(UDP, a)
 	}
-	if n := len(l.clients[udp]); n != 0 {
+	if n := len(l.clients[UDP]); n != 0 {
 		t.Errorf("got %d clients remembered without a flow; want 0", n)
 	}
 }

@@ -20,7 +20,7 @@ func newPipe() (*pipe, error) {
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
 	// The limit for an unprivileged user may be reached: then the default has to do.
-	unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize)
+	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize)
 	return &pipe{fds[0], fds[1]}, nil
 }
 

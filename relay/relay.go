@@ -1,19 +1,41 @@
 // Package relay is the opaque relay of draft-scalone-cfr-source-privacy-01: what arrives over TCP or UDP at a relay
 // address is forwarded to the destination that the address stands for, from a source address and port drawn anew
-// for each flow. It never terminates, parses or looks into what it carries, and never learns a name.
+// for each flow.
+//
+// A flow's destination goes from the socket to the egress like this:
+//
+//   - TCP: Relay.serveTCP (tcp_linux.go) accepts a connection, whose local address is the relay address. UDP:
+//     udpWorker.flowOf (udp_worker_linux.go) looks for the flow of a datagram in its flowTable (udp_flow_linux.go), and
+//     udpServer.begin (udp_server_linux.go) begins one if there is none.
+//   - Relay.admit (admit.go) lets the flow in. Relay.destination asks the address map of package addrmap what the relay
+//     address stands for. Relay.Open decides whether the client may have a flow there: it is within Settings.Clients,
+//     Destinations (destinations.go) permits the address, and the limiter (limits.go) has a flow left. An entrance that
+//     is told the destination in another way begins here.
+//   - Grant.DialTCP (tcp_linux.go) or udpServer.dial (udp_socket_linux.go) connects to the destination, from what
+//     egress.draw (egress.go) draws.
+//   - tcpFlow (tcp_flow_linux.go, splice_linux.go) moves the bytes of both directions, or udpWorker the datagrams, in
+//     batches (udp_batch_linux.go), until Grant.Release.
+//
+// What it does not: it does not terminate, parse or look into what it carries, and never sees a name. It does not
+// retransmit or queue beyond the sockets' buffers. It writes down no client together with a destination. It does not
+// resolve, lease or seal addresses; that is addrmap's. It relays on Linux only; elsewhere New returns
+// errors.ErrUnsupported.
+//
+// Package cmd/cfrd makes a Relay with New and calls Run in a goroutine of its own. Run starts one goroutine per TCP
+// listener, one per TCP flow and direction, and one per processor for UDP. Any goroutine may call Open, Update, Permits,
+// Healthy, Entropy and Stats meanwhile. Settings are replaced as a whole, so that each flow is let in under one
+// generation of them.
 package relay
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 )
@@ -61,16 +83,11 @@ type Relay struct {
 	addrs   addressMap
 	limiter *limiter
 	random  *random
-	pipes   *pipes
-	routes  routes
-
-	listeners []*net.TCPListener
-	udps      []*udpPort
+	plane
 
 	settings atomic.Pointer[settings]
 	draining atomic.Bool
 	stats    counters
-	flows    tcpFlows
 }
 
 // New validates cfg, puts routes in place and binds every port. A Relay that is not going to Run must be closed.
@@ -86,7 +103,11 @@ func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
 	if len(cfg.Ports) == 0 || slices.Contains(cfg.Ports, 0) {
 		return nil, fmt.Errorf("relay: ports %v: at least one is needed, and none may be 0", cfg.Ports)
 	}
-	limits, err := cfg.Limits.complete(descriptors())
+	fds, err := descriptors()
+	if err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	limits, err := cfg.Limits.complete(fds)
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +117,6 @@ func newRelay(cfg Config, addrs addressMap) (*Relay, error) {
 		addrs:   addrs,
 		limiter: newLimiter(limits),
 		random:  new(random),
-		pipes:   newPipes(limits.pipes()),
-		flows:   tcpFlows{all: map[*tcpFlow]struct{}{}},
 	}
 	if err := r.bind(); err != nil {
 		r.Close()
@@ -111,32 +130,15 @@ func (r *Relay) bind() error {
 	if err := r.set(r.cfg.Settings); err != nil {
 		return err
 	}
-	if err := r.routes.ensure(r.addrs.Prefixes(), r.cfg.Routes); err != nil {
+	if err := r.ensureLocal(r.addrs.Prefixes()); err != nil {
 		return err
 	}
-	for _, port := range r.cfg.Ports {
-		if err := r.listenTCP(port); err != nil {
-			return err
-		}
-		u, err := newUDP(r, port)
-		if err != nil {
-			return err
-		}
-		r.udps = append(r.udps, u)
-	}
-	return nil
+	return r.listen()
 }
 
 // Close gives up what New took. Run does so itself.
 func (r *Relay) Close() {
-	for _, u := range r.udps {
-		u.close()
-	}
-	for _, ln := range r.listeners {
-		ln.Close()
-	}
-	r.pipes.close()
-	if err := r.routes.remove(); err != nil {
+	if err := r.closePlane(); err != nil {
 		r.cfg.Log.Warn().Err(err).Msg("local routes are left behind")
 	}
 }
@@ -145,13 +147,8 @@ func (r *Relay) Close() {
 // Limits.DrainTimeout, and returns nil. Any other return is an error that names the listener.
 func (r *Relay) Run(ctx context.Context) error {
 	defer r.Close()
-	g, ctx := errgroup.WithContext(ctx)
 	context.AfterFunc(ctx, func() { r.draining.Store(true) })
-	g.Go(func() error { return r.runTCP(ctx) })
-	for _, u := range r.udps {
-		g.Go(func() error { return u.run(ctx) })
-	}
-	return g.Wait()
+	return r.runPlane(ctx)
 }
 
 // Update replaces the settings; flows under way go on under the old ones. On an error the old settings stay.
@@ -169,7 +166,7 @@ func (r *Relay) set(set Settings) error {
 		return err
 	}
 	for _, pool := range []*pool{&s.egress.v4, &s.egress.v6} {
-		if err := r.routes.ensure(pool.prefixes, r.cfg.Routes); err != nil {
+		if err := r.ensureLocal(pool.prefixes); err != nil {
 			return fmt.Errorf("egress: %w", err)
 		}
 	}
@@ -179,7 +176,7 @@ func (r *Relay) set(set Settings) error {
 
 // Healthy reports whether the relay takes new flows.
 func (r *Relay) Healthy() bool {
-	return !r.draining.Load() && !r.limiter.full(tcp)
+	return !r.draining.Load() && !r.limiter.full(TCP)
 }
 
 // egress returns the egress of the settings in force.
@@ -206,7 +203,7 @@ func (r *Relay) Stats() Stats {
 	s := Stats{Unconfirmed: r.stats.unconfirmed.Load()}
 	for p := range r.stats.flows {
 		s.Flows[p] = r.stats.flows[p].Load()
-		s.Active[p] = int(r.stats.active[p].Load())
+		s.Active[p] = int(r.limiter.active[p].Load())
 		s.Limit[p] = r.limiter.limit[p]
 		s.Refused[p] = r.stats.refused[p].Load()
 		s.OverLimit[p] = r.stats.overLimit[p].Load()
@@ -219,7 +216,7 @@ func (r *Relay) Stats() Stats {
 
 // Stats are counters of a Relay, each indexed by protocol: 0 is TCP, 1 is UDP.
 type Stats struct {
-	Flows       [2]uint64 // accepted
+	Flows       [2]uint64 // let in
 	Active      [2]int
 	Limit       [2]int    // the most flows that may be active
 	Refused     [2]uint64 // not a client, no mapping, or not a permitted destination
@@ -230,11 +227,10 @@ type Stats struct {
 	Unconfirmed uint64    // UDP datagrams not sent back because the client is not confirmed
 }
 
-// counters are the live form of Stats. Admission counts flows, active, refused and overLimit; the rest is for the
-// protocols to count.
+// counters are the live form of Stats. Admission counts flows, refused and overLimit, and the limiter the active flows;
+// the rest is for the protocols to count.
 type counters struct {
 	flows, refused, overLimit, dialFailed, bytesOut, bytesBack [2]atomic.Uint64
 
-	active      [2]atomic.Int64
 	unconfirmed atomic.Uint64
 }

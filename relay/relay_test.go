@@ -1,10 +1,11 @@
 package relay
 
 import (
-	"net"
 	"net/netip"
 	"sync/atomic"
 	"testing"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // fakeMap is an address map of relay addresses within prefix.
@@ -53,22 +54,5 @@ func testSettings() Settings {
 	}
 }
 
-// freePort returns a port that was free a moment ago, for TCP and UDP.
-func freePort(t testing.TB) uint16 {
-	t.Helper()
-	for range 100 {
-		ln, err := net.Listen("tcp4", "0.0.0.0:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := ln.Addr().(*net.TCPAddr).Port
-		pc, err := net.ListenPacket("udp4", (&net.UDPAddr{Port: port}).String())
-		ln.Close()
-		if err == nil {
-			pc.Close()
-			return uint16(port)
-		}
-	}
-	t.Fatal("no free port")
-	return 0
-}
+// TestMain runs the tests in a network namespace of their own, so that no other program has a port of theirs.
+func TestMain(m *testing.M) { netns.Main(m) }

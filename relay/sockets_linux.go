@@ -55,11 +55,11 @@ func flowOptions(fd int) error {
 
 // sharedPort reports whether a socket is at a port of the wildcard address already. With SO_REUSEPORT a second one
 // could as well, of a relay that was left running, say, and each would get some of the connections and datagrams.
-func sharedPort(p proto, v6 bool, port uint16) (bool, error) {
+func sharedPort(p Proto, v6 bool, port uint16) (bool, error) {
 	// The fields are: number, local address and port, remote address and port, state. Of TCP, 0A is TCP_LISTEN; of
 	// UDP, 07 is a socket that is not connected.
 	name, state := "/proc/self/net/tcp", "0A"
-	if p == udp {
+	if p == UDP {
 		name, state = "/proc/self/net/udp", "07"
 	}
 	wildcard := "00000000"
@@ -100,7 +100,7 @@ func unacknowledged(c *net.TCPConn) (yes bool) {
 	if err != nil {
 		return false
 	}
-	raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
 		if err != nil || info.State == unix.BPF_TCP_CLOSE {
 			return

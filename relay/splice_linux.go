@@ -121,7 +121,7 @@ func (h *half) watch() bool {
 
 // failed reports whether src has been reset.
 func (h *half) failed() (failed bool) {
-	h.src.Control(func(fd uintptr) { failed = socketError(int(fd)) })
+	_ = h.src.Control(func(fd uintptr) { failed = socketError(int(fd)) })
 	return failed
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // TestTCPPipesReturned has many flows that have moved bytes and are idle: they need two descriptors each.
@@ -123,7 +125,7 @@ func TestNewErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := Config{Ports: []uint16{freePort(t)}, Settings: testSettings()}
+			cfg := Config{Ports: []uint16{netns.Port(t)}, Settings: testSettings()}
 			tt.change(&cfg)
 			r, err := newRelay(cfg, newFakeMap())
 			if err == nil {

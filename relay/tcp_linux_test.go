@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // deadline bounds every wait of a test on a socket.
@@ -37,7 +39,7 @@ func newTestbed(t testing.TB, limits Limits) *testbed {
 // startTestbed is newTestbed with a change to the relay before it runs.
 func startTestbed(t testing.TB, limits Limits, change func(*Relay)) *testbed {
 	t.Helper()
-	cfg := Config{Ports: []uint16{freePort(t)}, Limits: limits, Settings: testSettings()}
+	cfg := Config{Ports: []uint16{netns.Port(t)}, Limits: limits, Settings: testSettings()}
 	b := &testbed{Relay: newTestRelay(t, cfg), ran: make(chan error, 1)}
 	b.origin = listenShared(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), cfg.Ports[0]))
 	change(b.Relay)
@@ -114,7 +116,7 @@ func (b *testbed) flow(t testing.TB) (client, server *net.TCPConn) {
 
 func (b *testbed) waitActive(t testing.TB, want int) {
 	t.Helper()
-	waitFor(t, "active flows", func() bool { return b.Stats().Active[tcp] == want })
+	waitFor(t, "active flows", func() bool { return b.Stats().Active[TCP] == want })
 }
 
 // waitFor polls for cond.
@@ -197,8 +199,8 @@ func TestTCPEcho(t *testing.T) {
 	wantEOF(t, server)
 	server.Close()
 	b.waitActive(t, 0)
-	if s := b.Stats(); s.BytesOut[tcp] != 800 || s.BytesBack[tcp] != 600 {
-		t.Errorf("got %d bytes out, %d back; want 800, 600", s.BytesOut[tcp], s.BytesBack[tcp])
+	if s := b.Stats(); s.BytesOut[TCP] != 800 || s.BytesBack[TCP] != 600 {
+		t.Errorf("got %d bytes out, %d back; want 800, 600", s.BytesOut[TCP], s.BytesBack[TCP])
 	}
 }
 
@@ -439,8 +441,8 @@ func TestTCPRefused(t *testing.T) {
 			b.wantRefused(t, tt.relay)
 		})
 	}
-	if s := b.Stats(); s.DialFailed[tcp] != 2 || s.Refused[tcp] != 5 {
-		t.Errorf("got %d failed dials, %d refused; want 2, 5", s.DialFailed[tcp], s.Refused[tcp])
+	if s := b.Stats(); s.DialFailed[TCP] != 2 || s.Refused[TCP] != 5 {
+		t.Errorf("got %d failed dials, %d refused; want 2, 5", s.DialFailed[TCP], s.Refused[TCP])
 	}
 }
 
@@ -462,8 +464,8 @@ func TestTCPOverLimit(t *testing.T) {
 				t.Errorf("got healthy %v; want %v", got, tt.healthy)
 			}
 			b.wantRefused(t, "127.80.0.1")
-			if s := b.Stats(); s.OverLimit[tcp] != 1 {
-				t.Errorf("got %d over the limit; want 1", s.OverLimit[tcp])
+			if s := b.Stats(); s.OverLimit[TCP] != 1 {
+				t.Errorf("got %d over the limit; want 1", s.OverLimit[TCP])
 			}
 			reset(first)
 			b.waitActive(t, 1)

@@ -15,28 +15,40 @@ type listener struct {
 	transport Transport
 }
 
-// accept returns the next connection that is within the limits. Others are reset at once, before TLS. It waits where
-// the process is out of descriptors, because then the next attempt would fail as well.
+// accept returns the next connection that is within the limits. Others are reset at once, before TLS.
 func (l *listener) accept() (*conn, error) {
-	const minPause, maxPause = 5 * time.Millisecond, time.Second
-	pause := minPause
 	for {
-		tc, err := l.AcceptTCP()
-		if errors.Is(err, net.ErrClosed) {
+		tc, err := acceptBackingOff(l.f.stopping, l.AcceptTCP, func(err error) {
+			l.f.log.Warn().Err(err).Stringer("transport", l.transport).Msg("accepting connections pauses")
+		})
+		if err != nil {
 			return nil, err
 		}
-		if err != nil {
-			l.f.log.Warn().Err(err).Stringer("transport", l.transport).Msg("accepting connections pauses")
-			time.Sleep(pause)
-			pause = min(2*pause, maxPause)
-			continue
-		}
-		pause = minPause
 		if c, ok := l.admit(tc); ok {
 			return c, nil
 		}
 		_ = tc.SetLinger(0)
 		tc.Close()
+	}
+}
+
+// acceptBackingOff calls accept until it returns a connection, or the listener was closed, or stopping is. Where the
+// process is out of descriptors it waits, because the next attempt would fail as well, and calls failed before.
+func acceptBackingOff(
+	stopping <-chan struct{}, accept func() (*net.TCPConn, error), failed func(error),
+) (*net.TCPConn, error) {
+	const minPause, maxPause = 5 * time.Millisecond, time.Second
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		tc, err := accept()
+		if err == nil || errors.Is(err, net.ErrClosed) {
+			return tc, err
+		}
+		failed(err)
+		select {
+		case <-time.After(pause):
+		case <-stopping:
+			return nil, net.ErrClosed
+		}
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/miekg/dns"
 	"github.com/rs/zerolog"
@@ -16,12 +15,14 @@ import (
 // maxMessage is the largest DNS message that a two-octet length can announce.
 const maxMessage = wire.MaxMessage
 
-// frontend is what all listeners of a Server share: the handler behind them and the limits before it.
+// frontend is what all listeners of a Server share: the handler that has the responses, and the limits on what reaches it.
 type frontend struct {
 	// set once by newServer
 	h      handler
 	limits Limits
 	log    zerolog.Logger
+
+	stopping chan struct{} // closed when the listeners are to end
 
 	conns connLimit
 	slots slots
@@ -37,31 +38,35 @@ func newFrontend(h handler, l Limits, log zerolog.Logger) *frontend {
 		h:      h,
 		limits: l,
 		log:    log,
-		conns:  connLimit{max: l.Connections, perClient: l.ConnectionsPerClient, clients: make(map[netip.Addr]int)},
-		slots:  slots{max: l.InFlight, perClient: l.InFlightPerClient, clients: make(map[netip.Addr]int)},
-		jobs:   sync.Pool{New: func() any { return new(job) }},
+
+		stopping: make(chan struct{}),
+
+		conns: connLimit{max: l.Connections, perClient: l.ConnectionsPerClient, clients: make(map[netip.Addr]int)},
+		slots: slots{max: l.InFlight, perClient: l.InFlightPerClient, clients: make(map[netip.Addr]int)},
+		jobs:  sync.Pool{New: func() any { return new(job) }},
 	}
 }
 
 // admit takes a connection of peer into account, or refuses it. Whoever was admitted calls leave, once, in the end.
 func (f *frontend) admit(t Transport, peer netip.Addr) (leave func(), ok bool) {
-	stranger := !f.h.serves(peer) // what it is may change while it is here
-	if !f.conns.take(peer, stranger) {
+	outsider := !f.h.serves(peer) // the settings may change while the connection lasts
+	if !f.conns.take(peer, outsider) {
 		f.refused[t].Add(1)
 		return nil, false
 	}
 	f.connections[t].Add(1)
 	return func() {
-		f.conns.give(peer, stranger)
+		f.conns.give(peer, outsider)
 		f.connections[t].Add(-1)
 	}, true
 }
 
-// crowded reports whether peer is to prove its address before it gets a connection.
-func (f *frontend) crowded(peer netip.Addr) bool { return f.conns.crowded(peer, !f.h.serves(peer)) }
+// nearLimit reports whether peer is to prove its address before it gets a connection, because few more are left for it.
+func (f *frontend) nearLimit(peer netip.Addr) bool { return f.conns.nearLimit(peer, !f.h.serves(peer)) }
 
 // takeSlot takes the right of client to let one more query wait for an upstream. It is taken before a goroutine is
-// started, so that what a flood can make us hold is bounded by Limits.InFlight. Whoever took it calls giveSlot.
+// started, so that what a flood can make us hold is bounded by Limits.InFlight. Whoever has it calls answerWaiting, which
+// gives it back.
 func (f *frontend) takeSlot(client netip.Addr) bool {
 	if f.slots.take(clientKey(client)) {
 		return true
@@ -71,6 +76,13 @@ func (f *frontend) takeSlot(client netip.Addr) bool {
 }
 
 func (f *frontend) giveSlot(client netip.Addr) { f.slots.give(clientKey(client)) }
+
+// answerWaiting answers q, for whose client takeSlot has been called, with the help of upstreams, and gives the slot back.
+// It is free before the response is written, which can take as long as the client likes to read nothing.
+func (f *frontend) answerWaiting(ctx context.Context, q *query, dst []byte) []byte {
+	defer f.giveSlot(q.client.Addr())
+	return f.wait(ctx, q, dst)
+}
 
 // wait has q answered by upstreams, in the time that a query may take.
 func (f *frontend) wait(ctx context.Context, q *query, dst []byte) []byte {
@@ -91,10 +103,11 @@ type job struct {
 // ones must not stay behind in the pool.
 const maxPooled = 2 * burstSize
 
-// newJob returns a job that holds a copy of q and its message.
+// newJob returns a job that holds a copy of q and its message, and takes over what was decided about q.
 func (f *frontend) newJob(q *query) *job {
 	j := f.jobs.Get().(*job)
 	j.q = *q
+	q.decision = nil
 	j.msg = append(j.msg[:0], q.msg...)
 	j.q.msg = j.msg
 	return j
@@ -111,58 +124,59 @@ func (f *frontend) free(j *job) {
 	f.jobs.Put(j)
 }
 
-// connLimit counts connections, in all and per client. Strangers, who connect only to be refused, count as clients do,
-// but have a small share of all connections, so that they never keep clients out.
+// connLimit counts connections, in all and per client. Outsiders, whose queries are refused, count as clients do, but have
+// a small share of all connections, so that they never keep clients out.
 type connLimit struct {
 	max, perClient int
 
 	mu        sync.Mutex
 	total     int
-	strangers int                // of total
+	outsiders int                // of total
 	clients   map[netip.Addr]int // by clientKey; never 0
 }
 
-// strangersShare is the part of all connections that strangers may have.
-const strangersShare = 16
+// outsidersShare is the part of all connections that outsiders may have: a 16th.
+const outsidersShare = 16
 
-// mostStrangers returns how many connections strangers may have: at least one, to be told that they are.
-func (l *connLimit) mostStrangers() int { return max(1, l.max/strangersShare) }
+// maxOutsiders returns how many connections outsiders may have: at least one, over which they learn that they are refused.
+func (l *connLimit) maxOutsiders() int { return max(1, l.max/outsidersShare) }
 
-func (l *connLimit) take(client netip.Addr, stranger bool) bool {
+func (l *connLimit) take(client netip.Addr, outsider bool) bool {
 	key := clientKey(client)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.total >= l.max || l.clients[key] >= l.perClient || stranger && l.strangers >= l.mostStrangers() {
+	if l.total >= l.max || l.clients[key] >= l.perClient || outsider && l.outsiders >= l.maxOutsiders() {
 		return false
 	}
 	l.total++
-	if stranger {
-		l.strangers++
+	if outsider {
+		l.outsiders++
 	}
 	l.clients[key]++
 	return true
 }
 
-func (l *connLimit) give(client netip.Addr, stranger bool) {
+func (l *connLimit) give(client netip.Addr, outsider bool) {
 	key := clientKey(client)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total--
-	if stranger {
-		l.strangers--
+	if outsider {
+		l.outsiders--
 	}
 	if l.clients[key]--; l.clients[key] == 0 {
 		delete(l.clients, key)
 	}
 }
 
-// crowded reports whether client holds half of what it may, or all who are like it half of what they may.
-func (l *connLimit) crowded(client netip.Addr, stranger bool) bool {
+// nearLimit reports whether client has half of the connections that it may have, or everybody together half of all, or
+// the outsiders half of theirs if client is one.
+func (l *connLimit) nearLimit(client netip.Addr, outsider bool) bool {
 	key := clientKey(client)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.total >= (l.max+1)/2 || l.clients[key] >= (l.perClient+1)/2 ||
-		stranger && l.strangers >= (l.mostStrangers()+1)/2
+		outsider && l.outsiders >= (l.maxOutsiders()+1)/2
 }
 
 // clientKey is what counts as one client: an IPv4 address, or the /64 that one customer has at least in IPv6.
@@ -177,8 +191,8 @@ func clientKey(addr netip.Addr) netip.Addr {
 	return p.Addr()
 }
 
-// slots counts queries under way, in all and per client: one that asks for names that nobody answers must not keep
-// others from asking.
+// slots counts the queries that wait for upstreams, in all and per client: a client that asks for names that nobody
+// answers must not keep others from asking.
 type slots struct {
 	max, perClient int // set once
 
@@ -207,39 +221,20 @@ func (s *slots) give(client netip.Addr) {
 	}
 }
 
-// inUse returns how many are taken.
+// inUse returns how many slots are taken.
 func (s *slots) inUse() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.used
 }
 
-// pace counts events per second.
-type pace struct {
-	limit int // events in one second that are not yet many
-
-	mu     sync.Mutex
-	second int64
-	events int
-}
-
-// exceeded counts an event at now and reports whether there are too many in its second.
-func (p *pace) exceeded(now time.Time) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s := now.Unix(); s != p.second {
-		p.second, p.events = s, 0
-	}
-	p.events++
-	return p.events > p.limit
-}
-
-// bareAddrPort returns ap as handlers see it: IPv4 unmapped, and without a zone, which no netip.Prefix contains.
+// bareAddrPort returns ap as handlers get it: IPv4 is never mapped into IPv6, and there is no zone, because no
+// netip.Prefix contains an address with one.
 func bareAddrPort(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
-// appendOverload appends what a client gets whose query cannot wait, because too many do.
+// appendOverload appends the response to a query that cannot wait, because too many do.
 func appendOverload(dst []byte, q *query) []byte {
 	var r wire.Query
 	if !r.Parse(q.msg, channels[q.transport]) {

@@ -3,7 +3,6 @@ package resolver
 import (
 	"net/netip"
 	"testing"
-	"time"
 )
 
 func TestConnLimitCounts(t *testing.T) {
@@ -30,35 +29,22 @@ func TestConnLimitCounts(t *testing.T) {
 	}
 }
 
-// However many strangers connect, clients find room.
-func TestConnLimitStrangers(t *testing.T) {
-	l := connLimit{max: 4 * strangersShare, perClient: 4, clients: make(map[netip.Addr]int)}
-	stranger, admitted := netip.MustParseAddr("203.0.113.1"), 0
-	for addr := stranger; admitted < l.max && l.take(addr, true); addr = addr.Next() {
+// However many outsiders connect, clients find room.
+func TestConnLimitOutsiders(t *testing.T) {
+	l := connLimit{max: 4 * outsidersShare, perClient: 4, clients: make(map[netip.Addr]int)}
+	outsider, admitted := netip.MustParseAddr("203.0.113.1"), 0
+	for addr := outsider; admitted < l.max && l.take(addr, true); addr = addr.Next() {
 		admitted++
 	}
-	if admitted != 4 || !l.crowded(stranger.Prev(), true) || l.crowded(netip.MustParseAddr("192.0.2.1"), false) {
-		t.Errorf("got %d strangers; want 4, and crowded for them alone", admitted)
+	if admitted != 4 || !l.nearLimit(outsider.Prev(), true) || l.nearLimit(netip.MustParseAddr("192.0.2.1"), false) {
+		t.Errorf("got %d outsiders; want 4, and the limit near for them alone", admitted)
 	}
 	if !l.take(netip.MustParseAddr("192.0.2.1"), false) {
 		t.Error("got no room for a client")
 	}
-	l.give(stranger, true)
-	if !l.take(stranger, true) {
-		t.Error("got no room for a stranger after one has left")
-	}
-}
-
-func TestPace(t *testing.T) {
-	p := pace{limit: 2}
-	start := time.Unix(1000, 0)
-	for i, step := range []struct {
-		after time.Duration
-		want  bool
-	}{{0, false}, {time.Millisecond, false}, {2 * time.Millisecond, true}, {time.Second, false}} {
-		if got := p.exceeded(start.Add(step.after)); got != step.want {
-			t.Errorf("step %d: got %t; want %t", i, got, step.want)
-		}
+	l.give(outsider, true)
+	if !l.take(outsider, true) {
+		t.Error("got no room for an outsider after one has left")
 	}
 }
 

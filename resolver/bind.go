@@ -12,7 +12,7 @@ import (
 
 // binder binds the sockets of one protocol. The first socket of an address is claimed for us alone, and only then
 // opened to be shared: so a second server on the same address is an error even where SO_REUSEPORT would have let it in
-// silently, and yet more sockets of ours, and wildcard listeners that this process binds later, find room beside it.
+// silently, while more sockets of ours, and wildcard listeners that this process binds later, may share the address.
 type binder struct {
 	name  string           // for errors
 	addrs []netip.AddrPort // that the protocol listens on
@@ -45,7 +45,7 @@ func (b binder) udp(addr netip.AddrPort) (*net.UDPConn, error) {
 	return pc, nil
 }
 
-// more binds one more socket beside those that udp bound to addr.
+// more binds one more socket to addr, after udp has bound the first.
 func (b binder) more(addr netip.AddrPort) (*net.UDPConn, error) {
 	lc := net.ListenConfig{Control: shareFirst}
 	pc, err := lc.ListenPacket(context.Background(), b.network("udp", addr), addr.String())
@@ -77,7 +77,7 @@ func (b binder) both(addr netip.AddrPort) (*net.TCPListener, *net.UDPConn, error
 	}
 }
 
-// network narrows network to the family of addr. [::] takes IPv4 as well, unless 0.0.0.0 is listed beside it.
+// network narrows network to the family of addr. [::] takes IPv4 as well, unless 0.0.0.0 is listed as well.
 func (b binder) network(network string, addr netip.AddrPort) string {
 	switch {
 	case addr.Addr().Is4():

@@ -4,9 +4,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // A second server on an address that is in use is told so, although SO_REUSEPORT would let it share.
@@ -33,8 +36,8 @@ func TestPortZero(t *testing.T) {
 	for name, list := range map[string][]netip.AddrPort{
 		"Do53": s.Addrs().Do53, "DoT": s.Addrs().DoT, "DoH": s.Addrs().DoH, "DoQ": s.Addrs().DoQ,
 	} {
-		if len(list) != 1 || list[0].Port() == 0 {
-			t.Errorf("%s: got %v; want one address with a port", name, list)
+		if len(list) == 0 || slices.ContainsFunc(list, func(a netip.AddrPort) bool { return a.Port() == 0 }) {
+			t.Errorf("%s: got %v; want addresses with ports", name, list)
 		}
 	}
 	// That TCP and UDP have the same one is what TestSameQuestionSameAnswer relies on.
@@ -42,13 +45,7 @@ func TestPortZero(t *testing.T) {
 
 // 0.0.0.0 and [::] can be listed side by side, and DoT and DoQ have one port.
 func TestSamePort(t *testing.T) {
-	first := startServer(t, nil)
-	first.stop()
-	if err := first.wait(); err != nil {
-		t.Fatal(err)
-	}
-	port := first.Addrs().Do53[0].Port()
-	tlsPort := netip.AddrPortFrom(loopback.Addr(), first.Addrs().DoT[0].Port())
+	port, tlsPort := netns.Port(t), netip.AddrPortFrom(loopback.Addr(), netns.Port(t))
 	s := startServer(t, func(c *Config) {
 		c.Listen.Do53 = []netip.AddrPort{
 			netip.AddrPortFrom(netip.IPv4Unspecified(), port),

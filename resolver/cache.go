@@ -42,7 +42,7 @@ type entry struct {
 
 const (
 	maxFreq = 3
-	// Sizes for the account of octets, beside messages themselves. A bucket and a ghost come to 12 octets for each
+	// Sizes in octets of what an entry occupies besides its messages. A bucket and a ghost come to 12 octets for each
 	// bucketBytes of the limit.
 	entryOverhead = int64(unsafe.Sizeof(entry{}))
 	// bucketBytes is about what an entry with a small answer occupies.

@@ -220,7 +220,7 @@ func TestCachedReplyDoesNotAllocate(t *testing.T) {
 }
 
 // cachedQuery returns a query that the handler has cached the answer to, and room for that.
-func cachedQuery(t testing.TB, tr Transport) (*resolverHandler, *query, []byte) {
+func cachedQuery(t testing.TB, tr Transport) (*forwarder, *query, []byte) {
 	h := testHandler(t, Config{}, dnstest.Records("www.example. 300 IN A 198.51.100.1", "www.example. 300 IN A 198.51.100.2"))
 	m := dnstest.Query("www.Example.", dns.TypeA).SetEdns0(1232, false)
 	ask(t, h, m, tr)

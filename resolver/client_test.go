@@ -18,6 +18,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // asker sends a message and returns the reply. It may be called concurrently, with different IDs, over one connection
@@ -41,6 +43,8 @@ var transports = []transport{
 	{name: "doh1-post", is: DoH, dial: dialDoH(1, http.MethodPost)},
 	{name: "doh2-get", is: DoH, dial: dialDoH(2, http.MethodGet)},
 	{name: "doh2-post", is: DoH, dial: dialDoH(2, http.MethodPost)},
+	{name: "doh2-library-get", is: DoH, dial: dialDoHAt(libraryDoH, 2, http.MethodGet)},
+	{name: "doh2-library-post", is: DoH, dial: dialDoHAt(libraryDoH, 2, http.MethodPost)},
 	{name: "doh3-get", is: DoH3, dial: dialDoH(3, http.MethodGet)},
 	{name: "doh3-post", is: DoH3, dial: dialDoH(3, http.MethodPost)},
 	{name: "doq", is: DoQ, dial: dialDoQ, stream: true},
@@ -196,13 +200,22 @@ func dohClient(tb testing.TB, s *testServer, version int) *http.Client {
 	return &http.Client{Transport: rt}
 }
 
-func (s *testServer) dohURL() string { return fmt.Sprintf("https://%s/dns-query", s.Addrs().DoH[0]) }
+func (s *testServer) dohURL() string { return s.dohURLAt(0) }
+
+// dohURLAt returns the URL at the listener with index i.
+func (s *testServer) dohURLAt(i int) string {
+	return fmt.Sprintf("https://%s/dns-query", s.Addrs().DoH[i])
+}
 
 func dialDoH(version int, method string) func(testing.TB, *testServer) asker {
+	return dialDoHAt(0, version, method)
+}
+
+func dialDoHAt(i, version int, method string) func(testing.TB, *testServer) asker {
 	return func(tb testing.TB, s *testServer) asker {
 		c := dohClient(tb, s, version)
 		return func(ctx context.Context, msg []byte) ([]byte, error) {
-			resp, err := c.Do(dohRequest(ctx, method, s.dohURL(), msg))
+			resp, err := c.Do(dohRequest(ctx, method, s.dohURLAt(i), msg))
 			if err != nil {
 				return nil, err
 			}
@@ -284,8 +297,9 @@ func askDoQ(ctx context.Context, c *quic.Conn, msg []byte) ([]byte, error) {
 	return b, nil
 }
 
+// TestMain runs the tests in a network namespace of their own, so that a port can be listened on twice, at every address.
 func TestMain(m *testing.M) {
 	// The kernel's default is smaller than quic-go would like, which does not matter here.
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
-	os.Exit(m.Run())
+	netns.Main(m)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// unlessClosed returns err, or nil if err only says that a listener was closed or told to stop.
+// unlessClosed returns err, or nil if err only says that a listener was closed or has been stopped.
 func unlessClosed(err error) error {
 	for _, end := range []error{
 		net.ErrClosed, // what quic.ErrServerClosed unwraps to as well

@@ -17,7 +17,7 @@ type datagrams struct {
 	socks []*udpSocket
 }
 
-// newDatagrams takes over first, and on Linux binds more sockets beside it until each processor has one: the kernel
+// newDatagrams takes over first, and on Linux binds more sockets to its address until each processor has one: the kernel
 // spreads clients over them, and no lock is shared.
 func newDatagrams(f *frontend, b binder, first *net.UDPConn) (*datagrams, error) {
 	d := &datagrams{frontend: f}
@@ -66,13 +66,14 @@ type udpSocket struct {
 	*frontend
 	pc    *net.UDPConn
 	local netip.AddrPort // where it is bound; unspecified on a wildcard
-	work  sync.WaitGroup // queries that wait for upstreams
+	// queries wait for upstreams
+	queries sync.WaitGroup
 	udpSystem
 }
 
 // serve reads until stop, and then waits for the queries under way.
 func (s *udpSocket) serve(stop, kill context.Context) error {
-	defer s.work.Wait()
+	defer s.queries.Wait()
 	defer context.AfterFunc(stop, func() { s.pc.SetReadDeadline(time.Unix(1, 0)) })()
 	return s.read(kill)
 }
@@ -85,14 +86,13 @@ func (s *udpSocket) later(ctx context.Context, q *query, back returnPath) {
 	}
 	j := s.newJob(q)
 	j.back = back
-	s.work.Add(1)
+	s.queries.Add(1)
 	go s.finish(ctx, j)
 }
 
 func (s *udpSocket) finish(ctx context.Context, j *job) {
-	defer s.work.Done()
-	defer s.giveSlot(j.q.client.Addr())
-	if j.reply = s.wait(ctx, &j.q, j.reply[:0]); len(j.reply) > 0 {
+	defer s.queries.Done()
+	if j.reply = s.answerWaiting(ctx, &j.q, j.reply[:0]); len(j.reply) > 0 {
 		s.send(j)
 	}
 	s.free(j)

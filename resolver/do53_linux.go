@@ -77,7 +77,7 @@ func (s *udpSocket) send(j *job) {
 	iov := unix.Iovec{Base: &j.reply[0]}
 	iov.SetLen(len(j.reply))
 	m := j.back.header(&iov)
-	_ = s.raw.Control(func(fd uintptr) { sendmmsg(fd, []unix.Mmsghdr{m}) })
+	_ = s.raw.Control(func(fd uintptr) { _, _ = sendmmsg(fd, []unix.Mmsghdr{m}) })
 }
 
 func (p *returnPath) header(iov *unix.Iovec) unix.Mmsghdr {

@@ -18,7 +18,7 @@ import (
 // fill makes b look as if n copies of msg had been received.
 func (b *batch) fill(n int, msg []byte) {
 	for i := range n {
-		sa := (*unix.RawSockaddrInet6)(&b.names[i])
+		sa := &b.names[i]
 		*sa = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: 0x3500}
 		sa.Addr = netip.MustParseAddr("2001:db8::1").As16()
 		b.in[i].Len = uint32(copy(b.bufs[i][:], msg))
@@ -112,7 +112,7 @@ func TestWildcardSource(t *testing.T) {
 		t.Run(test.listen, func(t *testing.T) {
 			s := startServer(t, func(c *Config) {
 				wild := []netip.AddrPort{netip.MustParseAddrPort(test.listen)}
-				c.Listen = Listen{Do53: wild, DoT: wild, DoQ: wild, DoH: wild}
+				c.Listen = Listen{Do53: wild, DoT: wild, DoQ: wild, DoH: []netip.AddrPort{wild[0], wild[0]}}
 			})
 			for _, asked := range test.asked {
 				checkSource(t, s, netip.MustParseAddr(asked))
@@ -123,8 +123,11 @@ func TestWildcardSource(t *testing.T) {
 
 func checkSource(t *testing.T, s *testServer, asked netip.Addr) {
 	t.Helper()
-	at := func(a []netip.AddrPort) []netip.AddrPort {
-		return []netip.AddrPort{netip.AddrPortFrom(asked, a[0].Port())}
+	at := func(a []netip.AddrPort) (moved []netip.AddrPort) {
+		for _, ap := range a {
+			moved = append(moved, netip.AddrPortFrom(asked, ap.Port()))
+		}
+		return moved
 	}
 	view := *s
 	srv := *s.Server

@@ -2,54 +2,67 @@ package resolver
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"log"
-	"net"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"strings"
 	"sync"
 
-	"github.com/rs/zerolog"
+	"github.com/cfrd-project/cfrd/resolver/internal/h2"
 )
 
 const (
 	dnsMessage = "application/dns-message"
 	// maxHeader bounds the headers of a request, and with them the message in a GET.
 	maxHeader = 16 << 10
-	// maxQueryString is checked before a query string is looked into. What is longer belongs into a POST.
+	// maxQueryString is checked before a query string is looked into. A longer message belongs in a POST.
 	maxQueryString = 8 << 10
+	// maxBody bounds the body of a request, whatever its path.
+	maxBody = maxMessage
 )
 
-// doh answers DNS queries in HTTP requests: those of HTTP/1.1 and HTTP/3 as an http.Handler, those of HTTP/2 through
-// h2Conn. See RFC 8484.
+// doh answers DNS queries in HTTP requests. What DoH makes of method, path, media type, status and Cache-Control is
+// decided here, once: net/http (HTTP/1.1), quic-go (HTTP/3) and internal/h2 (HTTP/2) are adapted to it by ServeHTTP and
+// dohH2. See RFC 8484.
 type doh struct {
 	*frontend
 	path  string
 	other http.Handler // for other paths, or nil
+	media []*mediaType
 
-	altSvc, contentType, allow, retryAfter, closing, noStore []string // header values, never changed
+	altSvc, allow, retryAfter, noStore headerField
+	exchanges                          sync.Pool // of *dohExchange, for ServeHTTP
 
-	mu     sync.Mutex
-	closed bool
-	work   sync.WaitGroup // requests under way
+	mu       sync.Mutex
+	closed   bool
+	requests sync.WaitGroup // requests of ServeHTTP, and connections of HTTP/2
+}
+
+// mediaType is a kind of message that clients may send, and how one is answered: the functions are handler.answerNow and
+// frontend.answerWaiting, or do for another kind of message what those do for DNS.
+type mediaType struct {
+	name          string
+	contentType   headerField // of the response
+	answerNow     func(q *query, dst []byte) ([]byte, outcome)
+	answerWaiting func(ctx context.Context, q *query, dst []byte) []byte
 }
 
 // newDoH returns a handler for path that announces HTTP/3 on port. See RFC 9114, Section 3.1.1.
 func newDoH(f *frontend, path string, port uint16) *doh {
 	return &doh{
-		frontend:    f,
-		path:        path,
-		altSvc:      []string{fmt.Sprintf(`h3=":%d"; ma=86400`, port)},
-		contentType: []string{dnsMessage},
-		allow:       []string{"GET, POST"},
-		retryAfter:  []string{"1"},
-		closing:     []string{"close"},
-		noStore:     []string{"no-store"},
+		frontend: f,
+		path:     path,
+		// Another kind of message, such as that of Oblivious DoH (RFC 9230), is one more element.
+		media: []*mediaType{
+			{dnsMessage, newHeaderField("Content-Type", dnsMessage), f.h.answerNow, f.answerWaiting},
+		},
+		altSvc:     newHeaderField("Alt-Svc", fmt.Sprintf(`h3=":%d"; ma=86400`, port)),
+		allow:      newHeaderField("Allow", "GET, POST"),
+		retryAfter: newHeaderField("Retry-After", "1"),
+		noStore:    newHeaderField("Cache-Control", "no-store"),
+		exchanges:  sync.Pool{New: func() any { return new(dohExchange) }},
 	}
 }
 
@@ -61,12 +74,41 @@ type peer struct {
 
 type peerKey struct{}
 
-// begin reports false when d is closed, and else that end must be called.
+// dohExchange is a DoH request and its response, whatever the version of HTTP.
+type dohExchange struct {
+	// of the request, set by an adapter
+	method, path, query, contentType string
+	complete                         bool   // the whole request is here
+	canWait                          bool   // h2.Pending has the request answered; else the adapter refuses it
+	body                             []byte // if complete
+	q                                query  // but for msg
+
+	// set by doh
+	media  *mediaType
+	get    []byte // the message of a GET
+	status int
+	reply  []byte
+}
+
+// message returns the message of x, which read has found to be right.
+func (x *dohExchange) message() []byte {
+	if x.method == http.MethodPost {
+		return x.body
+	}
+	return x.get
+}
+
+// forget drops what x knows of a client, so that only buffers outlive a request.
+func (x *dohExchange) forget() {
+	x.path, x.query, x.contentType, x.q = "", "", "", query{}
+}
+
+// begin reports false when d is closed, and else that requests.Done must be called.
 func (d *doh) begin() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.closed {
-		d.work.Add(1)
+		d.requests.Add(1)
 	}
 	return !d.closed
 }
@@ -76,54 +118,60 @@ func (d *doh) drain() {
 	d.mu.Lock()
 	d.closed = true
 	d.mu.Unlock()
-	d.work.Wait()
+	d.requests.Wait()
 }
 
-// ServeHTTP implements http.Handler.
-func (d *doh) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p, ok := r.Context().Value(peerKey{}).(*peer)
-	if !ok || !d.begin() {
-		d.refuse(w, r, http.StatusServiceUnavailable)
-		return
+// isOther reports whether a request for path is for the other handler.
+func (d *doh) isOther(path string) bool { return d.other != nil && path != d.path }
+
+// answer answers x at once, or says what has to come first. What is not a DNS query is a bad request; errors of DNS are
+// none of HTTP. See RFC 8484, Section 4.2.1.
+func (d *doh) answer(x *dohExchange) h2.Outcome {
+	x.reply = x.reply[:0]
+	switch x.status = d.read(x); x.status {
+	case http.StatusOK:
+	case http.StatusContinue:
+		return h2.NeedsBody
+	default:
+		return h2.Answered
 	}
-	defer d.work.Done()
-	if p.transport == DoH {
-		w.Header()["Alt-Svc"] = d.altSvc
+	x.q.msg = x.message()
+	var did outcome
+	x.reply, did = x.media.answerNow(&x.q, x.reply)
+	switch {
+	case did == pending && (!x.canWait || d.takeSlot(x.q.client.Addr())):
+		return h2.Pending
+	case did == pending:
+		x.status = http.StatusServiceUnavailable
+	case did == dropped || len(x.reply) == 0:
+		x.status = http.StatusBadRequest
 	}
-	if d.other != nil && r.URL.Path != d.path {
-		d.leaveBody(w.Header(), r)
-		d.other.ServeHTTP(w, r)
-		return
-	}
-	j := d.newJob(&query{client: p.client, local: p.local, transport: p.transport})
-	defer d.free(j)
-	status := d.read(r, j)
-	if status == http.StatusOK {
-		status = d.answer(r.Context(), j)
-	}
-	if status != http.StatusOK {
-		d.refuse(w, r, status)
-		return
-	}
-	d.reply(w, r, j)
+	return h2.Answered
 }
 
-// read reads the message of r into j and returns a status.
-func (d *doh) read(r *http.Request, j *job) int {
-	if r.URL.Path != d.path {
+// answerLater answers x after answer has returned h2.Pending.
+func (d *doh) answerLater(ctx context.Context, x *dohExchange) {
+	x.q.msg = x.message()
+	x.reply = x.media.answerWaiting(ctx, &x.q, x.reply[:0])
+	if len(x.reply) == 0 {
+		x.status = http.StatusBadRequest
+	}
+}
+
+// read finds the message of x and returns a status: 200 if it is there, 100 if it is in a body that is to come.
+func (d *doh) read(x *dohExchange) (status int) {
+	if x.path != d.path {
 		return http.StatusNotFound
 	}
-	var status int
-	switch r.Method {
+	switch x.method {
 	case http.MethodGet:
-		j.msg, status = readGET(r.URL.RawQuery, j.msg[:0])
+		x.media = d.media[0] // see RFC 8484, Section 4.1: GET has no other
+		x.get, status = readGET(x.query, x.get[:0])
+		return status
 	case http.MethodPost:
-		j.msg, status = readPOST(r, j.msg[:0])
-	default:
-		status = http.StatusMethodNotAllowed
+		return d.readPOST(x)
 	}
-	j.q.msg = j.msg
-	return status
+	return http.StatusMethodNotAllowed
 }
 
 // readGET appends the message in a query string to b. Its length is checked before anything else.
@@ -145,158 +193,85 @@ func readGET(rawQuery string, b []byte) ([]byte, int) {
 	return b, http.StatusBadRequest
 }
 
-// readPOST appends the body of r to b.
-func readPOST(r *http.Request, b []byte) ([]byte, int) {
-	if !isDNSMessage(r.Header.Get("Content-Type")) {
-		return b, http.StatusUnsupportedMediaType
-	}
-	if r.ContentLength > maxMessage {
-		return b, http.StatusRequestEntityTooLarge
-	}
-	b, err := readAll(r.Body, b, maxMessage)
+func (d *doh) readPOST(x *dohExchange) int {
+	x.media = d.mediaOf(x.contentType)
 	switch {
-	case errors.Is(err, errTooLong):
-		return b, http.StatusRequestEntityTooLarge
-	case isTimeout(err):
-		return b, http.StatusRequestTimeout
-	case err != nil || len(b) == 0:
-		return b, http.StatusBadRequest
-	}
-	return b, http.StatusOK
-}
-
-func isDNSMessage(contentType string) bool {
-	mediaType, _, _ := strings.Cut(contentType, ";")
-	return strings.EqualFold(strings.TrimSpace(mediaType), dnsMessage)
-}
-
-// answer has the query in j answered and returns a status. What is not a DNS query is a bad request; errors of DNS are
-// none of HTTP. See RFC 8484, Section 4.2.1.
-func (d *doh) answer(ctx context.Context, j *job) int {
-	var did outcome
-	j.reply, did = d.h.answerNow(&j.q, j.reply[:0])
-	if did == pending {
-		if !d.takeSlot(j.q.client.Addr()) {
-			return http.StatusServiceUnavailable
-		}
-		j.reply = d.wait(ctx, &j.q, j.reply)
-		d.giveSlot(j.q.client.Addr())
-	}
-	if did == dropped || len(j.reply) == 0 {
+	case x.media == nil:
+		return http.StatusUnsupportedMediaType
+	case !x.complete:
+		return http.StatusContinue
+	case len(x.body) == 0:
 		return http.StatusBadRequest
 	}
 	return http.StatusOK
 }
 
-// reply writes the reply in j. See RFC 8484, Section 5.1, for Cache-Control.
-func (d *doh) reply(w http.ResponseWriter, r *http.Request, j *job) {
-	h := w.Header()
-	h["Content-Type"] = d.contentType
-	h["Cache-Control"] = d.noStore
-	if j.q.ttl > 0 {
-		h["Cache-Control"] = []string{"max-age=" + strconv.FormatUint(uint64(j.q.ttl), 10)}
-	}
-	h["Content-Length"] = []string{strconv.Itoa(len(j.reply))}
-	if r.Method == http.MethodGet {
-		d.leaveBody(h, r)
-	}
-	_, _ = w.Write(j.reply) // an error means that the client has gone
-}
-
-// refuse writes a reply that has only a status.
-func (d *doh) refuse(w http.ResponseWriter, r *http.Request, status int) {
-	h := w.Header()
-	switch status {
-	case http.StatusMethodNotAllowed:
-		h["Allow"] = d.allow
-	case http.StatusServiceUnavailable:
-		h["Retry-After"] = d.retryAfter
-	}
-	d.leaveBody(h, r)
-	w.WriteHeader(status)
-}
-
-// leaveBody keeps net/http from waiting for a body that we do not read, which it does in HTTP/1.1 before it sends the
-// reply, to use the connection again.
-func (d *doh) leaveBody(h http.Header, r *http.Request) {
-	if r.ProtoMajor == 1 && r.ContentLength != 0 {
-		h["Connection"] = d.closing
-	}
-}
-
-// dohTCP serves a doh over HTTP/1.1, by net/http, and over HTTP/2, by h2Conn.
-type dohTCP struct {
-	*doh
-	ln  dohListener
-	srv *http.Server
-}
-
-func newDoHTCP(d *doh, ln *net.TCPListener, conf *tls.Config) *dohTCP {
-	l := d.limits
-	s := &dohTCP{doh: d, ln: dohListener{&listener{ln, d.frontend, DoH}}}
-	s.srv = &http.Server{
-		Handler:           d,
-		TLSConfig:         withProtos(conf, "h2", "http/1.1"),
-		ReadHeaderTimeout: l.ReadTimeout,
-		ReadTimeout:       l.ReadTimeout,
-		WriteTimeout:      l.ReadTimeout + l.QueryTimeout + writeTimeout,
-		IdleTimeout:       l.IdleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          log.New(errorLog{d.log}, "", 0),
-		ConnContext:       withPeer,
-	}
-	return s
-}
-
-// withPeer spares the handler to parse addresses for each request.
-func withPeer(ctx context.Context, c net.Conn) context.Context {
-	tc, ok := c.(*tls.Conn)
-	if !ok {
-		return ctx
-	}
-	if c, ok := tc.NetConn().(*dohConn); ok {
-		return context.WithValue(ctx, peerKey{}, &peer{c.client, c.local, DoH})
-	}
-	return ctx
-}
-
-func (s *dohTCP) close() { s.ln.Close() }
-
-func (s *dohTCP) serve(stop, kill context.Context) error {
-	defer s.drain()
-	s.srv.BaseContext = func(net.Listener) context.Context { return kill }
-	s.srv.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){
-		"h2": func(_ *http.Server, c *tls.Conn, _ http.Handler) { s.serveH2(stop, kill, c) },
-	}
-	served := make(chan error, 1)
-	go func() { served <- s.srv.ServeTLS(s.ln, "", "") }()
-	var err error
-	select {
-	case err = <-served:
-	case <-stop.Done():
-		_ = s.srv.Shutdown(kill) // an error means that kill was first
-		err = <-served
-	}
-	s.srv.Close()
-	return unlessClosed(err)
-}
-
-// errorLog takes what net/http complains of: faults of clients, and of us. Neither addresses nor what a client sent,
-// which net/http quotes, are passed on.
-type errorLog struct{ log zerolog.Logger }
-
-func (l errorLog) Write(b []byte) (int, error) {
-	text, _, _ := strings.Cut(string(b), `"`)
-	event := l.log.Debug()
-	if strings.Contains(text, "panic serving") {
-		event = l.log.Error()
-	}
-	words := strings.Fields(text)
-	for i, word := range words {
-		if _, err := netip.ParseAddrPort(strings.TrimSuffix(word, ":")); err == nil {
-			words[i] = "client"
+// mediaOf returns the media type with the name in contentType, or nil.
+func (d *doh) mediaOf(contentType string) *mediaType {
+	name, _, _ := strings.Cut(contentType, ";")
+	name = strings.TrimSpace(name)
+	for _, m := range d.media {
+		if strings.EqualFold(name, m.name) {
+			return m
 		}
 	}
-	event.Msg(strings.Join(words, " "))
-	return len(b), nil
+	return nil
+}
+
+// readBody appends the body of r to b and returns a status.
+func readBody(r *http.Request, b []byte) ([]byte, int) {
+	if r.ContentLength > maxBody {
+		return b, http.StatusRequestEntityTooLarge
+	}
+	b, err := readAll(r.Body, b, maxBody)
+	switch {
+	case errors.Is(err, errTooLong):
+		return b, http.StatusRequestEntityTooLarge
+	case isTimeout(err):
+		return b, http.StatusRequestTimeout
+	case err != nil:
+		return b, http.StatusBadRequest
+	}
+	return b, http.StatusOK
+}
+
+// headerField is a header field as each version of HTTP wants it.
+type headerField struct {
+	name   string   // in canonical form
+	values []string // shared by responses and never changed
+	h2     h2.Field
+}
+
+func newHeaderField(name, value string) headerField {
+	return headerField{name, []string{value}, h2.EncodeField(name, value)}
+}
+
+// header is the header of a response of some version of HTTP.
+type header interface {
+	set(f *headerField)
+	setMaxAge(seconds uint32)
+}
+
+// maxAge is the Cache-Control of an answer, but for its number. Answers differ between clients, so that a cache between
+// us and several of them must not keep one. See RFC 8484, Section 5.1, and RFC 9111, Section 5.2.2.7.
+const maxAge = "private, max-age="
+
+// setHeader sets the header of the response in x.
+func (d *doh) setHeader(h header, x *dohExchange) {
+	if x.q.transport == DoH {
+		h.set(&d.altSvc)
+	}
+	switch x.status {
+	case http.StatusOK:
+		h.set(&x.media.contentType)
+		if x.q.ttl > 0 {
+			h.setMaxAge(x.q.ttl)
+		} else {
+			h.set(&d.noStore)
+		}
+	case http.StatusMethodNotAllowed:
+		h.set(&d.allow)
+	case http.StatusServiceUnavailable:
+		h.set(&d.retryAfter)
+	}
 }

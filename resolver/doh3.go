@@ -73,9 +73,9 @@ func (h *doh3Conn) acceptControl(control *sync.WaitGroup) {
 
 // acceptRequests returns how many requests it has served.
 func (h *doh3Conn) acceptRequests(stop context.Context) (requests int) {
-	var work sync.WaitGroup
-	defer work.Wait()
-	// A stream that was reset gives the client another one while its handler still runs: count handlers.
+	var handlers sync.WaitGroup
+	defer handlers.Wait()
+	// A stream that was reset gives the client another one while its handler still runs. So handlers are counted.
 	places := make(chan struct{}, h.limits.InFlightPerConn)
 	for {
 		str, err := h.c.AcceptStream(stop)
@@ -91,7 +91,7 @@ func (h *doh3Conn) acceptRequests(stop context.Context) (requests int) {
 			return requests
 		}
 		requests++
-		work.Go(func() {
+		handlers.Go(func() {
 			defer func() { <-places }()
 			h.setDeadlines(str)
 			h.hc.HandleRequestStream(str)

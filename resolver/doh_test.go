@@ -96,7 +96,7 @@ func TestDoHHeaders(t *testing.T) {
 	s := startServer(t, nil)
 	overHTTP(t, func(t *testing.T, version int) {
 		c := dohClient(t, s, version)
-		for ttl, want := range map[uint32]string{0: "no-store", 300: "max-age=300"} {
+		for ttl, want := range map[uint32]string{0: "no-store", 300: "private, max-age=300"} {
 			s.fake.ttl.Store(ttl)
 			resp, err := c.Do(dohRequest(t.Context(), "GET", s.dohURL(), wireQuery(t, "now.example", 0)))
 			if err != nil {
@@ -327,7 +327,9 @@ func resetH2(t *testing.T, s *testServer, streams uint32, query string) {
 	for i := range streams {
 		block.Reset()
 		for _, field := range []hpack.HeaderField{
-			{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "https"}, {Name: ":authority", Value: "x"},
+			{Name: ":method", Value: "GET"},
+			{Name: ":scheme", Value: "https"},
+			{Name: ":authority", Value: "x"},
 			{Name: ":path", Value: "/dns-query?dns=" + query},
 		} {
 			e.WriteField(field)
@@ -368,6 +370,14 @@ func TestErrorLog(t *testing.T) {
 		{
 			"http: TLS handshake error from [2001:db8::1]:4711: tls: client requested \"secret\"\n",
 			`{"level":"debug","message":"http: TLS handshake error from client tls: client requested"}`,
+		},
+		{
+			"http: TLS handshake error from 192.0.2.1:4711: read tcp 192.0.2.2:443->192.0.2.1:4711: read: connection reset by peer\n",
+			`{"level":"debug","message":"http: TLS handshake error from client read tcp client read: connection reset by peer"}`,
+		},
+		{
+			"http2: server connection error from [fe80::1%eth0]:4711: 2001:db8::1 (and 192.0.2.1, 192.0.2.2:)\n",
+			`{"level":"debug","message":"http2: server connection error from client client (and client client"}`,
 		},
 		{
 			"http: panic serving 192.0.2.1:4711: oops\n",

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 )
 
@@ -14,7 +15,15 @@ func TestDoHOtherPaths(t *testing.T) {
 	s := startServer(t, func(cfg *Config) {
 		cfg.HTTP = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-			fmt.Fprintf(w, "%s %s at %v", r.Method, r.URL.Path, local)
+			body, err := io.ReadAll(r.Body)
+			if err != nil || int64(len(body)) != r.ContentLength {
+				http.Error(w, fmt.Sprintf("got %d octets, %v; want %d", len(body), err, r.ContentLength), http.StatusInternalServerError)
+				return
+			}
+			if len(body) > 100 {
+				body = fmt.Appendf(nil, ", with %d octets", len(body))
+			}
+			fmt.Fprintf(w, "%s %s at %v%s", r.Method, r.URL.Path, local, body)
 		})
 	})
 	overHTTP(t, func(t *testing.T, version int) {
@@ -25,7 +34,9 @@ func TestDoHOtherPaths(t *testing.T) {
 		}{
 			{"GET", "/x", "", fmt.Sprintf("GET /x at %s", s.Addrs().DoH[0]), 200},
 			{"HEAD", "/x", "", "", 200},
-			{"PUT", "/x", "a body that nobody reads", fmt.Sprintf("PUT /x at %s", s.Addrs().DoH[0]), 200},
+			{"PUT", "/x", ", with a body", fmt.Sprintf("PUT /x at %s, with a body", s.Addrs().DoH[0]), 200},
+			{"PUT", "/x", strings.Repeat("a", maxBody), fmt.Sprintf("PUT /x at %s, with %d octets", s.Addrs().DoH[0], maxBody), 200},
+			{"PUT", "/x", strings.Repeat("a", maxBody+1), "", 413},
 			{"GET", "/dns-query", "", "", 400},
 			{"PUT", "/dns-query", "", "", 405},
 		} {

@@ -51,8 +51,8 @@ type doqConn struct {
 	*frontend
 	c       *quic.Conn
 	q       query
-	readers chan struct{} // holds one for each stream that is read
-	work    sync.WaitGroup
+	readers chan struct{}  // holds one for each stream that is read
+	streams sync.WaitGroup // under way
 
 	mu     sync.Mutex
 	active int         // streams under way
@@ -74,7 +74,7 @@ func newDoQConn(f *frontend, c *quic.Conn) *doqConn {
 // serve answers the queries of a connection until it ends or stop is done, and waits for those under way.
 func (d *doqConn) serve(stop context.Context) {
 	defer d.idle.Stop()
-	defer d.work.Wait()
+	defer d.streams.Wait()
 	for {
 		str, err := d.c.AcceptStream(stop)
 		if err != nil {
@@ -90,7 +90,7 @@ func (d *doqConn) serve(stop context.Context) {
 			return
 		}
 		d.begin()
-		d.work.Go(func() {
+		d.streams.Go(func() {
 			defer d.end()
 			d.serveStream(str)
 		})
@@ -124,7 +124,8 @@ func (d *doqConn) end() {
 // and only then makes room for another one.
 func (d *doqConn) serveStream(str *quic.Stream) {
 	defer str.ReleaseStreamCredit()
-	j := d.newJob(&d.q)
+	q := d.q // newJob writes to it, and the streams of a connection share d.q
+	j := d.newJob(&q)
 	defer d.free(j)
 	err := d.readQuery(str, j)
 	<-d.readers
@@ -195,8 +196,7 @@ func (d *doqConn) answer(str *quic.Stream, j *job) error {
 		if !d.takeSlot(j.q.client.Addr()) {
 			return errOverload
 		}
-		j.reply = d.wait(str.Context(), &j.q, j.reply)
-		d.giveSlot(j.q.client.Addr())
+		j.reply = d.answerWaiting(str.Context(), &j.q, j.reply)
 	}
 	if did == dropped || !endMessage(j.reply, 0) {
 		return errDoQProtocol

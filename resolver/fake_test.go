@@ -27,6 +27,7 @@ import (
 //
 // and everything else at once. A reply is the query with QR set and one octet, the number of its transport, behind it.
 type fakeBackend struct {
+	backend // nil: nothing else is called
 	release chan struct{}
 
 	answering, maxAnswering atomic.Int64 // calls of answer
@@ -45,10 +46,9 @@ const largeReply = 60000
 
 func newFake() *fakeBackend { return &fakeBackend{release: make(chan struct{})} }
 
-func (f *fakeBackend) run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (f *fakeBackend) update(Settings) error         { return nil }
-func (f *fakeBackend) stats(*Stats)                  {}
-func (f *fakeBackend) serves(netip.Addr) bool        { return true }
+func (f *fakeBackend) close()                 {}
+func (f *fakeBackend) stats(*Stats)           {}
+func (f *fakeBackend) serves(netip.Addr) bool { return true }
 
 func firstLabel(msg []byte) string {
 	if len(msg) <= wire.HeaderLen || len(msg) < wire.HeaderLen+1+int(msg[wire.HeaderLen]) {
@@ -138,7 +138,22 @@ var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
 func everywhere() Listen {
 	a := []netip.AddrPort{loopback}
-	return Listen{Do53: a, DoT: a, DoH: a, DoQ: a}
+	return Listen{Do53: a, DoT: a, DoH: []netip.AddrPort{loopback, loopback}, DoQ: a}
+}
+
+// libraryDoH is the index in Listen.DoH of a listener on which HTTP/2 is that of net/http, as with HTTP2Library, so that
+// one server has both.
+const libraryDoH = 1
+
+func (s *testServer) useLibrary() {
+	if len(s.addrs.DoH) <= libraryDoH {
+		return
+	}
+	for _, b := range s.services {
+		if d, ok := b.service.(*dohTCP); ok && b.addr == s.addrs.DoH[libraryDoH] {
+			d.implementation = HTTP2Library
+		}
+	}
 }
 
 // startServer runs a server on all transports, with what change makes of its configuration, until the test ends.
@@ -156,6 +171,7 @@ func startServer(tb testing.TB, change func(*Config)) *testServer {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	ts := &testServer{Server: s, fake: fake, roots: roots, stop: stop, done: make(chan error, 1)}
+	ts.useLibrary()
 	go func() { ts.done <- s.Run(ctx) }()
 	tb.Cleanup(func() {
 		stop()

@@ -13,7 +13,7 @@ import (
 )
 
 // startReal runs a server on all transports, with h behind it instead of a fake, until the test ends.
-func startReal(t *testing.T, h *resolverHandler) *testServer {
+func startReal(t *testing.T, h *forwarder) *testServer {
 	t.Helper()
 	cert, roots := testCertificate(t)
 	s, err := newServer(Config{Listen: everywhere(), TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}, h)

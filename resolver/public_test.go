@@ -66,14 +66,14 @@ func TestPublicName(t *testing.T) {
 		}
 	}
 	if got := upstream.Asked.Load(); got != asked {
-		t.Errorf("the upstream was asked %d times on behalf of strangers; want never", got-asked)
+		t.Errorf("the upstream was asked %d times on behalf of outsiders; want never", got-asked)
 	}
 	if r, _ := ask(t, h, dnstest.Query("_acme-challenge.dns.example.", dns.TypeTXT), UDP); len(r.Answer) == 0 {
 		t.Errorf("a client got\n%v\nwant the answer too", r)
 	}
 }
 
-// TestRefusalDoesNotAllocate keeps a flood of strangers cheap, with a public name to compare with.
+// TestRefusalDoesNotAllocate keeps a flood of outsiders cheap, with a public name to compare with.
 func TestRefusalDoesNotAllocate(t *testing.T) {
 	h := testHandler(t, Config{Settings: Settings{
 		Public: &Public{"_acme-challenge.dns.example.", localNames("_acme-challenge.dns.example.")},
@@ -91,7 +91,7 @@ func TestPublicNameErrors(t *testing.T) {
 		"nobody-there": {"www.example.", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := newHandler(&Config{Settings: Settings{Public: p}}); err == nil {
+			if _, err := newForwarder(&Config{Settings: Settings{Public: p}}); err == nil {
 				t.Error("got no error; want one")
 			}
 		})

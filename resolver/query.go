@@ -32,8 +32,8 @@ func (t Transport) String() string { return transportNames[t] }
 // channels says what each transport asks of the responses over it.
 var channels = [NumTransports]wire.Channel{UDP: wire.Datagram, TCP: wire.Session, DoT: wire.Session | wire.Padded, DoH: wire.Padded, DoH3: wire.Padded, DoQ: wire.Padded}
 
-// query is one message on its way from a listener to a handler. The listener owns it and everything it points to,
-// and may reuse both as soon as the handler has returned.
+// query is one message on its way from a listener to a handler. The listener owns it and everything that it points to,
+// and may use both again as soon as the handler has returned.
 type query struct {
 	// set by the listener
 	msg       []byte         // wire form, without a length prefix
@@ -42,19 +42,21 @@ type query struct {
 	transport Transport
 
 	// set by the handler
-	ttl uint32 // lowest TTL of the reply in seconds, 0 if it must not be cached (for Cache-Control)
+	ttl      uint32    // lowest TTL of the response in seconds, 0 if it must not be cached (for Cache-Control)
+	decision *decision // of answerNow, for answer; or nil
 }
 
-// handler turns queries into replies. Replies are appended to dst, complete for the transport: truncated to what a
-// UDP client takes, padded on encrypted transports. dst needs no length prefix; its spare capacity is used.
+// handler has the responses to queries. They are appended to dst, complete for the transport: truncated to what a UDP
+// client takes, padded on encrypted transports. dst needs no length prefix; its spare capacity is used. All methods are
+// called from many goroutines at the same time.
 type handler interface {
-	// answerNow replies to what needs no waiting: what is refused, malformed, known here, or in the cache. It does not
+	// answerNow answers what needs no waiting: what is refused, malformed, known here, or in the cache. It does not
 	// block and does not allocate on a cache hit.
 	answerNow(q *query, dst []byte) ([]byte, outcome)
-	// answer replies to everything else, waiting for upstreams until ctx is done. It is called after answerNow said
-	// pending for the same q, and always returns a reply.
+	// answer answers everything else, waiting for upstreams until ctx is done. It is called once, after answerNow said
+	// pending for the same q or a copy of it, whose msg may have moved, and always appends a response.
 	answer(ctx context.Context, q *query, dst []byte) []byte
-	// serves reports whether client may ask. Others can connect, to be told that they may not.
+	// serves reports whether client may ask. Others can connect, and their queries are refused.
 	serves(client netip.Addr) bool
 }
 
@@ -62,17 +64,14 @@ type handler interface {
 type outcome uint8
 
 const (
-	answered outcome = iota // the reply was appended
+	answered outcome = iota // the response was appended
 	pending                 // nothing was appended: call answer
-	dropped                 // no reply may be sent: not a query, or too short for a header. Streams are closed.
+	dropped                 // no response may be sent: not a query, or too short for a header. Streams are closed.
 )
-
-// defaultQueryTimeout is shorter than the 5 s for which stub resolvers wait, so that they see why there is no answer.
-const defaultQueryTimeout = 4 * time.Second
 
 // Limits bound what clients can make the server hold. A zero field means its default.
 type Limits struct {
-	Connections          int           // TCP, TLS and QUIC connections in all, a sixteenth of them for who is no client; default 20000
+	Connections          int           // TCP, TLS and QUIC connections in all, at most a sixteenth of them of those who may not ask; default 20000
 	ConnectionsPerClient int           // of one client address (IPv6: /64); default 100
 	InFlight             int           // queries waiting for an upstream, in all; default 10000
 	InFlightPerClient    int           // of one client address (IPv6: /64), whatever the transport; default 1000
@@ -81,6 +80,7 @@ type Limits struct {
 	ReadTimeout          time.Duration // from the first octet of a message or request to its last; default 5 s
 	QueryTimeout         time.Duration // for a query that waits for upstreams; default 4 s
 	DrainTimeout         time.Duration // for queries in flight when the server stops; default 5 s
+	HTTP2                HTTP2Server   // which implementation of HTTP/2 serves DoH; default HTTP2Own
 }
 
 // withDefaults returns l with every zero field set to its default.
@@ -93,8 +93,9 @@ func (l Limits) withDefaults() Limits {
 		InFlightPerConn:      cmp.Or(l.InFlightPerConn, 100),
 		IdleTimeout:          cmp.Or(l.IdleTimeout, 10*time.Second),
 		ReadTimeout:          cmp.Or(l.ReadTimeout, 5*time.Second),
-		QueryTimeout:         cmp.Or(l.QueryTimeout, defaultQueryTimeout),
+		QueryTimeout:         cmp.Or(l.QueryTimeout, 4*time.Second), // stub resolvers wait for 5 s: so they see why there is no answer
 		DrainTimeout:         cmp.Or(l.DrainTimeout, 5*time.Second),
+		HTTP2:                l.HTTP2,
 	}
 }
 

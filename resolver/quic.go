@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+	"golang.org/x/time/rate"
 )
 
 // quicListener accepts QUIC connections of one transport within the limits, and has serveConn serve them.
@@ -44,12 +45,12 @@ func (l *quicListener) listen(tlsConf *tls.Config, conf *quic.Config) error {
 	// 0-RTT stays off: what an attacker replays would be answered, and counted, again. See RFC 9250, Section 4.5. With
 	// quic-go it is known per connection only, so that a query of doubtful kind could not be put off.
 	conf.Allow0RTT = false
-	pace := pace{limit: unverifiedPerSecond}
+	unverified := rate.NewLimiter(unverifiedPerSecond, unverifiedPerSecond)
 	l.tr = &quic.Transport{
 		Conn:        l.pc,
 		ConnContext: l.admitConn,
 		VerifySourceAddress: func(a net.Addr) bool {
-			return pace.exceeded(time.Now()) || l.crowded(quicAddr(a).Addr())
+			return !unverified.Allow() || l.nearLimit(quicAddr(a).Addr())
 		},
 	}
 	ln, err := l.tr.Listen(tlsConf, conf)

@@ -1,6 +1,47 @@
-// Package resolver is the DNS front end of an access provider: it takes queries over Do53, DoT (RFC 7858),
-// DoH (RFC 8484) and DoQ (RFC 9250), answers them from local zones, a wire-form cache or upstream resolvers, and
-// steers the addresses of selected destinations to a relay.
+// Package resolver is the DNS front end of an access provider: it takes queries over Do53, DoT (RFC 7858), DoH (RFC 8484)
+// and DoQ (RFC 9250), answers them from local sources, a cache or other resolvers, and has the addresses of selected
+// destinations replaced by those of a relay.
+//
+// It does not know what a zone, a rule or an address map is: local sources, the steering policy and the relay are
+// interfaces here, and cmd/cfrd brings their implementations. It does not resolve from the root on, does not validate
+// DNSSEC, and reads no configuration. Octets of messages are the matter of internal/wire, HTTP/2 that of internal/h2,
+// which addresses become the relay's that of steer, and how other resolvers are asked that of upstream.
+//
+// The package is larger than the rooms around it, because its parts are of one piece: one file for each transport, all of
+// them on the same limits and the same query, and the forwarder, settings and cache, which share what a generation of
+// settings means. What can be read without the rest is outside.
+//
+// New and Close are called by one goroutine, Run by one, Update and Stats by any. A Server has one goroutine for each
+// listening socket, one for each connection over TCP and TLS, and one for each stream over QUIC; all of them call the
+// forwarder at the same time. Another one is started for each query that waits for upstreams, after a slot for it was
+// taken (admit.go), so that what a flood can make the server hold is bounded by Limits.
+//
+// # The way of a query's octets
+//
+// A listener reads the octets of a message into a buffer of its own and makes a query of them: who asks, at which of our
+// addresses, over which transport (query.go). Over UDP that is udpSocket.read (do53_linux.go), which takes a batch of
+// datagrams at once; over TCP and TLS stream.read (stream.go), after listener.accept (accept.go) and, for TLS, the
+// handshake (dot.go); over QUIC doqConn.serveStream (doq.go). Over HTTP the message is the body of a POST or a parameter
+// of a GET: internal/h2 reads the frames of HTTP/2 and calls dohH2 (dohh2.go), net/http and quic-go read HTTP/1.1 and
+// HTTP/3 and call ServeHTTP, and both have doh.answer (doh.go) find the message and make the query.
+//
+// Whoever made the query calls forwarder.answerNow (forwarder.go), on its own goroutine. wire.Query.Parse reads header,
+// question and OPT record. The settings of this moment say whether the client may ask, and which view of an answer it
+// gets (settings.go): the addresses as they are, or the relay's. cache.lookup (cache.go) looks for the response by the
+// question in lower case. If it is there, wire.Response.AppendTo appends a copy of it to the listener's buffer, with the
+// ID, the spelling of the name, the flags, the TTLs and the OPT record that this client gets, cut off at what it takes
+// over UDP and padded where the transport is encrypted. The listener writes the buffer: a batch of datagrams, all
+// responses to what one read brought, an HTTP response, or the one message of a stream and its end.
+//
+// If it is not there, the local sources are asked (local.go). What they have goes the same way as what the cache has. If
+// they have nothing, what was decided so far stays with the query, and answerNow says that it is pending. The listener
+// takes a slot, copies the octets, because its buffer is needed for the next message, and starts a goroutine, which
+// calls forwarder.answer. That has the question resolved (resolve.go), together with everybody who asks the same
+// meanwhile (flight.go): upstream.Pool.Resolve sends octets that wire.AppendQuery made, nothing of which but the question
+// is the client's, and gives back a wire.Response, every record of which has been looked at. The cache keeps it. For a
+// client that may use the relay, steer.Steerer.Apply makes another response of its octets, which the cache keeps as well.
+// wire.Response.AppendTo appends that to the goroutine's buffer as above, and the goroutine gives the slot back and
+// writes the buffer where the query came from.
 package resolver
 
 import (
@@ -25,9 +66,10 @@ type Config struct {
 	TLS *tls.Config
 	// DoHPath is the path at which DoH is served. Empty means DefaultDoHPath.
 	DoHPath string
-	// HTTP answers requests to the DoH listeners for other paths than DoHPath, within the same limits. It must not
-	// wait for anything, not even for the body of a request, which over HTTP/2 it does not get. Over HTTP/2 a response
-	// has at most 65,535 octets. Its requests have http.LocalAddrContextKey in every version of HTTP. Nil answers 404.
+	// HTTP answers requests to the DoH listeners for other paths than DoHPath, within the same limits. It is called
+	// when the body of a request has arrived, of at most 65,535 octets, and must not wait for anything. Over HTTP/2 a
+	// response has at most 65,535 octets as well. Its requests have http.LocalAddrContextKey in every version of HTTP.
+	// Nil answers 404.
 	HTTP   http.Handler
 	Limits Limits
 	// CacheBytes bounds the memory of cached answers. 0 means DefaultCacheBytes.
@@ -47,9 +89,9 @@ type Listen struct {
 type Settings struct {
 	// Clients are the prefixes that may ask. Others get REFUSED. Empty refuses everybody.
 	Clients []netip.Prefix
-	// Local answer without an upstream; the first to claim a question wins.
+	// Local are the sources that answer without an upstream; the first that has an answer wins.
 	Local []Local
-	// Public is one name that everybody may ask about, also who is not among Clients, or nil.
+	// Public is one name that everybody may ask for, not only Clients, or nil.
 	Public *Public
 	// Upstreams are tried in order of health, then of this list.
 	Upstreams []Upstream
@@ -59,9 +101,9 @@ type Settings struct {
 
 // Local answers questions from what this program knows itself: discovery, local zones.
 type Local interface {
-	// Answer returns the reply to q that client sent to the address local (its zone is stripped, IPv4 is never
-	// mapped into IPv6), or false if the name is not of this source. Of the reply the RCODE, AA and the three
-	// sections are used; the resolver sets the rest. The reply is the caller's to keep and change.
+	// Answer returns the response to q that client sent to the address local (its zone is stripped, IPv4 is never
+	// mapped into IPv6), or false if the name is not of this source. Of the response the RCODE, AA and the three
+	// sections are used; the resolver sets the rest. The response is the caller's to keep and change.
 	// It does not block. A name that is ours but has no such type is an empty answer with an SOA, not false. An answer that ends with a
 	// CNAME, and nothing in the Authority section, is completed by the resolver.
 	Answer(q dns.Question, client, local netip.Addr) (*dns.Msg, bool)
@@ -72,7 +114,7 @@ type Local interface {
 type Public struct {
 	// Name is matched exactly; names below it are not public.
 	Name string
-	// Local comes before Settings.Local. Of who is not a client nothing else is ever asked on behalf of.
+	// Local comes before Settings.Local. It is the only source that is asked for anybody who is not among Clients.
 	Local Local
 }
 
@@ -93,7 +135,7 @@ type Steering struct {
 	OnFailure FailMode
 }
 
-// What a Steering is made of is declared where it is used.
+// What a Steering is made of is declared in the package that uses it.
 type (
 	// Policy decides which addresses are steered.
 	Policy = steer.Policy

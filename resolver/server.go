@@ -29,11 +29,11 @@ type bound struct {
 // backend is what answers behind the listeners of a Server.
 type backend interface {
 	handler
-	// run keeps what answer needs, until ctx is done.
-	run(ctx context.Context) error
 	update(Settings) error
 	// stats sets what the backend counts.
 	stats(*Stats)
+	// close ends what answer needs, and waits for it. No query is under way any more.
+	close()
 }
 
 // service is a listener of a Server.
@@ -41,20 +41,26 @@ type service interface {
 	// serve takes queries until stop is done, lets those under way end until kill is done, and returns when all that
 	// it started has. An error means that it cannot go on.
 	serve(stop, kill context.Context) error
-	// close ends a service that was never served.
+	// close gives up the address, also after serve has done so.
 	close()
 }
 
-// New validates cfg, binds every listener, and returns a server that Run serves, or Close gives up.
+// New validates cfg, binds every listener, and returns a server that Run serves. A Server that is not going to Run must
+// be closed.
 //
 // An address that is in use is an error, also where SO_REUSEPORT would allow it: a wildcard listener of this process
 // that is to share a port must be bound, with SO_REUSEPORT, after New.
 func New(cfg Config) (*Server, error) {
-	h, err := newHandler(&cfg)
+	f, err := newForwarder(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	return newServer(cfg, h)
+	s, err := newServer(cfg, f)
+	if err != nil {
+		f.close()
+		return nil, err
+	}
+	return s, nil
 }
 
 func newServer(cfg Config, b backend) (*Server, error) {
@@ -68,7 +74,7 @@ func newServer(cfg Config, b backend) (*Server, error) {
 	s := &Server{frontend: newFrontend(b, cfg.Limits.withDefaults(), cfg.Log), backend: b}
 	for _, bind := range []func(*Config) error{s.bindDo53, s.bindDoT, s.bindDoH, s.bindDoQ} {
 		if err := bind(&cfg); err != nil {
-			s.Close()
+			s.closeListeners()
 			return nil, err
 		}
 	}
@@ -173,19 +179,9 @@ func unmapPort(ap netip.AddrPort) netip.AddrPort {
 // Run serves until ctx is done, then stops listening, lets queries in flight finish for at most
 // Limits.DrainTimeout, and returns nil. Any other return is an error that names the listener. Run is called once.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.Close() // not before: while listeners drain, they still need the backend
 	g, stop := errgroup.WithContext(ctx)
-	// The backend outlives the listeners: while they drain, they still need it.
-	backend, stopBackend := context.WithCancel(context.WithoutCancel(ctx))
-	g.Go(func() error { return s.backend.run(backend) })
-	g.Go(func() error {
-		defer stopBackend()
-		return s.serve(stop)
-	})
-	return g.Wait()
-}
-
-func (s *Server) serve(ctx context.Context) error {
-	g, stop := errgroup.WithContext(ctx)
+	context.AfterFunc(stop, func() { close(s.stopping) })
 	kill, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(stop, func() {
@@ -203,8 +199,13 @@ func (s *Server) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Close gives up the addresses that New has bound. A Server that is not going to Run must be closed; Run does so itself.
+// Close gives up what New took. Run does so itself in the end, and must not be under way.
 func (s *Server) Close() {
+	s.closeListeners()
+	s.backend.close()
+}
+
+func (s *Server) closeListeners() {
 	for _, svc := range s.services {
 		svc.close()
 	}

@@ -27,7 +27,7 @@ type steering struct {
 }
 
 // newSettings validates set. What old, which may be nil, knows of upstreams and targets is carried over.
-func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, error) {
+func (f *forwarder) newSettings(set *Settings, old *settings) (*settings, error) {
 	clients, err := newPrefixSet(set.Clients)
 	if err != nil {
 		return nil, fmt.Errorf("clients: %w", err)
@@ -42,14 +42,14 @@ func (h *resolverHandler) newSettings(set *Settings, old *settings) (*settings, 
 	if set.Public != nil {
 		s.local = append([]Local{set.Public.Local}, s.local...)
 	}
-	if s.steering, err = h.newSteering(set.Steering, old); err != nil {
+	if s.steering, err = f.newSteering(set.Steering, old); err != nil {
 		return nil, fmt.Errorf("steering: %w", err)
 	}
 	var before *upstream.Pool
 	if old != nil {
 		before = old.upstreams
 	}
-	s.upstreams, err = h.upstreams.Pool(set.Upstreams, before)
+	s.upstreams, err = f.upstreams.Pool(set.Upstreams, before)
 	return s, err
 }
 
@@ -82,7 +82,7 @@ func (s *settings) localFor(client netip.Addr) []Local {
 }
 
 // newSteering validates s, which may be nil, and carries over from old, which may be nil too, which names are targets.
-func (h *resolverHandler) newSteering(s *Steering, old *settings) (*steering, error) {
+func (f *forwarder) newSteering(s *Steering, old *settings) (*steering, error) {
 	if s == nil {
 		return nil, nil
 	}
@@ -91,7 +91,7 @@ func (h *resolverHandler) newSteering(s *Steering, old *settings) (*steering, er
 		before = old.steering.Steerer
 	}
 	c := steer.Config{Policy: s.Policy, Relay: s.Relay, MaxTTL: s.MaxTTL, Hints: s.Hints, OnFailure: s.OnFailure}
-	st, err := steer.New(c, before, h.cache.unsteer)
+	st, err := steer.New(c, before, f.cache.unsteer)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // steeringHandler returns a handler that steers by rules what w knows.
-func steeringHandler(t *testing.T, steering Steering, w dnstest.World, local ...Local) *resolverHandler {
+func steeringHandler(t *testing.T, steering Steering, w dnstest.World, local ...Local) *forwarder {
 	t.Helper()
 	steering.Clients = everybody
 	return testHandler(t, Config{Settings: Settings{Steering: &steering, Local: local}}, w.Upstream())
@@ -22,7 +22,7 @@ func steeringHandler(t *testing.T, steering Steering, w dnstest.World, local ...
 
 // answerTo asks "NAME TYPE" and returns the RCODE and what the Answer section has, a word each: the data of an address
 // record, else the type.
-func addressesFor(t *testing.T, h *resolverHandler, question string, change func(*dns.Msg)) string {
+func addressesFor(t *testing.T, h *forwarder, question string, change func(*dns.Msg)) string {
 	t.Helper()
 	name, qtype, _ := strings.Cut(question, " ")
 	m := dnstest.Query(name, dns.StringToType[qtype])

@@ -24,14 +24,14 @@ func (s *streams) close() { s.ln.Close() }
 func (s *streams) serve(stop, kill context.Context) error {
 	defer context.AfterFunc(stop, s.close)()
 	defer s.close()
-	var work sync.WaitGroup
-	defer work.Wait()
+	var conns sync.WaitGroup
+	defer conns.Wait()
 	for {
 		c, err := s.ln.accept()
 		if err != nil {
 			return unlessClosed(err)
 		}
-		work.Go(func() { s.serveConn(stop, kill, c) })
+		conns.Go(func() { s.serveConn(stop, kill, c) })
 	}
 }
 
@@ -49,15 +49,15 @@ func (s *streams) serveConn(stop, kill context.Context, c *conn) {
 		if err != nil {
 			return
 		}
-		// Says goodbye before c is closed. It waits for its turn to write, for which it sets a deadline of its own.
+		// Sends close_notify before c is closed. It waits for its turn to write, for which it sets a deadline of its own.
 		defer tc.Close()
 		st.c = tc
 	}
 	st.serve(stop, kill)
 }
 
-// flushConn writes what is gathered before it waits for more. Below TLS it knows what a reader of records cannot: that
-// none is left in the buffer.
+// flushConn calls flush before it reads, so that what has been gathered is written before it waits for more. It is the
+// connection below TLS, because only there it is known that no record is left that could be read without waiting.
 type flushConn struct {
 	net.Conn
 	flush func() error
@@ -76,8 +76,8 @@ type stream struct {
 	*frontend
 	c       net.Conn
 	q       query
-	waiting chan struct{} // holds one for each query that waits; full, nothing is read
-	work    sync.WaitGroup
+	waiting chan struct{}  // holds one for each query that waits; full, nothing is read
+	queries sync.WaitGroup // that wait for upstreams
 
 	in      []byte    // what was read and not yet answered
 	out     *job      // holds answers that are not written yet; or nil
@@ -101,7 +101,7 @@ var (
 	errIdle         = errors.New("idle for too long")
 )
 
-// serve answers until the client has no more queries, or goes, or stop is done.
+// serve answers until the client has no more queries, or the connection ends, or stop is done.
 func (st *stream) serve(stop, kill context.Context) {
 	ctx, cancel := context.WithCancel(kill)
 	defer cancel()
@@ -111,10 +111,10 @@ func (st *stream) serve(stop, kill context.Context) {
 		err = st.flush()
 	}
 	if err != nil {
-		cancel() // nobody is there to read the answers
+		cancel() // nobody reads the responses any more
 	}
 	// A client that has sent a FIN after its last query still gets all answers.
-	st.work.Wait()
+	st.queries.Wait()
 }
 
 // read answers queries until there are no more, which is not an error. ctx is for those that have to wait.
@@ -148,7 +148,7 @@ func (st *stream) read(stop, ctx context.Context) error {
 }
 
 // arm sets the read deadline: for a whole message from its first octet on, or for the first octet. The latter is moved
-// only when an eighth of it is gone, which makes it almost free.
+// only when an eighth of it has passed, which makes it almost free.
 func (st *stream) arm() error {
 	now := time.Now()
 	partial := len(st.in) > 0
@@ -269,16 +269,14 @@ func (st *stream) later(ctx context.Context) error {
 		return st.write(reply)
 	}
 	j := st.newJob(&st.q)
-	st.work.Add(1)
+	st.queries.Add(1)
 	go st.finish(ctx, j)
 	return nil
 }
 
 func (st *stream) finish(ctx context.Context, j *job) {
-	defer st.work.Done()
-	j.reply = st.wait(ctx, &j.q, append(j.reply[:0], 0, 0))
-	// The slot is free before the write, which can take as long as the client likes to read nothing.
-	st.giveSlot(j.q.client.Addr())
+	defer st.queries.Done()
+	j.reply = st.answerWaiting(ctx, &j.q, append(j.reply[:0], 0, 0))
 	if !endMessage(j.reply, 0) || st.write(j.reply) != nil {
 		st.c.Close()
 	}
@@ -300,7 +298,7 @@ func (st *stream) flush() error {
 // writeTimeout is how long a client may take to make room for answers.
 const writeTimeout = 5 * time.Second
 
-// write writes whole messages. The deadline is moved only when half of it is gone.
+// write writes whole messages. The deadline is moved only when half of it has passed.
 func (st *stream) write(b []byte) error {
 	if len(b) == 0 {
 		return nil

@@ -161,7 +161,7 @@ func TestManyAtOnce(t *testing.T) {
 	})
 }
 
-// Queries under way are answered when the server stops, and then it is gone.
+// Queries under way are answered when the server stops, and then it takes no more.
 func TestDrain(t *testing.T) {
 	overAll(t, func(t *testing.T, tr transport) {
 		s := startServer(t, nil)

@@ -158,14 +158,14 @@ func TestSteeredAnswersDoNotSurviveAnUpdate(t *testing.T) {
 	}
 }
 
-// What steering asks beside is not steered, is shared with clients' own questions, and is asked of local sources first.
-func TestBeside(t *testing.T) {
+// What steering looks up is not steered, is shared with clients' own questions, and is asked of local sources first.
+func TestLookupOfSteering(t *testing.T) {
 	up := dnstest.Records("www.cdn.example. 300 IN HTTPS 1 . alpn=h3", "here.example. 300 IN TXT upstream")
 	h := testHandler(t, Config{Settings: Settings{
 		Local:    []Local{localNames("here.example.")},
 		Steering: steeringTo(new(dnstest.Relay)),
 	}}, up)
-	look := h.beside(h.settings.Load(), wire.DO, &query{client: testClient, local: testLocal})
+	look := h.lookupFor(h.settings.Load(), wire.DO, &query{client: testClient, local: testLocal})
 	for _, row := range []struct {
 		name  string
 		qtype uint16
@@ -184,6 +184,11 @@ func TestBeside(t *testing.T) {
 	}
 	if p := h.cache.raw(keyOf(t, "www.cdn.example.", dns.TypeHTTPS, wire.DO), 1, h.cache.now()); p == nil {
 		t.Error("want the answer cached")
+	}
+	answer := up.Serve
+	up.Serve = func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+		<-ctx.Done() // else the answer might be there first
+		return answer(ctx, m)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errLeft)

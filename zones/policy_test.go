@@ -247,7 +247,7 @@ func FuzzPolicy(f *testing.F) {
 		var rules []Rule
 		for line := range strings.Lines(text) {
 			var r Rule
-			for _, w := range strings.Fields(line) {
+			for w := range strings.FieldsSeq(line) {
 				if p, err := netip.ParsePrefix(w); err == nil {
 					r.Prefixes = append(r.Prefixes, p)
 				} else if w == "!" {

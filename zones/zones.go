@@ -1,5 +1,18 @@
 // Package zones answers what needs no upstream, from the operator's zone files (RFC 1035) and the special-use and
 // locally served names of RFC 6761 and RFC 6303, and decides by rules which destinations are steered to the relay.
+//
+// New (zones.go) reads the zone files (load.go) and adds the built-in zones (local.go); Zones.Answer finds the zone of a
+// question and what it says (lookup.go). NewPolicy (policy.go) compiles rules; Policy.Steer decides about one address,
+// by the names that led to it, the address, and whether there is an ECH configuration, and Policy.Scope says beforehand
+// whether it can depend on them at all.
+//
+// What it does not: it asks nobody and keeps nothing that changes. It does not know clients, the relay, or the addresses
+// that the relay refuses: the relay's list of special-purpose addresses is handed to NewPolicy as a function. It signs
+// nothing, transfers no zone, and does not follow a CNAME out of the operator's zones, which is the caller's to do. It
+// imports nothing of ours.
+//
+// Package cmd/cfrd makes a new Zones and Policy at each reload and hands them to the resolver, any of whose goroutines
+// may call Answer, Steer and Scope, since neither ever changes.
 package zones
 
 import (

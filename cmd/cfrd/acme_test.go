@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
@@ -25,11 +27,6 @@ func (l *lab) withACME(more string) {
 
 // TestNodeWithoutACertificate starts with an empty store and an authority that is down.
 func TestNodeWithoutACertificate(t *testing.T) {
-	if c, err := net.Listen("tcp", loopback().String()+":443"); err != nil {
-		skip(t, "port 443 cannot be bound here: %v", err)
-	} else {
-		c.Close()
-	}
 	l := newLab(t)
 	l.serveUpstream(t)
 	l.withACME(", challenges: [tls-alpn-01, dns-01, http-01]")
@@ -50,7 +47,7 @@ func TestNodeWithoutACertificate(t *testing.T) {
 	if s := n.certs.Stats(); s.Refused == 0 || !s.Next.After(time.Now()) || !s.Expiry.IsZero() {
 		t.Errorf("got %+v; want a failure, and a time for the next attempt", s)
 	}
-	l.wantPublic(t, dialFrom("udp", loopback()))
+	l.wantPublic(t, dialFrom("udp", loopback(t)))
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.addr.String()+"/.well-known/acme-challenge/none", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -119,5 +116,21 @@ func TestLoadACMEErrors(t *testing.T) {
 				t.Errorf("got error %v; want one with %q", err, test.want)
 			}
 		})
+	}
+}
+
+// TestACMEWords holds the words of the configuration to those of the protocol's library.
+func TestACMEWords(t *testing.T) {
+	for want, got := range map[string]config.Challenge{
+		acme.ChallengeTypeTLSALPN01: config.ChallengeTLSALPN01,
+		acme.ChallengeTypeHTTP01:    config.ChallengeHTTP01,
+		acme.ChallengeTypeDNS01:     config.ChallengeDNS01,
+	} {
+		if string(got) != want {
+			t.Errorf("got challenge %q; want %q", got, want)
+		}
+	}
+	if got, want := (config.ACME{}).DirectoryURL(), certmagic.LetsEncryptProductionCA; got != want {
+		t.Errorf("got default directory %q; want %q", got, want)
 	}
 }

@@ -34,6 +34,7 @@ type adminServer struct {
 	srv *http.Server
 }
 
+// newAdminServer binds addr for a server that answers with h.
 func newAdminServer(addr netip.AddrPort, h http.Handler, log zerolog.Logger) (*adminServer, error) {
 	ln, err := net.Listen("tcp", addr.String())
 	if err != nil {
@@ -95,6 +96,7 @@ func (n *node) handler() http.Handler {
 	return mux
 }
 
+// plain writes a response of lines of text.
 func plain(w http.ResponseWriter, status int, lines ...string) {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
@@ -124,6 +126,7 @@ func (n *node) notReady() (reasons []string) {
 	return reasons
 }
 
+// upstreamHealthy reports whether at least one upstream answers.
 func (n *node) upstreamHealthy() bool {
 	for _, u := range n.dns.Stats().Upstreams {
 		if u.Healthy {
@@ -136,6 +139,7 @@ func (n *node) upstreamHealthy() bool {
 // debugWriter turns what net/http says about its peers into debug lines.
 type debugWriter struct{ log zerolog.Logger }
 
+// Write implements io.Writer. It never fails.
 func (w debugWriter) Write(p []byte) (int, error) {
 	w.log.Debug().Msg(strings.TrimSpace(string(p)))
 	return len(p), nil

@@ -12,38 +12,30 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
-	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
-	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
+	"github.com/cfrd-project/cfrd/dnr/announce"
 )
 
-// announcer tells one link where the resolver is.
+// announcer announces the resolver on one link.
 type announcer struct {
-	*dnr.Announcer
+	*announce.Announcer
 	link string
 }
 
 // newAnnouncers makes what dnr.announce asks for.
 func (n *node) newAnnouncers() error {
 	for i, c := range n.values.DNR.Announce {
-		cfg := announcerConfig(c)
-		cfg.Source = func(link dnr.Link) dnr.Announcement { return n.announcement(link, c.PvD) }
+		cfg := c.Config()
+		cfg.Source = func(link announce.Link) announce.Content { return n.announcement(link, c.PvD) }
 		cfg.Log = component(n.log, "announce")
-		a, err := dnr.NewAnnouncer(cfg)
+		a, err := announce.New(cfg)
 		if err != nil {
 			return fmt.Errorf("dnr.announce[%d]: %w", i, err)
 		}
 		n.announcers = append(n.announcers, announcer{a, c.Interface})
 	}
 	return nil
-}
-
-// announcerConfig returns what does not depend on the resolver.
-func announcerConfig(c config.Announce) dnr.AnnounceConfig {
-	return dnr.AnnounceConfig{
-		Interface: c.Interface, RA: c.RA, DHCPv6: c.DHCPv6, DHCPv4: c.DHCPv4, MaxInterval: c.MaxInterval,
-		Managed: c.Managed, Other: c.Other,
-	}
 }
 
 // runAnnouncers announces until ctx is done, and then takes that back.
@@ -56,9 +48,9 @@ func (n *node) runAnnouncers(ctx context.Context) error {
 	return named("announce", g.Wait())
 }
 
-// announcement returns what the hosts of a link are told at this moment: what is really bound, and encryption only as
+// announcement returns what is announced to the hosts of a link at this moment: what is bound, and encryption only as
 // long as the certificate that is being served is good for the name.
-func (n *node) announcement(link dnr.Link, pvd bool) dnr.Announcement {
+func (n *node) announcement(link announce.Link, pvd bool) announce.Content {
 	v := n.current()
 	running := n.dns.Addrs()
 	cfg := certified(v.discovery(running, n.certs, false), time.Now())
@@ -75,7 +67,7 @@ func certified(cfg ddr.Config, now time.Time) ddr.Config {
 
 // describeTo returns the announcement of the resolver cfg with the listeners do53 on a link. Listeners on unspecified
 // addresses are announced at this host's addresses on the link.
-func describeTo(link dnr.Link, cfg ddr.Config, do53 []netip.AddrPort, pvd bool) dnr.Announcement {
+func describeTo(link announce.Link, cfg ddr.Config, do53 []netip.AddrPort, pvd bool) announce.Content {
 	if len(cfg.Addresses) == 0 {
 		cfg.Addresses = link.Addresses
 	}
@@ -83,12 +75,12 @@ func describeTo(link dnr.Link, cfg ddr.Config, do53 []netip.AddrPort, pvd bool) 
 	cfg.Addresses = slices.DeleteFunc(slices.Clone(cfg.Addresses), func(a netip.Addr) bool {
 		return a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a.IsLinkLocalUnicast()
 	})
-	a := dnr.Announcement{Servers: unencrypted(do53, cfg.Addresses)}
+	a := announce.Content{Servers: unencrypted(do53, cfg.Addresses)}
 	if zone, err := ddr.New(cfg); err == nil && len(cfg.Addresses) > 0 {
 		a.Resolvers = zone.Designations()
 	}
 	if pvd {
-		a.PvD = dnr.PvD{ID: cfg.Name, Sequence: fingerprint(a.Resolvers), Info: cfg.PvD && servesWeb(cfg.Services)}
+		a.PvD = announce.PvD{ID: cfg.Name, Sequence: fingerprint(a.Resolvers), Info: cfg.PvD && servesWeb(cfg.Services)}
 	}
 	return a
 }
@@ -110,7 +102,7 @@ func servesWeb(services []ddr.Service) bool {
 }
 
 // fingerprint returns a number that is another one when what the provisioning domain says of the resolver changes.
-func fingerprint(resolvers []ddr.Resolver) uint16 {
+func fingerprint(resolvers []svcb.Resolver) uint16 {
 	h := fnv.New32a()
 	fmt.Fprint(h, resolvers)
 	return binary.BigEndian.Uint16(h.Sum(nil)[2:])

@@ -11,12 +11,13 @@ import (
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 	"github.com/cfrd-project/cfrd/ddr"
-	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
+	"github.com/cfrd-project/cfrd/dnr/announce"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
 func TestDescribeTo(t *testing.T) {
-	link := dnr.Link{Interface: "lan0", Addresses: addresses("192.0.2.7", "2001:db8::7")}
+	link := announce.Link{Interface: "lan0", Addresses: addresses("192.0.2.7", "2001:db8::7")}
 	listen := func(list ...string) resolver.Listen {
 		return resolver.Listen{DoT: addrPorts(list...), DoH: addrPorts("[::]:443")}
 	}
@@ -28,30 +29,34 @@ func TestDescribeTo(t *testing.T) {
 		do53      []netip.AddrPort
 		resolvers string // ALPN and addresses
 		servers   string
-		pvd       dnr.PvD // without its number
+		pvd       announce.PvD // without its number
 	}{
 		"listeners": {
 			config(listen("192.0.2.53:853", "[2001:db8::53]:853"), "192.0.2.53", "2001:db8::53"),
 			addrPorts("192.0.2.53:53", "[2001:db8::53]:53"),
 			"[h3 h2] [192.0.2.53 2001:db8::53] [dot] [192.0.2.53 2001:db8::53]", "[192.0.2.53 2001:db8::53]",
-			dnr.PvD{ID: "dns.isp.example", Info: true},
+			announce.PvD{ID: "dns.isp.example", Info: true},
 		},
 		"wildcard": {
 			config(listen("[::]:853")), addrPorts("0.0.0.0:53"),
 			"[h3 h2] [192.0.2.7 2001:db8::7] [dot] [192.0.2.7 2001:db8::7]", "[192.0.2.7]",
-			dnr.PvD{ID: "dns.isp.example", Info: true},
+			announce.PvD{ID: "dns.isp.example", Info: true},
 		},
 		"useless-addresses": {
 			config(listen("[::]:853"), "127.0.0.1", "::1", "fe80::1", "192.0.2.53"), addrPorts("[::]:53"),
-			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[192.0.2.53]", dnr.PvD{ID: "dns.isp.example", Info: true},
+			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[192.0.2.53]",
+			announce.PvD{ID: "dns.isp.example", Info: true},
 		},
 		"other-port-of-do53": {
 			config(listen("[::]:853"), "192.0.2.53"), addrPorts("192.0.2.53:5353"),
-			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[]", dnr.PvD{ID: "dns.isp.example", Info: true},
+			"[h3 h2] [192.0.2.53] [dot] [192.0.2.53]", "[]",
+			announce.PvD{ID: "dns.isp.example", Info: true},
 		},
 		"no-certificate": {
-			ddr.Config{Name: "dns.isp.example", Addresses: addresses("192.0.2.53"), PvD: true}, addrPorts("192.0.2.53:53"),
-			"", "[192.0.2.53]", dnr.PvD{ID: "dns.isp.example"},
+			ddr.Config{Name: "dns.isp.example", Addresses: addresses("192.0.2.53"), PvD: true},
+			addrPorts("192.0.2.53:53"),
+			"", "[192.0.2.53]",
+			announce.PvD{ID: "dns.isp.example"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,7 +74,7 @@ func TestDescribeTo(t *testing.T) {
 			if got.PvD.Sequence = 0; got.PvD != test.pvd {
 				t.Errorf("got %+v; want %+v", got.PvD, test.pvd)
 			}
-			if p := describeTo(link, test.cfg, test.do53, false).PvD; p != (dnr.PvD{}) {
+			if p := describeTo(link, test.cfg, test.do53, false).PvD; p != (announce.PvD{}) {
 				t.Errorf("got %+v without pvd; want none", p)
 			}
 		})
@@ -108,11 +113,11 @@ func TestCertified(t *testing.T) {
 }
 
 func TestFingerprint(t *testing.T) {
-	r := ddr.Resolver{Priority: 1, Name: "dns.isp.example.", ALPN: []string{"dot"}}
+	r := svcb.Resolver{Priority: 1, Name: "dns.isp.example.", ALPN: []string{"dot"}}
 	other := r
 	other.Port = 8853
-	a, b := fingerprint([]ddr.Resolver{r}), fingerprint([]ddr.Resolver{other})
-	if a == b || a != fingerprint(slices.Clone([]ddr.Resolver{r})) {
+	a, b := fingerprint([]svcb.Resolver{r}), fingerprint([]svcb.Resolver{other})
+	if a == b || a != fingerprint(slices.Clone([]svcb.Resolver{r})) {
 		t.Errorf("got %d and %d; want two numbers, always the same", a, b)
 	}
 }
@@ -125,8 +130,8 @@ func TestDNRAnnounceUsage(t *testing.T) {
 		stderr string
 	}{
 		"no-interface":     {named, 2, "--interface: missing"},
-		"no-such-name":     {slices.Concat(named, []string{"--interface", "a/b"}), 2, "--interface: must be the name"},
-		"too-often":        {slices.Concat(named, []string{"--interface", "lan0", "--max-interval", "1s"}), 2, "--max-interval: must be"},
+		"no-such-name":     {slices.Concat(named, []string{"--interface", "a/b"}), 2, `--interface: "a/b" is not the name`},
+		"too-often":        {slices.Concat(named, []string{"--interface", "lan0", "--max-interval", "1s"}), 2, "--max-interval: 1s is out of range"},
 		"no-configuration": {[]string{"dnr", "announce", "--interface", "lan0", "--config", "/nonexistent"}, 1, "read configuration"},
 		"bad-address":      {[]string{"dnr", "announce", "--interface", "lan0", "--name", "a.example", "--address", "x"}, 2, "--address"},
 	} {

@@ -23,6 +23,7 @@ import (
 //go:embed testdata/cfrd.yaml
 var referenceConfig []byte
 
+// newConfigCommand returns `cfrd config`, which groups the commands for the configuration file.
 func newConfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
@@ -33,6 +34,7 @@ func newConfigCommand() *cobra.Command {
 	return cmd
 }
 
+// newConfigInitCommand returns `cfrd config init`, which writes the reference configuration.
 func newConfigInitCommand() *cobra.Command {
 	var output string
 	var force, withKey bool
@@ -91,6 +93,7 @@ func writeNew(path string, data []byte, perm fs.FileMode, overwrite bool) error 
 	return errors.Join(err, f.Close())
 }
 
+// newConfigCheckCommand returns `cfrd config check`, which reports everything that is wrong with a configuration.
 func newConfigCheckCommand() *cobra.Command {
 	var m config.Mode
 	cmd := &cobra.Command{

@@ -12,8 +12,10 @@ import (
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
+// newDDRCommand returns `cfrd ddr`, which groups the commands for the operator's own zone.
 func newDDRCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ddr",
@@ -24,6 +26,7 @@ func newDDRCommand() *cobra.Command {
 	return cmd
 }
 
+// newDDRPrintCommand returns `cfrd ddr print`, which prints the records for that zone.
 func newDDRPrintCommand() *cobra.Command {
 	var path string
 	var generic bool
@@ -50,7 +53,7 @@ func newDDRPrintCommand() *cobra.Command {
 	return cmd
 }
 
-// printZone writes the lines. It needs no certificate: a zone file outlives that.
+// printZone writes the lines. It needs no certificate, because a zone file outlives it.
 func printZone(w io.Writer, cfg *config.Config, generic bool) error {
 	v := &values{Config: cfg}
 	if !v.Encrypted() {
@@ -80,8 +83,8 @@ func printZone(w io.Writer, cfg *config.Config, generic bool) error {
 	return tw.Flush()
 }
 
-// zoneLine returns rr as a line of a zone file, with tabs between the columns. Numbers stand for the keys and types
-// that came after SVCB itself, because servers learn the names of those much later. See RFC 9460, Section 2.1, and
+// zoneLine returns rr as a line of a zone file, with tabs between the columns. Keys and types that
+// were registered after SVCB itself are written as numbers, because servers know their names only years later. See RFC 9460, Section 2.1, and
 // RFC 3597, Section 5.
 func zoneLine(rr dns.RR, generic bool) (string, error) {
 	rfc3597 := new(dns.RFC3597)
@@ -103,7 +106,7 @@ func zoneLine(rr dns.RR, generic bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	r, err := ddr.ParseRecord(rdata)
+	r, err := svcb.Parse(rdata)
 	if err != nil {
 		return "", err
 	}
@@ -114,19 +117,19 @@ func zoneLine(rr dns.RR, generic bool) (string, error) {
 }
 
 // presentation returns the data of an SVCB or HTTPS record as every server writes it that knows RFC 9460.
-func presentation(r ddr.Record) string {
+func presentation(r svcb.Record) string {
 	fields := []string{fmt.Sprint(r.Priority), r.Target}
 	for _, p := range r.Params {
 		switch p.Key {
-		case ddr.KeyMandatory:
+		case svcb.KeyMandatory:
 			var names []string
 			for _, key := range r.Mandatory() {
 				names = append(names, svcParamKey(key))
 			}
 			fields = append(fields, "mandatory="+strings.Join(names, ","))
-		case ddr.KeyALPN:
+		case svcb.KeyALPN:
 			fields = append(fields, `alpn="`+strings.Join(r.ALPN(), ",")+`"`)
-		case ddr.KeyPort:
+		case svcb.KeyPort:
 			fields = append(fields, fmt.Sprintf("port=%d", r.Port()))
 		default:
 			fields = append(fields, svcParam(p))
@@ -137,14 +140,14 @@ func presentation(r ddr.Record) string {
 
 // svcParamKey returns the name of a key of RFC 9460 itself, and the number of a later one.
 func svcParamKey(key uint16) string {
-	if key <= ddr.KeyIPv6Hint {
-		return ddr.KeyName(key)
+	if key <= svcb.KeyIPv6Hint {
+		return svcb.KeyName(key)
 	}
 	return fmt.Sprintf("key%d", key)
 }
 
 // svcParam writes a parameter with its value in wire form. See RFC 9460, Section 2.1.
-func svcParam(p ddr.Param) string {
+func svcParam(p svcb.Param) string {
 	if len(p.Value) == 0 {
 		return svcParamKey(p.Key)
 	}

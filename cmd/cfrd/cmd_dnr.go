@@ -2,6 +2,7 @@ package main
 
 import "github.com/spf13/cobra"
 
+// newDNRCommand returns `cfrd dnr`, which groups the commands for DHCP and Router Advertisements.
 func newDNRCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dnr",

@@ -13,7 +13,7 @@ import (
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
-	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/announce"
 )
 
 // dnrAnnounceOptions are the flags of `cfrd dnr announce`.
@@ -23,6 +23,7 @@ type dnrAnnounceOptions struct {
 	do53 bool
 }
 
+// newDNRAnnounceCommand returns `cfrd dnr announce`, which announces a resolver until it gets a signal.
 func newDNRAnnounceCommand() *cobra.Command {
 	o := dnrAnnounceOptions{}
 	cmd := &cobra.Command{
@@ -59,10 +60,12 @@ func announceDNR(ctx context.Context, o dnrAnnounceOptions, stderr io.Writer) er
 	if !o.RA && !o.DHCPv6 && !o.DHCPv4 {
 		o.RA, o.DHCPv6 = true, true
 	}
-	var ps config.Problems
-	o.Check("--", &ps)
+	cfg := o.Announce.Config()
+	ps := config.ProblemsOf(cfg.Validate())
 	for i := range ps {
-		ps[i].Key = strings.ReplaceAll(ps[i].Key, "_", "-")
+		if ps[i].Key != "" {
+			ps[i].Key = "--" + strings.ReplaceAll(ps[i].Key, "_", "-")
+		}
 	}
 	if err := ps.Err(); err != nil {
 		return usageError{err}
@@ -71,10 +74,9 @@ func announceDNR(ctx context.Context, o dnrAnnounceOptions, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	cfg := announcerConfig(o.Announce)
-	cfg.Source = func(link dnr.Link) dnr.Announcement { return describeTo(link, described, do53, o.PvD) }
+	cfg.Source = func(link announce.Link) announce.Content { return describeTo(link, described, do53, o.PvD) }
 	cfg.Log = newLogger(config.Log{Level: zerolog.InfoLevel}, stderr)
-	a, err := dnr.NewAnnouncer(cfg)
+	a, err := announce.New(cfg)
 	if err != nil {
 		return err
 	}

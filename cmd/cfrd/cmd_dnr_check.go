@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
-	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/survey"
 )
 
 // newDNRCheckCommand returns `cfrd dnr check`, which asks a link what resolvers it hands out and tries them.
@@ -44,7 +44,7 @@ func newDNRCheckCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.Interface, "interface", "", "network `interface` on the link to be checked")
 	f.StringVar(&ca, "ca", "", "PEM `file` with certificate authorities to trust besides the system's")
-	f.DurationVar(&o.Timeout, "timeout", dnr.DefaultWindow, "for listening, and for each exchange after that")
+	f.DurationVar(&o.Timeout, "timeout", survey.DefaultWindow, "for listening, and for each exchange after that")
 	f.BoolVar(&o.ListenOnly, "listen-only", false, "do not connect to the resolvers")
 	f.BoolVar(&asJSON, "json", false, "print JSON instead of a table")
 	return cmd

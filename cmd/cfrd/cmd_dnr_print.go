@@ -14,28 +14,32 @@ import (
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/serverconf"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
 // dnrSource says which resolver is to be handed out: that of a configuration, or one that flags describe.
 type dnrSource struct {
-	config     string
-	mode       config.Mode
-	name       string
-	addresses  []string
-	transports []string
-	dohPath    string
+	config     string      // file, unless name is given
+	mode       config.Mode // in which serve runs with it
+	name       string      // authentication domain name, or ""
+	addresses  []string    // of name
+	transports []string    // of name: dot, doh or doq, each with or without a port
+	dohPath    string      // URI template of doh
 }
 
 // dnrPrintOptions are the flags of `cfrd dnr print`.
 type dnrPrintOptions struct {
 	dnrSource
-	servers  []string
-	options  []string
-	lifetime time.Duration
+	servers  []string      // to print for; none means all
+	options  []string      // to print; none means all
+	lifetime time.Duration // of the option in Router Advertisements
 }
 
+// newDNRPrintCommand returns `cfrd dnr print`, which prints the configuration of DHCP and Router Advertisement
+// servers.
 func newDNRPrintCommand() *cobra.Command {
 	o := dnrPrintOptions{}
 	cmd := &cobra.Command{
@@ -70,18 +74,20 @@ func (s *dnrSource) bind(cmd *cobra.Command) {
 	f.StringSliceVar(&s.addresses, "address", nil, "`addresses` of the name, in order of preference")
 	f.StringSliceVar(&s.transports, "transports", []string{"doh", "doq", "dot"},
 		"`list` of dot, doh, doq, in order of preference, each with :PORT if it is not the default one")
-	f.StringVar(&s.dohPath, "dohpath", ddr.DefaultDoHPath, "URI `template` of DoH")
+	f.StringVar(&s.dohPath, "dohpath", svcb.DefaultDoHPath, "URI `template` of DoH")
 	cmd.MarkFlagsMutuallyExclusive("config", "name")
 	cmd.MarkFlagsRequiredTogether("name", "address")
 }
 
+// serverNames returns the values that --for takes.
 func serverNames() (names []string) {
-	for _, s := range dnr.Servers() {
+	for _, s := range serverconf.Servers() {
 		names = append(names, s.Name)
 	}
 	return names
 }
 
+// printDNR writes what each selected server needs to w.
 func printDNR(w io.Writer, o dnrPrintOptions) error {
 	servers, forms, err := o.selected()
 	if err != nil {
@@ -91,7 +97,7 @@ func printDNR(w io.Writer, o dnrPrintOptions) error {
 	if err != nil {
 		return err
 	}
-	plan, err := dnr.NewPlan(resolvers, o.lifetime)
+	plan, err := serverconf.NewPlan(resolvers, o.lifetime)
 	if err != nil {
 		return err
 	}
@@ -104,8 +110,8 @@ func printDNR(w io.Writer, o dnrPrintOptions) error {
 }
 
 // selected returns what --for and --option mean.
-func (o dnrPrintOptions) selected() (servers []dnr.Server, forms []dnr.Form, err error) {
-	for _, s := range dnr.Servers() {
+func (o dnrPrintOptions) selected() (servers []serverconf.Server, forms []dnr.Form, err error) {
+	for _, s := range serverconf.Servers() {
 		if len(o.servers) == 0 || slices.Contains(o.servers, s.Name) {
 			servers = append(servers, s)
 		}
@@ -125,10 +131,11 @@ func (o dnrPrintOptions) selected() (servers []dnr.Server, forms []dnr.Form, err
 	return servers, forms, nil
 }
 
+// allForms returns the values that --option takes.
 func allForms() []dnr.Form { return []dnr.Form{dnr.DHCPv4, dnr.DHCPv6, dnr.RA} }
 
 // designations returns what is to be handed out, which is never empty.
-func (s dnrSource) designations() ([]ddr.Resolver, error) {
+func (s dnrSource) designations() ([]svcb.Resolver, error) {
 	cfg, err := s.describe()
 	if err != nil {
 		return nil, err
@@ -159,6 +166,7 @@ func (s dnrSource) describe() (ddr.Config, error) {
 	return ddr.Config{Name: cfg.Name, Addresses: cfg.Addresses(), Services: services(listen)}, nil
 }
 
+// describeFlags returns the resolver that --name, --address, --transports and --dohpath describe.
 func (s dnrSource) describeFlags() (ddr.Config, error) {
 	cfg := ddr.Config{Name: s.name}
 	for _, text := range s.addresses {

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/serverconf"
 )
 
 func TestDNRPrint(t *testing.T) {
@@ -59,7 +59,7 @@ func TestDNRPrint(t *testing.T) {
 func TestDNRPrintAll(t *testing.T) {
 	_, stdout, _ := cfrd(t, "dnr", "print", "--config", "testdata/cfrd.yaml")
 	_, help, _ := cfrd(t, "help", "dnr")
-	for _, s := range dnr.Servers() {
+	for _, s := range serverconf.Servers() {
 		if !strings.Contains(stdout, s.Title+"\n") {
 			t.Errorf("%s is not printed", s.Title)
 		}

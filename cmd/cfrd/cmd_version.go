@@ -25,6 +25,7 @@ func version() string {
 	return "devel"
 }
 
+// newVersionCommand returns `cfrd version`.
 func newVersionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",

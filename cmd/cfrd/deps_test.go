@@ -61,35 +61,75 @@ func sourceFiles(t *testing.T) (files []sourceFile) {
 	return files
 }
 
+// rooms are the packages of the module, and the only places that say who may import whom.
+var rooms = []struct {
+	folder  string
+	imports []string // of ours
+	why     string
+}{
+	{"cmd/cfrd", []string{
+		"cmd/cfrd/internal/acme", "cmd/cfrd/internal/certs", "cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
+		"cmd/cfrd/internal/demo", "resolver", "ddr", "ddr/svcb", "dnr", "dnr/announce", "dnr/serverconf",
+		"dnr/survey", "zones", "relay", "relay/addrmap",
+	}, "puts everything together"},
+	{
+		"cmd/cfrd/internal/acme",
+		[]string{"cmd/cfrd/internal/certs", "cmd/cfrd/internal/reuseport", "resolver"},
+		"gives the resolver the zone of a challenge, and the holder its certificates",
+	},
+	{"cmd/cfrd/internal/certs", nil, "a leaf: does not know where certificates come from"},
+	{"cmd/cfrd/internal/certs/certstest", nil, "for tests"},
+	{
+		"cmd/cfrd/internal/check",
+		[]string{"resolver", "ddr", "ddr/svcb", "dnr", "dnr/survey"},
+		"names transports, and reads what resolvers and links say",
+	},
+	{
+		"cmd/cfrd/internal/config",
+		[]string{"resolver", "ddr", "dnr/announce", "zones", "relay", "relay/addrmap"},
+		"asks the packages for their rules, and builds no service",
+	},
+	{
+		"cmd/cfrd/internal/demo",
+		[]string{"cmd/cfrd/internal/check", "cmd/cfrd/internal/reuseport", "resolver", "zones"},
+		"gets its node from a function",
+	},
+	{"cmd/cfrd/internal/reuseport", nil, "a leaf: one socket option"},
+	{
+		"resolver",
+		[]string{"resolver/internal/h2", "resolver/internal/wire", "resolver/steer", "resolver/upstream"},
+		"names what it needs of others as interfaces of its own",
+	},
+	{"resolver/upstream", []string{"resolver/internal/wire"}, "how other resolvers are asked"},
+	{"resolver/steer", []string{"resolver/internal/wire"}, "which addresses become the relay's"},
+	{"resolver/internal/h2", nil, "HTTP/2 for resolver alone; knows no DNS"},
+	{"resolver/internal/wire", nil, "a leaf: octets, without sockets"},
+	{"resolver/internal/dnstest", nil, "for tests"},
+	{"dnr", []string{"ddr/svcb"}, "options of the same parameters"},
+	{"dnr/announce", []string{"dnr", "dnr/internal/link", "ddr/svcb"}, "sends the options"},
+	{"dnr/serverconf", []string{"dnr", "ddr/svcb"}, "writes them for other servers"},
+	{"dnr/survey", []string{"dnr", "dnr/internal/link", "ddr/svcb"}, "reads what others send"},
+	{"dnr/internal/link", []string{"dnr"}, "interfaces, sockets and messages of one link"},
+	{"ddr", []string{"ddr/svcb"}, "a zone of such records"},
+	{"ddr/svcb", nil, "a leaf: records as octets"},
+	{"zones", nil, "local data and rules"},
+	{"relay", []string{"relay/addrmap"}, "asks it what an address stands for"},
+	{"relay/addrmap", nil, "a leaf: a map of addresses that knows no names"},
+	{"e2e", nil, "runs the binary"},
+	{"e2e/netns", nil, "for tests"},
+	{"e2e/bench", nil, "runs the binary"},
+}
+
 // TestImportsAmongOurs keeps the packages a star around cmd/cfrd: each can be read and tested alone.
 func TestImportsAmongOurs(t *testing.T) {
-	allowed := map[string][]string{
-		"cmd/cfrd": { // puts everything together
-			"cmd/cfrd/internal/acme", "cmd/cfrd/internal/certs", "cmd/cfrd/internal/check", "cmd/cfrd/internal/config",
-			"resolver", "ddr", "dnr", "zones", "relay", "relay/addrmap",
-		},
-		"cmd/cfrd/internal/acme":            {"cmd/cfrd/internal/certs", "resolver"},                           // gives the resolver the zone of a challenge
-		"cmd/cfrd/internal/certs":           nil,                                                               // a leaf: does not know where certificates come from
-		"cmd/cfrd/internal/certs/certstest": nil,                                                               // for tests
-		"cmd/cfrd/internal/check":           {"resolver", "ddr", "dnr"},                                        // names transports, and reads what resolvers and links say
-		"cmd/cfrd/internal/config":          {"resolver", "ddr", "zones", "relay", "relay/addrmap"},            // asks their rules, and builds none of them
-		"relay":                             {"relay/addrmap"},                                                 // asks it what an address stands for
-		"resolver":                          {"resolver/internal/wire", "resolver/steer", "resolver/upstream"}, // names what it needs of others as interfaces of its own
-		"resolver/upstream":                 {"resolver/internal/wire"},                                        // how other resolvers are asked
-		"resolver/steer":                    {"resolver/internal/wire"},                                        // which addresses become the relay's
-		"resolver/internal/wire":            nil,                                                               // a leaf: octets, without sockets
-		"resolver/internal/dnstest":         nil,                                                               // for tests
-		"dnr":                               {"ddr"},                                                           // announces what ddr describes
-		"ddr":                               nil,
-		"zones":                             nil,
-		"relay/addrmap":                     nil, // a leaf: a map of addresses that knows no names
-		"e2e":                               nil, // runs the binary
-		"e2e/bench":                         nil,
+	allowed := make(map[string][]string)
+	for _, r := range rooms {
+		allowed[r.folder] = r.imports
 	}
 	for _, f := range sourceFiles(t) {
 		list, known := allowed[f.folder]
 		if !known {
-			t.Errorf("%s: say here what package %s may import", f.name, f.folder)
+			t.Errorf("%s: say in rooms what package %s may import", f.name, f.folder)
 			continue
 		}
 		for _, imported := range f.imports {
@@ -109,24 +149,38 @@ func TestImportsOfOthers(t *testing.T) {
 		why     string
 	}{
 		{"github.com/spf13/cobra", []string{"cmd/cfrd"}, "rooms get typed values, not flags"},
+		{"github.com/coreos/go-systemd", []string{"cmd/cfrd"}, "the daemon speaks to the service manager, its services do not"},
 		{"github.com/spf13/viper", []string{"cmd/cfrd/internal/config"}, "services get typed values, not configuration"},
 		{"github.com/caddyserver/certmagic", []string{"cmd/cfrd/internal/acme"}, "services get a *tls.Config"},
 		{"github.com/mholt/acmez", []string{"cmd/cfrd/internal/acme"}, "services get a *tls.Config"},
 		{"github.com/prometheus", []string{"cmd/cfrd"}, "services count, and have Stats"},
-		{"github.com/quic-go", []string{"resolver", "cmd/cfrd", "cmd/cfrd/internal/check", "e2e/bench"},
-			"its minor versions break; the relay must not parse QUIC"},
-		{"github.com/miekg/dns", []string{
-			"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "resolver/steer", "resolver/upstream", "ddr", "zones",
-			"cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check", "e2e/bench",
+		{
+			"github.com/quic-go",
+			[]string{"resolver", "cmd/cfrd", "cmd/cfrd/internal/check", "cmd/cfrd/internal/demo", "e2e/bench"},
+			"its minor versions break; the relay must not parse QUIC",
 		},
-			"the relay must never see a name"},
-		{"github.com/gaissmai/bart", []string{"resolver", "relay", "zones"},
-			"each has its own set of prefixes, with one meaning"},
+		{
+			"github.com/miekg/dns",
+			[]string{
+				"resolver", "resolver/internal/wire", "resolver/internal/dnstest", "resolver/steer", "resolver/upstream", "ddr", "ddr/svcb", "zones",
+				"cmd/cfrd", "cmd/cfrd/internal/acme", "cmd/cfrd/internal/check",
+				"cmd/cfrd/internal/demo", "e2e/bench",
+			},
+			"the relay must never see a name",
+		},
+		{"golang.org/x/net/http2", []string{"resolver/internal/h2"}, "DoH is written once, whatever the version of HTTP"},
+		{
+			"github.com/gaissmai/bart",
+			[]string{"resolver", "relay", "zones"},
+			"each has its own set of prefixes, with one meaning",
+		},
 		{"go.etcd.io/bbolt", []string{"relay/addrmap"}, "leases are the only state on disk"},
-		{"github.com/vishvananda/netlink", []string{"relay", "dnr"}, "routes of the relay, and the links announced on"},
+		{"github.com/vishvananda/netlink", []string{"relay", "dnr/internal/link"}, "routes of the relay, and the links announced on"},
 		{"github.com/google/go-cmp", nil, "for tests"},
 		{module + "/resolver/internal/dnstest", nil, "for tests"},
-		{"testing", []string{"cmd/cfrd/internal/certs/certstest", "resolver/internal/dnstest"}, "for tests"},
+		{module + "/cmd/cfrd/internal/certs/certstest", nil, "for tests"},
+		{module + "/e2e/netns", nil, "for tests"},
+		{"testing", []string{"cmd/cfrd/internal/certs/certstest", "resolver/internal/dnstest", "e2e/netns"}, "for tests"},
 		{"github.com/rs/zerolog/log", nil, "the logger is handed down, never global"},
 		{"github.com/go-viper", nil, "comes with viper"},
 	}

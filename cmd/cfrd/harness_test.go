@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,11 +13,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 func writeFile(t *testing.T, path, text string) {
@@ -28,10 +29,17 @@ func writeFile(t *testing.T, path, text string) {
 	}
 }
 
+// TestMain runs the tests in a network namespace of their own, so that no other program has one of the fixed ports.
+func TestMain(m *testing.M) { netns.Main(m) }
+
+var loopbacks atomic.Uint32
+
 // loopback returns an address of 127.0.0.0/8 that no other test has, so that fixed ports can be used on it.
-func loopback() netip.Addr {
-	b := func() byte { return byte(1 + mathrand.IntN(254)) }
-	return netip.AddrFrom4([4]byte{127, 100 + byte(mathrand.IntN(100)), b(), b()})
+func loopback(t *testing.T) netip.Addr {
+	t.Helper()
+	netns.Require(t)
+	n := loopbacks.Add(1)
+	return netip.AddrFrom4([4]byte{127, 100, byte(n / 254), byte(n%254 + 1)})
 }
 
 // lab is a directory with a configuration, a certificate and a zone, for a resolver on an address of its own.
@@ -44,7 +52,7 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{dir: t.TempDir(), addr: loopback(), roots: x509.NewCertPool()}
+	l := &lab{dir: t.TempDir(), addr: loopback(t), roots: x509.NewCertPool()}
 	l.roots.AddCert(certstest.Template{Names: []string{"dns.isp.example"}, Addrs: []netip.Addr{l.addr}}.Write(t, l.dir))
 	writeFile(t, filepath.Join(l.dir, "isp.zone"), "$ORIGIN isp.example.\n$TTL 300\n"+
 		"@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.80\n")
@@ -73,20 +81,18 @@ func (l *lab) write(t *testing.T) {
 	writeFile(t, l.path(), b.String())
 }
 
-// start runs the lab's configuration until the test ends, and returns the node and what it logs.
+// start is startMode in mode all.
 func (l *lab) start(t *testing.T) (*node, *logBuffer) {
 	t.Helper()
-	l.write(t)
-	cfg, err := config.Read(l.path(), config.ModeAll)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := loadValues(cfg, config.ModeAll, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	return l.startMode(t, config.ModeAll)
+}
+
+// startMode runs the lab's configuration until the test ends, and returns the node and what it logs.
+func (l *lab) startMode(t *testing.T, m config.Mode) (*node, *logBuffer) {
+	t.Helper()
+	v := l.load(t, m)
 	log := &logBuffer{}
-	n, err := newNode(v, config.ModeAll, newLogger(cfg.Log, log))
+	n, err := newNode(v, m, newLogger(v.Log, log))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
-	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/announce"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/resolver"
 )
@@ -50,7 +50,7 @@ type snapshot struct {
 	certificate                certs.Stats
 	reloads                    [2]uint64 // refused, applied
 	ready                      bool
-	announce                   []dnr.AnnounceStats // in the order of the node's announcers
+	announce                   []announce.Stats // in the order of the node's announcers
 }
 
 func (n *node) snapshot() *snapshot {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -22,37 +21,40 @@ import (
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
-// node is every service that one process runs, bound to its addresses.
+// node is every service that one process runs, bound to its addresses. newNode makes it, run runs it once, and reload
+// replaces what it answers from meanwhile. The admin server asks it for its state from goroutines of its own.
 type node struct {
-	// set once by newNode
-	mode  config.Mode
-	log   zerolog.Logger
-	certs *certs.Holder    // or nil
-	acme  *acme.Service    // or nil
-	addrs *addrmap.Map     // or nil
-	dns   *resolver.Server // or nil
-	// discovery is what dns answers discovery from; nil without dns. Replaced by applyResolver.
-	discovery atomic.Pointer[ddr.Zone]
-	relay     *relay.Relay // or nil
-	admin     *adminServer // or nil
+	// Set once by newNode.
+	mode       config.Mode
+	log        zerolog.Logger
+	certs      *certs.Holder    // nil without encrypted listeners
+	acme       *acme.Service    // nil without tls.acme
+	addrs      *addrmap.Map     // nil without relay addresses
+	dns        *resolver.Server // nil in mode relay
+	relay      *relay.Relay     // nil in mode resolver, and without relay addresses
+	admin      *adminServer     // nil without listen.admin
+	announcers []announcer      // one for each link of dnr.announce
 
-	announcers []announcer // one for each link
+	// discovery is what dns answers discovery from; nil without dns. applyResolver replaces it.
+	discovery atomic.Pointer[ddr.Zone]
 
 	phase            atomic.Int32  // of phaseStarting to phaseDraining
-	refused, applied atomic.Uint64 // reloads
+	refused, applied atomic.Uint64 // reloads since the start
 
+	// mu guards values, and makes reloads and replacements of the certificate wait for each other.
 	mu     sync.Mutex
-	values *values // under which it runs; replaced by apply
+	values *values // under which the node runs; replaced by apply
 }
 
-// Phases of a node's life.
+// Phases of a node's life. Only a node that serves is ready.
 const (
 	phaseStarting int32 = iota
 	phaseServing
 	phaseDraining
 )
 
-// newNode opens the address map and binds every listener. Nothing is served before run.
+// newNode opens the address map and binds every listener, so that what cannot be bound is an error before anything is
+// served. The node must be run, which also gives back what newNode took; if newNode fails, it gives that back itself.
 func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) {
 	n := &node{mode: m, log: log, values: v}
 	if m.Resolves() && v.Encrypted() {
@@ -102,48 +104,12 @@ func newNode(v *values, m config.Mode, log zerolog.Logger) (_ *node, err error) 
 // relays reports whether this node relays flows.
 func (n *node) relays() bool { return n.mode.Relays() && n.values.Relays() }
 
-func (n *node) relayConfig() relay.Config {
-	return relay.Config{
-		Map:        n.addrs,
-		Ports:      n.values.Relay.Ports,
-		Routes:     n.values.Relay.Routes,
-		DisableGSO: !n.values.Relay.GSO,
-		Limits:     n.values.relayLimits(),
-		Settings:   n.values.relaySettings(),
-		Log:        component(n.log, "relay"),
-	}
-}
-
-// newResolver binds the resolver, and then tells it what to answer from: discovery depends on what is really bound.
-func (n *node) newResolver() error {
-	v := n.values
-	cfg := resolver.Config{
-		Listen:     v.listen(),
-		Limits:     v.limits(),
-		HTTP:       http.HandlerFunc(n.servePvD),
-		CacheBytes: int64(v.Cache.Size),
-		Settings:   resolver.Settings{Clients: v.Clients, Upstreams: v.Upstreams},
-		Log:        component(n.log, "resolver"),
-	}
-	if n.certs != nil {
-		cfg.TLS = n.certs.TLSConfig()
-	}
-	var err error
-	if n.dns, err = resolver.New(cfg); err != nil {
+// newResolver binds the resolver, and then lets it answer under the node's values.
+func (n *node) newResolver() (err error) {
+	if n.dns, err = resolver.New(n.resolverConfig()); err != nil {
 		return err
 	}
-	return n.applyResolver(v)
-}
-
-// settings returns the resolver's settings under v.
-func (n *node) settings(v *values, discovery *ddr.Zone) resolver.Settings {
-	var steerTo resolver.Relay
-	if n.addrs != nil {
-		steerTo = steering{n, v.destinations}
-	}
-	settings := v.settings(discovery, steerTo)
-	settings.Public = n.acme.Public(v.Name)
-	return settings
+	return n.applyResolver(n.values)
 }
 
 // abandon gives back what newNode has bound and opened when a later part fails. There is no relay to close: it comes
@@ -169,7 +135,8 @@ func (n *node) close() error {
 	return n.addrs.Close()
 }
 
-// run serves until ctx is done and then drains. The admin server goes last, so that it can be asked meanwhile.
+// run serves until ctx is done, lets queries and flows under way end for a bounded time, and returns nil. Any other
+// return is an error that names the service. The admin server ends last, so that it can be asked meanwhile.
 func (n *node) run(ctx context.Context) error {
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	g, ctx := errgroup.WithContext(ctx)
@@ -186,7 +153,8 @@ func (n *node) run(ctx context.Context) error {
 	return errors.Join(err, n.close())
 }
 
-// runServices runs what clients talk to. Hosts that were told where to find it are told of the end before it comes.
+// runServices runs what clients talk to, until ctx is done or one of the services fails. The announcers end first,
+// because they withdraw what hosts use to find the other services.
 func (n *node) runServices(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	announced := ctx
@@ -197,6 +165,9 @@ func (n *node) runServices(ctx context.Context) error {
 	}
 	if n.relay != nil {
 		g.Go(func() error { return named("relay", n.relay.Run(ctx)) })
+	}
+	if n.addrs != nil {
+		g.Go(func() error { return named("address map", n.addrs.Run(ctx)) })
 	}
 	if n.certs != nil {
 		g.Go(func() error { n.certs.RotateTickets(ctx); return nil })
@@ -209,6 +180,7 @@ func (n *node) runServices(ctx context.Context) error {
 	return g.Wait()
 }
 
+// named puts the name of a service before err, which may be nil.
 func named(service string, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", service, err)
@@ -216,15 +188,18 @@ func named(service string, err error) error {
 	return nil
 }
 
-// steering lets the resolver see the address map as its Relay.
+// steering is the resolver.Relay of a node: it adapts the address map, and the relay if that runs in this process. Its
+// methods are called for each answer, from any goroutine of the resolver.
 //
-// It asks the node for its relay each time, because that is bound after the resolver. Without one, the relay runs on
-// another host, and is taken to be well and to have the destinations that the configuration says.
+// They read node.relay each time, because the relay is bound after the resolver. If there is none, the relay runs on
+// another host: it counts as healthy, and as one that takes the destinations that the configuration says.
 type steering struct {
 	*node
 	destinations *relay.Destinations // of a relay on another host; nil if nothing is steered
 }
 
+// RelayAddr returns the relay address of dst for at least ttl. It is false without an error if no relay prefix can
+// express dst, so that the answer stays as it is.
 func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.Addr, bool, error) {
 	addr, err := s.addrs.Relay(dst, v6, ttl)
 	if errors.Is(err, addrmap.ErrNoWay) {
@@ -233,6 +208,8 @@ func (s steering) RelayAddr(dst netip.Addr, v6 bool, ttl time.Duration) (netip.A
 	return addr, err == nil, err
 }
 
+// Contains reports whether addr must not be steered: it is a relay address already, or the relay would refuse it as a
+// destination.
 func (s steering) Contains(addr netip.Addr) bool {
 	if s.relay != nil {
 		return !s.relay.Permits(addr)
@@ -240,5 +217,5 @@ func (s steering) Contains(addr netip.Addr) bool {
 	return s.addrs.Contains(addr) || !s.destinations.Permits(addr)
 }
 
-// Healthy reports whether flows to relay addresses arrive.
+// Healthy reports whether the relay takes flows to its addresses.
 func (s steering) Healthy() bool { return s.relay == nil || s.relay.Healthy() }

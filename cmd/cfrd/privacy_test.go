@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -14,13 +13,16 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/reuseport"
+	"github.com/cfrd-project/cfrd/e2e/netns"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
 // withRelay adds a relay to the lab, which steers steered.example, and returns its port.
-func (l *lab) withRelay() (port uint16) {
-	port = uint16(20000 + mathrand.IntN(10000)) // below the ephemeral ports
-	pool := netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 200, byte(mathrand.IntN(256)), 0}), 24)
+func (l *lab) withRelay(t *testing.T) (port uint16) {
+	t.Helper()
+	port = netns.Port(t)
+	pool := netip.MustParsePrefix("127.200.0.0/24")
 	l.config["steer"] = "{allow_special: [127.0.0.0/8], rules: [{suffixes: [steered.example]}]}"
 	l.config["relay"] = fmt.Sprintf("{ports: [%d], table: {prefixes: [%s], store: leases.db}, egress: [127.210.0.0/16], "+
 		"allow_special: [127.0.0.0/8], limits: {drain_timeout: 1s, dial_timeout: 1s}}", port, pool)
@@ -31,9 +33,11 @@ func (l *lab) withRelay() (port uint16) {
 func (l *lab) echoTCP(t *testing.T, port uint16) {
 	t.Helper()
 	// The relay's wildcard listener has the same port.
-	lc := net.ListenConfig{Control: reusePort}
-	ln, err := lc.Listen(t.Context(), "tcp", netip.AddrPortFrom(l.addr, port).String())
+	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.addr, port)))
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reuseport.Share(ln); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
@@ -72,7 +76,7 @@ func (l *lab) ask(t *testing.T, tr resolver.Transport, name string) *dns.Msg {
 func TestNothingJoinsClientsToDestinations(t *testing.T) {
 	l := newLab(t)
 	l.config["clients"] = "[127.0.0.0/16]"
-	port := l.withRelay()
+	port := l.withRelay(t)
 	l.echoTCP(t, port)
 	l.serveUpstream(t)
 	n, log := l.start(t)
@@ -138,7 +142,7 @@ func (l *lab) throughRelay(t *testing.T, relay netip.AddrPort) {
 	}
 }
 
-// provoke does what is refused: questions of a stranger, garbage, and half a TLS handshake.
+// provoke does what is refused: a query of a host that is not a client, garbage, and half a TLS handshake.
 func (l *lab) provoke(t *testing.T, client netip.Addr) {
 	t.Helper()
 	q, err := check.Question("secret-refused.example.", dns.TypeA).Pack()

@@ -121,7 +121,7 @@ func TestPvDNamesRelayToItsClients(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			l.withRelay()
+			l.withRelay(t)
 			l.config["clients"] = test.clients
 			l.config["relay"] = strings.Replace(l.config["relay"], "egress: ", test.relayClients+"egress: ", 1)
 			l.start(t)

@@ -8,11 +8,10 @@ import (
 	"time"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
-	"github.com/cfrd-project/cfrd/ddr"
 )
 
-// reloadOn re-reads the configuration at path each time that a signal arrives, until ctx is done. One that is
-// refused is reported, and the one before stays.
+// reloadOn reloads the configuration at path each time that a signal arrives, until ctx is done. It logs and counts the
+// outcome, and tells the service manager when it begins and ends. It is the only goroutine that reloads.
 func (n *node) reloadOn(ctx context.Context, signals <-chan os.Signal, path string) {
 	for {
 		select {
@@ -20,23 +19,25 @@ func (n *node) reloadOn(ctx context.Context, signals <-chan os.Signal, path stri
 			return
 		case <-signals:
 		}
-		notify(notifyReloading())
+		notifyReloading()
+		status := "serving"
 		if err := n.reload(path); err != nil {
 			for line := range strings.SplitSeq(err.Error(), "\n") {
 				n.log.Error().Str("config", path).Msg(line)
 			}
 			n.refused.Add(1)
 			n.log.Error().Str("config", path).Msg("reload refused; everything stays as it was")
+			status = "serving; the last reload was refused, see the log"
 		} else {
 			n.applied.Add(1)
 			n.log.Info().Str("config", path).Msg("reloaded")
 		}
-		notify(notifyReady)
+		notifyReady(status)
 	}
 }
 
-// reload reads everything again and applies it, or applies nothing: what runs is always what one version of the
-// files says, never half of it.
+// reload reads the configuration and every file that it names again and applies all of it, or returns an error and
+// applies nothing: what runs is always what one version of the files says.
 func (n *node) reload(path string) error {
 	cfg, err := config.Read(path, n.mode)
 	if err != nil {
@@ -60,14 +61,15 @@ func (n *node) reload(path string) error {
 	return nil
 }
 
-// current returns the values under which the node runs.
+// current returns the values under which the node runs. They are never changed, only replaced.
 func (n *node) current() *values {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.values
 }
 
-// apply switches to v. The certificate comes last, because nothing can refuse it any more.
+// apply switches the relay, the resolver and the certificate to v, in this order. The relay goes back to the values
+// before if the resolver refuses v; the certificate comes last, because nothing can refuse it any more.
 func (n *node) apply(v *values) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -90,21 +92,5 @@ func (n *node) apply(v *values) error {
 		n.certs.Replace(v.certificate)
 	}
 	n.values = v
-	return nil
-}
-
-func (n *node) applyResolver(v *values) error {
-	if n.dns == nil {
-		return nil
-	}
-	// Of what this node really runs.
-	discovery, err := ddr.New(v.discovery(n.dns.Addrs(), n.certs, n.relays()))
-	if err != nil {
-		return err
-	}
-	if err := n.dns.Update(n.settings(v, discovery)); err != nil {
-		return err
-	}
-	n.discovery.Store(discovery)
 	return nil
 }

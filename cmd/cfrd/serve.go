@@ -10,30 +10,10 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
 )
-
-func newServeCommand() *cobra.Command {
-	var m config.Mode
-	var path string
-	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Run the resolver, the relay, or both",
-		Long: "serve runs the services of the configuration until SIGTERM or SIGINT, then lets queries and flows that\n" +
-			"are under way end for a bounded time. A second signal ends it at once. SIGHUP reads the configuration\n" +
-			"and everything that it names again. See `cfrd help deploy`.",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runDaemon(cmd.Context(), path, m, cmd.ErrOrStderr())
-		},
-	}
-	cmd.Flags().Var(&m, "mode", "what to run: all, resolver (DNS only), relay (no DNS at all)")
-	cmd.Flags().StringVar(&path, "config", "cfrd.yaml", "configuration `file`")
-	return cmd
-}
 
 // runDaemon is the life of the daemon.
 func runDaemon(ctx context.Context, path string, m config.Mode, stderr io.Writer) error {
@@ -49,6 +29,10 @@ func runDaemon(ctx context.Context, path string, m config.Mode, stderr io.Writer
 	}
 	logWarnings(log, v.Warnings)
 
+	watchdog, err := watchdogInterval()
+	if err != nil {
+		return err
+	}
 	n, err := newNode(v, m, log)
 	if err != nil {
 		return err
@@ -58,8 +42,11 @@ func runDaemon(ctx context.Context, path string, m config.Mode, stderr io.Writer
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
+	// The watchdog is fed until the drain has ended.
+	fed, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.run(ctx) })
+	g.Go(func() error { feedWatchdog(fed, watchdog, n.alive); return nil })
+	g.Go(func() error { defer stop(); return n.run(ctx) })
 	g.Go(func() error { n.reloadOn(ctx, hup, path); return nil })
 	g.Go(func() error { n.announce(ctx); return nil })
 	return g.Wait()
@@ -76,12 +63,13 @@ func (n *node) announce(ctx context.Context) {
 		line = line.Any("relay", n.addrs.Prefixes()).Any("relay_ports", n.current().Relay.Ports)
 	}
 	line.Msg("serving")
-	notify(notifyReady)
+	notifyReady("serving")
 	<-ctx.Done()
-	notify(notifyStopping)
+	notifyStopping()
 	n.log.Info().Msg("draining; a second signal ends at once")
 }
 
+// logWarnings logs each warning as a line.
 func logWarnings(log zerolog.Logger, warnings []string) {
 	for _, w := range warnings {
 		log.Warn().Msg(w)

@@ -17,6 +17,7 @@ import (
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs/certstest"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/check"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
+	"github.com/cfrd-project/cfrd/e2e/netns"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
@@ -33,17 +34,13 @@ func TestDaemon(t *testing.T) {
 	log, done := &logBuffer{}, make(chan error, 1)
 	go func() { done <- runDaemon(ctx, l.path(), config.ModeAll, log) }()
 
-	if got := manager.next(t); got != notifyReady {
-		t.Errorf("service manager: got %q; want %q", got, notifyReady)
-	}
+	manager.want(t, "READY=1\nSTATUS=serving")
 	reply := l.ask(t, resolver.DoT, "www.isp.example.")
 	if len(reply.Answer) != 1 || !reply.Authoritative {
 		t.Errorf("got %v; want the address of www.isp.example from the zone file", reply)
 	}
 	cancel()
-	if got := manager.next(t); got != notifyStopping {
-		t.Errorf("service manager: got %q; want %q", got, notifyStopping)
-	}
+	manager.want(t, "STOPPING=1\nSTATUS=draining")
 	if err := <-done; err != nil {
 		t.Errorf("got error %v; want none", err)
 	}
@@ -54,43 +51,9 @@ func TestDaemon(t *testing.T) {
 	}
 }
 
-// notifySocket is the service manager's end of NOTIFY_SOCKET.
-type notifySocket struct{ conn *net.UnixConn }
-
-func listenNotify(t *testing.T) notifySocket {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	t.Setenv("NOTIFY_SOCKET", path)
-	return notifySocket{conn}
-}
-
-func (s notifySocket) next(t *testing.T) string {
-	t.Helper()
-	if err := s.conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	buf := make([]byte, 256)
-	n, err := s.conn.Read(buf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(buf[:n])
-}
-
-func TestNotifyReloading(t *testing.T) {
-	if got := notifyReloading(); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
-		t.Errorf("got %q; want the time in it", got)
-	}
-}
-
 // TestRelayOnlyWithoutRoute starts the standalone relay, which knows nothing of DNS, on a host that lacks the route.
 func TestRelayOnlyWithoutRoute(t *testing.T) {
-	dir, addr := t.TempDir(), loopback()
+	dir, addr := t.TempDir(), loopback(t)
 	if err := writeKey(filepath.Join(dir, "seal.key")); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +65,7 @@ relay:
   sealed: {prefix: "2001:db8:cf::/64", key_file: seal.key}
   egress: [127.210.0.0/16]
   routes: false
-`, addr, 20000+int(addr.As4()[3]))
+`, addr, netns.Port(t))
 	writeFile(t, filepath.Join(dir, "cfrd.yaml"), text)
 	cfg, err := config.Read(filepath.Join(dir, "cfrd.yaml"), config.ModeRelay)
 	if err != nil {
@@ -160,7 +123,7 @@ func TestDiscoveryOfWhatRuns(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			l.withRelay()
+			l.withRelay(t)
 			l.config["ddr"] = test.ddr
 			l.start(t)
 			records := l.discover(t)
@@ -289,7 +252,7 @@ func TestFailedStartLeaksNothing(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			l.withRelay()
+			l.withRelay(t)
 			l.write(t)
 			cfg := parseLab(t, l)
 			v, err := loadValues(cfg, config.ModeAll, time.Now())

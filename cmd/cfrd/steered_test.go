@@ -75,7 +75,7 @@ func steerEverything(t *testing.T, m config.Mode) (steered, refuses func(netip.A
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := n.settings(v, nil).Steering
+	s := n.resolverSettings(v, nil).Steering
 	steered = func(addr netip.Addr) bool {
 		yes, _ := s.Policy.Steer([]string{"www.example."}, addr, func() bool { return false })
 		return yes && !s.Relay.Contains(addr)

@@ -14,14 +14,13 @@ import (
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/config"
-	"github.com/cfrd-project/cfrd/ddr"
 	"github.com/cfrd-project/cfrd/relay"
 	"github.com/cfrd-project/cfrd/relay/addrmap"
-	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
 )
 
-// values is a configuration with everything that its files hold. From it the services' own configurations are made.
+// values is a configuration with what the files hold that it names. It is not changed once loadValues has returned it; a
+// reload makes another one. settings.go makes the services' own configurations from it.
 type values struct {
 	*config.Config
 	certificate *tls.Certificate // or nil without encrypted listeners
@@ -32,7 +31,9 @@ type values struct {
 	zones        *zones.Zones // nil in mode relay
 }
 
-// loadValues reads what the configuration names. It reports everything that is wrong, as problems.
+// loadValues reads the files that cfg names: the certificate or the store of ACME, the authorities of the upstreams,
+// the zones and the seal key. now is the time at which the certificate must be valid. The error is of type config.Problems
+// and holds everything that is wrong.
 func loadValues(cfg *config.Config, m config.Mode, now time.Time) (*values, error) {
 	l := &loader{values: values{Config: cfg}}
 	if m.Resolves() {
@@ -49,11 +50,13 @@ func loadValues(cfg *config.Config, m config.Mode, now time.Time) (*values, erro
 	return &l.values, nil
 }
 
+// loader collects values and what is wrong with them.
 type loader struct {
 	values
 	problems config.Problems
 }
 
+// loadTLS reads the certificate, if a listener needs one: from its files, or from the store of ACME.
 func (l *loader) loadTLS(now time.Time) {
 	if !l.Encrypted() {
 		return
@@ -97,6 +100,7 @@ func (l *loader) checkUpstreams() {
 	}
 }
 
+// loadUpstreamCA reads the authorities that may sign the certificates of upstreams. Without any, the system's may.
 func (l *loader) loadUpstreamCA() {
 	if l.UpstreamCA == "" {
 		return
@@ -132,6 +136,7 @@ func (l *loader) loadZones() {
 	}
 }
 
+// loadPolicy compiles the rules of steering, if there are any.
 func (l *loader) loadPolicy() {
 	if !l.Steers() {
 		return
@@ -147,6 +152,7 @@ func (l *loader) loadPolicy() {
 	}
 }
 
+// loadSealKey reads the key of sealed addresses, if there are any, and warns if others can read it too.
 func (l *loader) loadSealKey() {
 	path := l.Relay.Sealed.KeyFile
 	if path == "" {
@@ -166,78 +172,4 @@ func (l *loader) loadSealKey() {
 		l.Warnings = append(l.Warnings, fmt.Sprintf("relay.sealed.key_file: %s can be read by others (mode %04o): "+
 			"who has it can tell the destination of every relay address; use mode 0600", path, info.Mode().Perm()))
 	}
-}
-
-func (v *values) relaySettings() relay.Settings {
-	return relay.Settings{
-		Clients:      v.Relay.Clients,
-		Egress:       v.Relay.Egress,
-		AllowSpecial: v.Relay.AllowSpecial,
-	}
-}
-
-func (v *values) relayLimits() relay.Limits {
-	return relay.Limits(v.Relay.Limits)
-}
-
-func (v *values) listen() resolver.Listen {
-	l := v.Listen
-	return resolver.Listen{Do53: l.Do53, DoT: l.DoT, DoH: l.DoH, DoQ: l.DoQ}
-}
-
-func (v *values) limits() resolver.Limits { return resolver.Limits(v.Limits) }
-
-// settings returns what the resolver works with. local comes before the zones; steerTo is nil if there is no relay.
-func (v *values) settings(discovery *ddr.Zone, steerTo resolver.Relay) resolver.Settings {
-	s := resolver.Settings{
-		Clients:   v.Clients,
-		Local:     []resolver.Local{discovery, v.zones},
-		Upstreams: v.Upstreams,
-	}
-	if v.policy != nil && steerTo != nil {
-		s.Steering = &resolver.Steering{
-			Policy:    v.policy,
-			Relay:     steerTo,
-			Clients:   v.Relay.Clients,
-			MaxTTL:    v.Steer.MaxTTL,
-			Hints:     v.Steer.Hints,
-			OnFailure: v.Steer.OnFailure,
-		}
-	}
-	return s
-}
-
-// discovery returns what is advertised: the encrypted listeners that run, and the relay if one runs beside them.
-func (v *values) discovery(running resolver.Listen, holder *certs.Holder, relays bool) ddr.Config {
-	ownName, ownHTTPS := v.owned()
-	cfg := ddr.Config{
-		Name:        v.Name,
-		OwnName:     ownName,
-		OwnHTTPS:    ownHTTPS,
-		PvD:         v.DDR.PvD,
-		Addresses:   v.Addresses(),
-		Services:    services(running),
-		Certificate: holder.Leaf,
-		TTL:         v.DDR.TTL,
-		Info:        &ddr.Info{ExtErr: resolver.ExtendedErrors(), URL: v.DDR.InfoURL},
-	}
-	if relays && v.DDR.AdvertiseRelay {
-		cfg.Relay = &ddr.RelayService{Key: uint16(v.DDR.RelayKey), Clients: v.Relay.Clients, Ports: v.Relay.Ports}
-	}
-	return cfg
-}
-
-// services returns the encrypted listeners in the order in which clients should prefer them: without head-of-line
-// blocking first, and what passes most firewalls before what passes fewer.
-func services(l resolver.Listen) (list []ddr.Service) {
-	add := func(p ddr.Protocol, addrs []netip.AddrPort) {
-		for _, a := range addrs {
-			list = append(list, ddr.Service{Protocol: p, Addr: a})
-		}
-	}
-	add(ddr.DoH3, l.DoH)
-	add(ddr.DoQ, l.DoQ)
-	add(ddr.DoH, l.DoH)
-	add(ddr.DoT, l.DoT)
-	return list
 }

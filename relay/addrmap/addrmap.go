@@ -17,6 +17,9 @@
 //     guessed with a chance of 3 in 2^32 per attempt, and then leads to a destination that cannot be chosen. Sealed
 //     addresses show nothing about their destinations, nor does one show anything about another.
 //
+// Any goroutine calls Relay, for an answer, and Acquire, for a flow. Run, in one of its own, takes in the leases that
+// others write to the same store, see leaseStore; the lease file is one that nobody else writes.
+//
 // What it does not: it does not limit who makes it lease. Whoever can have many destinations steered can use up a
 // pool, and then others get ErrExhausted until leases expire. It does not judge destinations, beyond refusing what
 // would loop. Leases follow the configured key and prefixes: addresses under a key that was replaced are dead. The
@@ -80,10 +83,10 @@ const (
 // Map is the address map. It is safe for concurrent use.
 type Map struct {
 	// Set once by Open.
-	sealed   *sealer // or nil
-	table4   *table  // or nil
-	table6   *table  // or nil
-	store    *store  // or nil
+	sealed   *sealer    // or nil
+	table4   *table     // or nil
+	table6   *table     // or nil
+	store    leaseStore // or nil
 	prefixes []netip.Prefix
 }
 

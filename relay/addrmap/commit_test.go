@@ -21,10 +21,10 @@ func TestGroupCommit(t *testing.T) {
 		}
 		proceed := make(chan struct{})
 		var sizes []int
-		m.store.write = func(writes []write) error {
+		m.store.(*fileStore).write = func(writes []write) error {
 			<-proceed
 			sizes = append(sizes, len(writes))
-			return m.store.update(writes)
+			return m.store.(*fileStore).update(writes)
 		}
 		var mu sync.Mutex
 		returned := 0
@@ -69,9 +69,9 @@ func TestRenewalsRarelyWrite(t *testing.T) {
 	clock := &testClock{testTime}
 	m := openTest(t, tableConfig(filepath.Join(t.TempDir(), "leases.db"), clock, "192.0.2.0/24"))
 	commits := 0
-	m.store.write = func(writes []write) error {
+	m.store.(*fileStore).write = func(writes []write) error {
 		commits++
-		return m.store.update(writes)
+		return m.store.(*fileStore).update(writes)
 	}
 	dst := netip.MustParseAddr("198.51.100.1")
 	const hours = 10
@@ -97,9 +97,9 @@ func TestRenewalDoesNotWaitForTheDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		proceed := make(chan struct{}, 1)
-		m.store.write = func(writes []write) error {
+		m.store.(*fileStore).write = func(writes []write) error {
 			<-proceed
-			return m.store.update(writes)
+			return m.store.(*fileStore).update(writes)
 		}
 		proceed <- struct{}{}
 		dst := netip.MustParseAddr("198.51.100.1")
@@ -132,11 +132,11 @@ func TestDiskFailsAndRecovers(t *testing.T) {
 	}
 	full := errors.New("no space left on device")
 	fail := full
-	m.store.write = func(writes []write) error {
+	m.store.(*fileStore).write = func(writes []write) error {
 		if fail != nil {
 			return fail
 		}
-		return m.store.update(writes)
+		return m.store.(*fileStore).update(writes)
 	}
 	dst := netip.MustParseAddr("198.51.100.2")
 	if got, err := m.Relay(dst, false, time.Minute); !errors.Is(err, full) {
@@ -160,17 +160,17 @@ func TestDiskFailsAndRecovers(t *testing.T) {
 
 func TestDiskPanics(t *testing.T) {
 	m := openTest(t, tableConfig(filepath.Join(t.TempDir(), "leases.db"), &testClock{testTime}, "192.0.2.0/24"))
-	m.store.write = func([]write) error { panic("page 7: multiple references") }
+	m.store.(*fileStore).write = func([]write) error { panic("page 7: multiple references") }
 	for range 2 {
 		_, err := m.Relay(netip.MustParseAddr("198.51.100.1"), false, time.Minute)
-		wantError(t, err, m.store.path, "damaged")
+		wantError(t, err, m.store.(*fileStore).path, "damaged")
 	}
 }
 
 func TestDiskTooSlow(t *testing.T) {
 	clock := &testClock{testTime}
 	m := openTest(t, tableConfig(filepath.Join(t.TempDir(), "leases.db"), clock, "192.0.2.0/24"))
-	m.store.write = func([]write) error {
+	m.store.(*fileStore).write = func([]write) error {
 		clock.t = clock.t.Add(2 * ahead * time.Second)
 		return nil
 	}

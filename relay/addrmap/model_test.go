@@ -224,7 +224,7 @@ func fuzzConfig(t *testing.T, shape uint8) Config {
 func openFuzz(t *testing.T, cfg Config) *Map {
 	m := openTest(t, cfg)
 	if m.store != nil {
-		m.store.db.NoSync = true
+		m.store.(*fileStore).db.NoSync = true
 	}
 	return m
 }

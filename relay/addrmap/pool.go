@@ -75,20 +75,24 @@ func usable(prefix netip.Prefix) span {
 	return s
 }
 
-// draw takes a free address. The caller knows that there is one; taken is asked only where there is no list.
-func (p *pool) draw(taken func(netip.Addr) bool) netip.Addr {
-	if p.free != nil {
+// draw takes a free address. The caller knows that there is one that is not taken. ok is false if there is a list and
+// all that is left of it was taken by others.
+func (p *pool) draw(taken func(netip.Addr) bool) (addr netip.Addr, ok bool) {
+	for p.free == nil {
+		if addr := p.at(p.rand.Uint64N(p.size)); !taken(addr) {
+			return addr, true
+		}
+	}
+	for len(p.free) > 0 {
 		i, last := p.rand.IntN(len(p.free)), len(p.free)-1
 		index := p.free[i]
 		p.free[i] = p.free[last]
 		p.free = p.free[:last]
-		return p.at(uint64(index))
-	}
-	for {
-		if addr := p.at(p.rand.Uint64N(p.size)); !taken(addr) {
-			return addr
+		if addr := p.at(uint64(index)); !taken(addr) {
+			return addr, true
 		}
 	}
+	return netip.Addr{}, false
 }
 
 // at returns the address with an index below p.size.

@@ -56,7 +56,7 @@ func (s *sealer) relay(dst netip.Addr, ttl time.Duration) (netip.Addr, error) {
 	return seal(s.now().current, s.prefix, dst), nil
 }
 
-// destination returns what a resolver sealed in relay, in this epoch or in one beside it.
+// destination returns what a resolver sealed in relay, in this epoch, the one before or the one after.
 func (s *sealer) destination(relay netip.Addr) (netip.Addr, bool) {
 	k := s.now()
 	for _, f := range [...]*ff1{k.current, k.before, k.after} {

@@ -2,6 +2,7 @@ package addrmap
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -72,10 +73,10 @@ func recordSum(key, value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, table), table, value)
 }
 
-// store is the lease file. One goroutine writes it: at once if nothing is being written, and whatever comes in
-// meanwhile together in the next transaction, so that a crowd of new leases shares a sync and a single one never
-// waits for a crowd.
-type store struct {
+// fileStore is the lease file, a leaseStore that this process alone writes. One goroutine writes it. It begins at once
+// if no transaction is under way; leases that are added meanwhile go together into the next transaction, so that many
+// share one sync, and a single one waits for the transaction under way and its own.
+type fileStore struct {
 	// Set once by openStore.
 	path  string
 	db    *bolt.DB
@@ -83,20 +84,20 @@ type store struct {
 	wake  chan struct{}       // holds one token while next may not be nil
 	done  chan struct{}       // closed when nothing is written any more
 
-	damaged bool // only used by run, and after it
+	damaged bool // only used by writeAll, and after it
 
 	mu     sync.Mutex
 	next   *batch // what to write next, or nil
 	closed bool
 }
 
-// write asks for a lease to be put on disk.
+// write asks a store to have a lease with an expiry, in place of what the lease replaces.
 type write struct {
 	lease  *lease
 	expiry int64
 }
 
-// batch is what one transaction writes.
+// batch is what one transaction writes, or any other commit of a store.
 type batch struct {
 	writes []write
 	err    error // set before done is closed
@@ -120,10 +121,10 @@ func (b *batch) ended() bool {
 
 // openStore opens or creates the lease file and returns what is in it. keep says which records to use; others are
 // left alone until they expire, so that undoing a change of the prefixes brings them back.
-func openStore(path string, keep func(record) bool, now time.Time) (*store, []record, error) {
+func openStore(path string, keep func(record) bool, now time.Time) (*fileStore, []record, error) {
 	_, err := os.Stat(path)
 	created := errors.Is(err, fs.ErrNotExist)
-	s := &store{path: path, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &fileStore{path: path, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	s.write = s.update
 	if err := s.guard(s.open); err != nil {
 		return nil, nil, err
@@ -137,11 +138,11 @@ func openStore(path string, keep func(record) bool, now time.Time) (*store, []re
 		s.damaged = errors.Is(err, errDamaged)
 		return nil, nil, errors.Join(err, s.closeDB())
 	}
-	go s.run()
+	go s.writeAll()
 	return s, records, nil
 }
 
-func (s *store) open() (err error) {
+func (s *fileStore) open() (err error) {
 	// The list of free pages stays in the file, against the advice for fast writes: without it bbolt walks the whole
 	// file in a goroutine of its own, where a damaged one is a panic that nobody can recover.
 	s.db, err = bolt.Open(s.path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType})
@@ -150,7 +151,7 @@ func (s *store) open() (err error) {
 
 // guard runs f, which uses the file, and makes its errors and panics say what they mean. bbolt panics on what it
 // finds in a damaged file, and reads it through a mapping, which faults if the file is shorter than it should be.
-func (s *store) guard(f func() error) (err error) {
+func (s *fileStore) guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -172,7 +173,7 @@ func (s *store) guard(f func() error) (err error) {
 }
 
 // load reads the records and drops those that have expired and are not to be used.
-func (s *store) load(keep func(record) bool, now int64) ([]record, error) {
+func (s *fileStore) load(keep func(record) bool, now int64) ([]record, error) {
 	var records []record
 	var drop [][]byte
 	isNew := false
@@ -221,7 +222,7 @@ func syncDir(dir string) error {
 }
 
 // add puts w into the next transaction and returns it. For one lease, later calls are written later.
-func (s *store) add(w write) (*batch, error) {
+func (s *fileStore) add(w write) (*batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -235,8 +236,14 @@ func (s *store) add(w write) (*batch, error) {
 	return s.next, nil
 }
 
-// run writes until close.
-func (s *store) run() {
+// run waits: nobody else writes the file.
+func (s *fileStore) run(ctx context.Context, _ func(record)) error {
+	<-ctx.Done()
+	return nil
+}
+
+// writeAll writes until close.
+func (s *fileStore) writeAll() {
 	defer close(s.done)
 	for range s.wake {
 		s.mu.Lock()
@@ -248,7 +255,7 @@ func (s *store) run() {
 }
 
 // commit writes b and tells who waits for it.
-func (s *store) commit(b *batch) {
+func (s *fileStore) commit(b *batch) {
 	defer close(b.done)
 	if s.damaged {
 		b.err = fmt.Errorf("addrmap: lease file %s: %w", s.path, errDamaged)
@@ -260,12 +267,12 @@ func (s *store) commit(b *batch) {
 		return
 	}
 	for _, w := range b.writes {
-		w.lease.disk.Store(w.expiry)
+		w.lease.raise(w.expiry)
 	}
 }
 
 // update writes leases in one transaction and syncs it.
-func (s *store) update(writes []write) error {
+func (s *fileStore) update(writes []write) error {
 	return s.db.Update(func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(leaseBucket))
 		for _, w := range writes {
@@ -278,7 +285,7 @@ func (s *store) update(writes []write) error {
 }
 
 // close writes what is pending and closes the file.
-func (s *store) close() error {
+func (s *fileStore) close() error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -291,7 +298,7 @@ func (s *store) close() error {
 	return s.closeDB()
 }
 
-func (s *store) closeDB() error {
+func (s *fileStore) closeDB() error {
 	if s.damaged {
 		return nil
 	}

@@ -211,7 +211,7 @@ func TestImpossibleExpiryIsCut(t *testing.T) {
 // putRecords writes records behind the back of m.
 func putRecords(t *testing.T, m *Map, records ...record) {
 	t.Helper()
-	if err := m.store.db.Update(func(tx *bolt.Tx) error {
+	if err := m.store.(*fileStore).db.Update(func(tx *bolt.Tx) error {
 		for _, r := range records {
 			if err := tx.Bucket([]byte(leaseBucket)).Put(r.encode()); err != nil {
 				return err
@@ -254,7 +254,7 @@ func TestBadFiles(t *testing.T) {
 		l := &lease{dst: destination(i, netip.IPv4Unspecified()), relay: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}
 		writes = append(writes, write{l, testTime.Unix()})
 	}
-	if err := m.store.update(writes); err != nil {
+	if err := m.store.(*fileStore).update(writes); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Close(); err != nil {

@@ -13,7 +13,7 @@ import (
 // All times of the table are whole seconds.
 const (
 	// slack is how much longer a lease gets than it has to, so that a busy destination is not entered anew each
-	// second. A small pool waits this much longer for its addresses, which is little beside any grace.
+	// second. A small pool waits this much longer for its addresses, which is little compared with any grace.
 	slack = 15
 	// ahead is how much further than needed an expiry is put on disk, so that a busy destination costs one write in
 	// about half of it. After a crash addresses stay leased for up to this much longer; while the process lives they
@@ -39,7 +39,7 @@ type table struct {
 	capacity uint64
 	grace    time.Duration
 	now      func() int64
-	store    *store // or nil, if leases are in memory only
+	store    leaseStore // or nil, if leases are in memory only
 
 	mu      sync.RWMutex
 	pool    *pool
@@ -49,14 +49,16 @@ type table struct {
 	idle    queue
 }
 
-// lease is one destination's relay address. Neither ever changes.
+// lease is one destination's relay address. Neither ever changes, nor does replaces.
 type lease struct {
 	dst, relay netip.Addr
 	release    func() // ends a flow; made here once, so that Acquire allocates nothing
 
+	replaces record // what the store has had for the relay address, as far as is known; the zero record if nothing
+
 	flows  atomic.Int32
 	parked atomic.Bool  // the last flow to end has to call unpark
-	disk   atomic.Int64 // expiry on disk; only the store raises it
+	disk   atomic.Int64 // expiry in the store, or 0; only what the store says raises it
 
 	// Guarded by table.mu.
 	until   int64  // expiry
@@ -67,7 +69,7 @@ type lease struct {
 }
 
 // newTable returns a table over prefixes of one family. records are the leases from the file.
-func newTable(cfg *TableConfig, prefixes []netip.Prefix, st *store, records []record) *table {
+func newTable(cfg *TableConfig, prefixes []netip.Prefix, st leaseStore, records []record) *table {
 	t := &table{
 		grace:   cfg.Grace,
 		now:     monotonic(clockOr(cfg.Clock)),
@@ -131,7 +133,10 @@ func (t *table) relay(dst netip.Addr, ttl time.Duration) (netip.Addr, error) {
 		if err != nil || commit == nil {
 			return addr, err
 		}
-		if err := commit.wait(); err != nil {
+		if err := commit.wait(); errors.Is(err, errTaken) {
+			t.give(dst, addr)
+			continue
+		} else if err != nil {
 			return netip.Addr{}, err
 		}
 		// Look again: only now is it certain what the time is when the answer leaves.
@@ -157,10 +162,12 @@ func (t *table) renew(dst netip.Addr, need int64) (addr netip.Addr, commit *batc
 	defer t.mu.Unlock()
 	l := t.byDst[dst]
 	if l == nil {
-		if addr, err = t.allocateLocked(); err != nil {
+		var before record
+		if addr, before, err = t.allocateLocked(); err != nil {
 			return netip.Addr{}, nil, err
 		}
 		l = t.insertLocked(dst, addr, need+slack)
+		l.replaces = before
 	} else if l.until < need {
 		t.extendLocked(l, need+slack)
 	}
@@ -195,7 +202,7 @@ func (t *table) acquire(relay netip.Addr) (dst netip.Addr, release func(), ok bo
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	l := t.byRelay[relay]
-	if l == nil {
+	if l == nil || t.store != nil && l.disk.Load() == 0 { // the store may yet say that it is somebody else's
 		return netip.Addr{}, nil, false
 	}
 	l.flows.Add(1)
@@ -217,7 +224,7 @@ func (t *table) end(l *lease) {
 func (t *table) unpark(l *lease) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if l.parked.Load() && l.flows.Load() == 0 {
+	if l.parked.Load() && l.flows.Load() == 0 && t.byRelay[l.relay] == l {
 		l.parked.Store(false)
 		t.live.push(l)
 	}
@@ -251,10 +258,13 @@ func (t *table) expireLocked() bool {
 }
 
 // allocateLocked returns an address that no lease has: one never used as long as there is one, so that a destination
-// keeps its address as long as possible, then that of the lease which expired first.
-func (t *table) allocateLocked() (netip.Addr, error) {
+// keeps its address as long as possible, then that of the lease which expired first. before is what the store has for
+// that one.
+func (t *table) allocateLocked() (addr netip.Addr, before record, err error) {
 	if uint64(len(t.byRelay)) < t.capacity {
-		return t.pool.draw(t.taken), nil
+		if addr, ok := t.pool.draw(t.taken); ok {
+			return addr, record{}, nil
+		}
 	}
 	for more := true; more; {
 		more = t.expireLocked()
@@ -264,10 +274,10 @@ func (t *table) allocateLocked() (netip.Addr, error) {
 				continue // A flow began after the lease had expired.
 			}
 			t.removeLocked(l)
-			return l.relay, nil
+			return l.relay, record{l.relay, l.dst, l.disk.Load()}, nil
 		}
 	}
-	return netip.Addr{}, ErrExhausted
+	return netip.Addr{}, record{}, ErrExhausted
 }
 
 func (t *table) insertLocked(dst, relay netip.Addr, until int64) *lease {
@@ -282,7 +292,10 @@ func (t *table) removeLocked(l *lease) {
 	if l.queue != nil {
 		l.queue.remove(l)
 	}
-	delete(t.byDst, l.dst)
+	l.parked.Store(false)
+	if t.byDst[l.dst] == l {
+		delete(t.byDst, l.dst)
+	}
 	delete(t.byRelay, l.relay)
 }
 

@@ -22,7 +22,7 @@ func rewriteHints(params []byte, replace replaceFunc) (out []byte, changed bool,
 	if !ok {
 		return nil, false, wire.ErrMalformed
 	}
-	var gone []uint16
+	var removed []uint16
 	kept := list[:0]
 	for _, p := range list {
 		if p.Key == uint16(dns.SVCB_IPV4HINT) || p.Key == uint16(dns.SVCB_IPV6HINT) {
@@ -32,7 +32,7 @@ func rewriteHints(params []byte, replace replaceFunc) (out []byte, changed bool,
 			}
 			changed = changed || !bytes.Equal(value, p.Value)
 			if p.Value = value; len(value) == 0 {
-				gone = append(gone, p.Key)
+				removed = append(removed, p.Key)
 				continue
 			}
 		}
@@ -41,7 +41,7 @@ func rewriteHints(params []byte, replace replaceFunc) (out []byte, changed bool,
 	if !changed {
 		return params, false, nil
 	}
-	return wire.AppendSvcParams(nil, withoutMandatory(kept, gone)), true, nil
+	return wire.AppendSvcParams(nil, withoutMandatory(kept, removed)), true, nil
 }
 
 // rewriteHint returns the new value of an ipv4hint or ipv6hint. See RFC 9460, Section 7.3.
@@ -69,10 +69,10 @@ func rewriteHint(p wire.SvcParam, replace replaceFunc) ([]byte, error) {
 	return value, nil
 }
 
-// withoutMandatory takes the keys that are gone out of mandatory, which must list only keys that are there, and
+// withoutMandatory takes the keys of removed parameters out of mandatory, which must list only keys that are there, and
 // leaves out a mandatory that is empty then. See RFC 9460, Section 8.
-func withoutMandatory(list []wire.SvcParam, gone []uint16) []wire.SvcParam {
-	if len(gone) == 0 {
+func withoutMandatory(list []wire.SvcParam, removed []uint16) []wire.SvcParam {
+	if len(removed) == 0 {
 		return list
 	}
 	i := slices.IndexFunc(list, func(p wire.SvcParam) bool { return p.Key == uint16(dns.SVCB_MANDATORY) })
@@ -81,7 +81,7 @@ func withoutMandatory(list []wire.SvcParam, gone []uint16) []wire.SvcParam {
 	}
 	var value []byte
 	for b := range slices.Chunk(list[i].Value, 2) {
-		if !slices.Contains(gone, binary.BigEndian.Uint16(b)) {
+		if !slices.Contains(removed, binary.BigEndian.Uint16(b)) {
 			value = append(value, b...)
 		}
 	}

@@ -476,7 +476,7 @@ func TestStreamUpstreamLeavesDeadConnections(t *testing.T) {
 		go func() { first <- exchange(t, u) }()
 		time.Sleep(stallConn + time.Millisecond)
 		if err := exchange(t, u); err != nil {
-			t.Errorf("beside a stalled connection: %v", err)
+			t.Errorf("with a stalled connection: %v", err)
 		}
 		if got := u.open(); got != 2 {
 			t.Errorf("got %d connections; want 2", got)

@@ -115,7 +115,8 @@ func TestFailover(t *testing.T) {
 		"all-fail":                {[]*dnstest.Upstream{failing(ms), failing(ms), failing(ms), failing(ms)}, 0, errTest, []uint64{1, 1, 1, 1}},
 		"more-than-are-asked": {
 			[]*dnstest.Upstream{failing(ms), failing(ms), failing(ms), failing(ms), failing(ms), failing(ms), good(ms)},
-			0, errTest, []uint64{1, 1, 1, 1, 1, 1, 0},
+			0, errTest,
+			[]uint64{1, 1, 1, 1, 1, 1, 0},
 		},
 		"none": {nil, 0, errNoUpstream, nil},
 	} {

@@ -13,7 +13,7 @@ type Rules string
 
 // Steer implements steer.Policy.
 func (s Rules) Steer(names []string, addr netip.Addr, hasECH func() bool) (steer, matched bool) {
-	for _, word := range strings.Fields(string(s)) {
+	for word := range strings.FieldsSeq(string(s)) {
 		word, pass := strings.CutPrefix(word, "!")
 		prefix, err := netip.ParsePrefix(word)
 		switch {
@@ -26,7 +26,7 @@ func (s Rules) Steer(names []string, addr netip.Addr, hasECH func() bool) (steer
 
 // Scope implements steer.Policy.
 func (s Rules) Scope(names []string, ech bool) (byName, byAddr bool) {
-	for _, word := range strings.Fields(string(s)) {
+	for word := range strings.FieldsSeq(string(s)) {
 		word, pass := strings.CutPrefix(word, "!")
 		_, err := netip.ParsePrefix(word)
 		switch {

@@ -40,6 +40,9 @@ func (q *Query) Parse(msg []byte, c Channel) bool {
 	return true
 }
 
+// Rebind makes q point into msg, to which the message that q was parsed from has been moved or copied.
+func (q *Query) Rebind(msg []byte) { q.question = msg[HeaderLen : HeaderLen+len(q.question)] }
+
 // check reads what follows the flags and returns the RCODE that the message deserves. The counts are looked at
 // before anything that they count. See RFC 8906, Section 3, for what is expected of whom.
 func (q *Query) check(msg []byte) uint16 {

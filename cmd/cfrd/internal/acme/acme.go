@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/certs"
+	"github.com/cfrd-project/cfrd/cmd/cfrd/internal/reuseport"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -36,10 +37,10 @@ import (
 type Config struct {
 	Directory  string   // the https URL of the authority's directory; "" means that of Let's Encrypt
 	Email      string   // where the authority may write to
-	CA         string   // a file of authorities in PEM form that may certify the directory, beside the system's
+	CA         string   // a file of authorities in PEM form that may certify the directory, in addition to the system's
 	Storage    string   // the directory that keeps the account and the certificate across restarts
 	Challenges []string // the types that may be used: tls-alpn-01, http-01, dns-01
-	UserAgent  string   // what the authority is told about this program
+	UserAgent  string   // the User-Agent of requests to the authority
 	Log        zerolog.Logger
 }
 
@@ -119,7 +120,7 @@ type challengeServer struct {
 	srv *http.Server
 }
 
-// listenNetwork returns the network that binds addr beside the others of all: TCP in the family of addr. [::] takes IPv4
+// listenNetwork returns the network that binds addr, which is one of all: TCP in the family of addr. [::] takes IPv4
 // as well, unless 0.0.0.0 is among all.
 func listenNetwork(addr netip.AddrPort, all []netip.AddrPort) string {
 	switch {
@@ -142,7 +143,7 @@ func newChallengeServer(network string, addr netip.AddrPort, h http.Handler) (*c
 		}
 		return nil, fmt.Errorf("bind %s for HTTP-01: %w", addr, err)
 	}
-	if err := shareAddress(ln.(*net.TCPListener)); err != nil {
+	if err := reuseport.Share(ln.(*net.TCPListener)); err != nil {
 		ln.Close()
 		return nil, fmt.Errorf("bind %s for HTTP-01: %w", addr, err)
 	}

@@ -26,6 +26,7 @@ type challenges struct {
 	txt  map[string][]string         // by name, fully qualified
 }
 
+// newChallenges returns an empty set of proofs.
 func newChallenges() *challenges {
 	return &challenges{
 		alpn: make(map[string]*tls.Certificate),
@@ -72,6 +73,7 @@ func (cs *challenges) locked(f func(acme.Challenge)) func(acme.Challenge) error 
 	}
 }
 
+// presentALPN puts the certificate of TLS-ALPN-01 in place. See RFC 8737, Section 3.
 func (cs *challenges) presentALPN(c acme.Challenge) error {
 	cert, err := acmez.TLSALPN01ChallengeCert(c)
 	if err != nil {
@@ -89,11 +91,13 @@ func challengeSNI(c acme.Challenge) string {
 	return strings.ToLower(c.Identifier.Value)
 }
 
+// presentTXT puts the record of DNS-01 in place. The caller holds mu. See RFC 8555, Section 8.4.
 func (cs *challenges) presentTXT(c acme.Challenge) {
 	name := dns.CanonicalName(c.DNS01TXTRecordName())
 	cs.txt[name] = append(cs.txt[name], c.DNS01KeyAuthorization())
 }
 
+// cleanUpTXT takes the record of DNS-01 away. The caller holds mu.
 func (cs *challenges) cleanUpTXT(c acme.Challenge) {
 	name, value := dns.CanonicalName(c.DNS01TXTRecordName()), c.DNS01KeyAuthorization()
 	cs.txt[name] = slices.DeleteFunc(cs.txt[name], func(v string) bool { return v == value })

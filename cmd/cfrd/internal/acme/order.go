@@ -92,7 +92,7 @@ func (d details) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup implements slog.Handler.
 func (d details) WithGroup(name string) slog.Handler { return details{d.Handler.WithGroup(name)} }
 
-// account returns ours. An authority that knows the key gives the account that it has. See RFC 8555, Section 7.3.1.
+// account returns the account of the kept key, which the authority makes if it has none. See RFC 8555, Section 7.3.1.
 func (c *client) account(ctx context.Context) (acme.Account, error) {
 	key, err := c.store.accountKey(ctx)
 	if err != nil {

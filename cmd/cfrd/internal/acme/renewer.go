@@ -55,6 +55,7 @@ type advice struct {
 	again  time.Time // when to ask again
 }
 
+// newRenewer returns a renewer that supplies holder with a certificate for want.
 func newRenewer(holder *certs.Holder, store store, a authority, want Identity, log zerolog.Logger) *renewer {
 	return &renewer{holder: holder, store: store, authority: a, want: want, log: log, wake: make(chan struct{}, 1)}
 }
@@ -70,6 +71,7 @@ func (r *renewer) Update(want Identity) {
 	}
 }
 
+// wanted returns the identity that the next certificate is to have.
 func (r *renewer) wanted() Identity {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -172,6 +174,7 @@ func (r *renewer) takeAdvice(ctx context.Context) {
 	}
 }
 
+// clamp returns t, or low or high if t is beyond them.
 func clamp(t, low, high time.Time) time.Time {
 	switch {
 	case t.Before(low):
@@ -217,7 +220,7 @@ func retryPause(n int, err error) time.Duration {
 	return pause + rand.N(pause/10)
 }
 
-// renew returns a certificate for want. An error beside it means that it is good, but could not be kept.
+// renew returns a certificate for want. If it returns an error as well, the certificate is good but could not be kept.
 func (r *renewer) renew(ctx context.Context, want Identity) (*tls.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()

@@ -81,7 +81,7 @@ func (s store) accountKey(ctx context.Context) (crypto.Signer, error) {
 	if err == nil {
 		return certmagic.PEMDecodePrivateKey(text)
 	}
-	if !isNotExist(err) {
+	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	key, text, err := certs.NewKey()
@@ -120,8 +120,6 @@ func (s store) lock(ctx context.Context) (unlock func(), err error) {
 		}
 	}
 }
-
-func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 // CheckStorage returns why nothing could be kept in dir, which need not exist yet: it makes a file where dir is, or will
 // be made, and removes it.

@@ -26,7 +26,7 @@ const TicketKeyLife = 8 * time.Hour
 const TicketKeys = 3
 
 // Holder serves the one certificate of the resolver, which can be replaced at any time, and the session tickets of all
-// listeners. Its methods that only tell something accept a nil Holder, which stands for a resolver without encrypted
+// listeners. Its methods that only return something accept a nil Holder, which stands for a resolver without encrypted
 // transports.
 type Holder struct {
 	// set once, before the first handshake
@@ -95,6 +95,7 @@ func (h *Holder) Leaf() *x509.Certificate {
 	return leafOf(h.current.Load())
 }
 
+// leafOf returns the leaf of cert, or nil if cert is nil.
 func leafOf(cert *tls.Certificate) *x509.Certificate {
 	if cert == nil {
 		return nil
@@ -143,7 +144,7 @@ func (h *Holder) Complaint() string {
 // SetNext says when the next certificate will be ordered, for Stats.
 func (h *Holder) SetNext(at time.Time) { h.next.Store(at.Unix()) }
 
-// Stats are what metrics tell about a certificate.
+// Stats are the numbers of a certificate, for metrics.
 type Stats struct {
 	Expiry           time.Time // zero if there is no certificate
 	Applied, Refused uint64    // replacements since the start
@@ -195,6 +196,7 @@ func (h *Holder) Warnings(now time.Time) (lines []string) {
 	return lines
 }
 
+// formatTime returns t as it is shown to operators, in UTC.
 func formatTime(t time.Time) string { return t.UTC().Format(time.DateTime) }
 
 // Rotate makes a new ticket key and forgets the oldest. Only one goroutine may call it at a time.

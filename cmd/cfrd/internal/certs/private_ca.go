@@ -50,6 +50,7 @@ func (ca PrivateCA) Files(now time.Time) (map[string][]byte, error) {
 	return files, nil
 }
 
+// files does the work of Files.
 func (ca PrivateCA) files(now time.Time) (map[string][]byte, error) {
 	caKey, caKeyPEM, err := NewKey()
 	if err != nil {
@@ -127,7 +128,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// newSerial returns 128 bits that nobody can foresee, positive and without a leading zero.
+// newSerial returns a random serial number of 127 bits. See RFC 5280, Section 4.1.2.2.
 func newSerial() *big.Int {
 	var b [16]byte
 	rand.Read(b[:])

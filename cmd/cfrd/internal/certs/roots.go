@@ -21,6 +21,7 @@ func LoadOnlyRoots(file string) (*x509.CertPool, error) {
 	return pool, appendRoots(pool, file)
 }
 
+// appendRoots adds the authorities in file, in PEM form, to pool.
 func appendRoots(pool *x509.CertPool, file string) error {
 	pem, err := os.ReadFile(file)
 	if err != nil {

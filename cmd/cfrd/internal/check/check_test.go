@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/e2e/netns"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -142,7 +143,7 @@ func TestCheckFinds(t *testing.T) {
 		"wrong-alpn-of-dot": {func(f *fakeResolver) { f.dotALPN = "imap" }, nil, []string{"dot"}},
 		"doh-missing": {
 			func(f *fakeResolver) {
-				discovery(f, func(m *dns.Msg) { m.Answer[1].(*dns.SVCB).Value[1].(*dns.SVCBPort).Port = closedPort(t) })
+				discovery(f, func(m *dns.Msg) { m.Answer[1].(*dns.SVCB).Value[1].(*dns.SVCBPort).Port = netns.Port(t) })
 			}, nil, []string{"doh"},
 		},
 		"dohpath-wrong": {
@@ -194,7 +195,8 @@ func TestCheckFinds(t *testing.T) {
 		},
 		"another-answer-on-encrypted-transports": {
 			func(f *fakeResolver) { f.overrideEncrypted = answers(t, fakeName+". 60 A 192.0.2.1") },
-			nil, []string{
+			nil,
+			[]string{
 				"dot", "dot-sni", "doh", "doh-post", "doh-sni", "doh3", "doh3-post", "doh3-sni", "doq", "doq-sni",
 			},
 		},
@@ -218,17 +220,6 @@ func TestCheckFinds(t *testing.T) {
 			}
 		})
 	}
-}
-
-// closedPort returns a port on which nothing listens.
-func closedPort(t *testing.T) uint16 {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return netip.MustParseAddrPort(ln.Addr().String()).Port()
 }
 
 func TestCheckSteered(t *testing.T) {

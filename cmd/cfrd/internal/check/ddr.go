@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -25,24 +26,11 @@ func (c checker) ask(ctx context.Context, name string, qtype uint16) (message, e
 	return m, err
 }
 
+// askOver sends a question to the resolver over t, which is UDP or TCP.
 func (c checker) askOver(ctx context.Context, t resolver.Transport, name string, qtype uint16) (message, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	q, err := Question(name, qtype).Pack()
-	if err != nil {
-		return message{}, err
-	}
-	reply, err := Client{Addr: c.Addr, Control: c.control}.roundTrip(ctx, t, q)
-	if err != nil {
-		return message{}, err
-	}
-	return parseMessage(reply)
-}
-
-// Question returns a query for name and qtype with a random ID. The size that it offers for UDP messages is one that no
-// path fragments. See https://www.dnsflagday.net/2020/ .
-func Question(name string, qtype uint16) *dns.Msg {
-	return new(dns.Msg).SetQuestion(name, qtype).SetEdns0(1232, false)
+	return Client{Addr: c.Addr, Control: c.control}.ask(ctx, t, Question(name, qtype))
 }
 
 // do53 asks for designated resolvers over UDP and TCP, and returns a usable reply.
@@ -95,7 +83,7 @@ func (c checker) designated(m message) []Designation {
 
 // designation judges one record, and returns it and whether a DNS client can use it.
 func (c checker) designation(rr record, extra []record) (Designation, bool) {
-	r, err := ddr.ParseRecord(rr.data)
+	r, err := svcb.Parse(rr.data)
 	if err != nil {
 		c.fail("svcb", discoveryName, "malformed, so that clients reject the whole answer: %v", err)
 		return Designation{}, false
@@ -123,7 +111,7 @@ func (c checker) designation(rr record, extra []record) (Designation, bool) {
 	return d, true
 }
 
-// addresses looks at what the Additional section holds for the target of d.
+// addresses judges the addresses that the Additional section holds for the target of d.
 func (c checker) addresses(d Designation, target string, extra []record) {
 	all := addressRecordsOf(d.Target, extra)
 	switch {
@@ -134,20 +122,22 @@ func (c checker) addresses(d Designation, target string, extra []record) {
 	}
 }
 
+// params returns what d says about its target, for a step.
 func (d Designation) params() string {
-	s := "alpn=" + strings.Join(d.ALPN, ",")
+	words := []string{"alpn=" + strings.Join(d.ALPN, ",")}
 	if d.Port != 0 {
-		s += fmt.Sprintf(" port=%d", d.Port)
+		words = append(words, fmt.Sprintf("port=%d", d.Port))
 	}
 	if d.DoHPath != "" {
-		s += " dohpath=" + d.DoHPath
+		words = append(words, "dohpath="+d.DoHPath)
 	}
 	for _, a := range d.Addresses {
-		s += " " + a.String()
+		words = append(words, a.String())
 	}
-	return s
+	return strings.Join(words, " ")
 }
 
+// addressRecordsOf returns the addresses that name has in section, with duplicates.
 func addressRecordsOf(name string, section []record) []netip.Addr {
 	var addrs []netip.Addr
 	for _, rr := range section {
@@ -158,22 +148,24 @@ func addressRecordsOf(name string, section []record) []netip.Addr {
 	return addrs
 }
 
+// additionalAddrs returns the addresses that name has in section, sorted, each once.
 func additionalAddrs(name string, section []record) []netip.Addr {
 	addrs := addressRecordsOf(name, section)
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return slices.Compact(addrs)
 }
 
-// isRelay recognises our own form of a relay record whatever private key it uses.
-func isRelay(r ddr.Record) bool {
+// isRelay reports whether r is the record of a relay in the form of this program, whatever private key it uses.
+func isRelay(r svcb.Record) bool {
 	return slices.ContainsFunc(r.Mandatory(), func(key uint16) bool {
-		return key >= ddr.KeyPrivateFirst && r.IsRelay(key)
+		return key >= svcb.KeyPrivateFirst && ddr.IsRelay(r, key)
 	})
 }
 
-func (c checker) relayRecord(target string, r ddr.Record) {
+// relayRecord judges the record of a relay, which clients that do not know its key skip.
+func (c checker) relayRecord(target string, r svcb.Record) {
 	for _, p := range r.Params {
-		if p.Key < ddr.KeyPrivateFirst {
+		if p.Key < svcb.KeyPrivateFirst {
 			continue
 		}
 		f, err := ddr.ParseRelayValue(p.Value)
@@ -182,12 +174,12 @@ func (c checker) relayRecord(target string, r ddr.Record) {
 			return
 		}
 		c.ok("relay-record", target, "announces a relay by %s (TCP: %t, UDP: %t); clients that do not know it skip it",
-			ddr.KeyName(p.Key), f&ddr.RelayTCP != 0, f&ddr.RelayUDP != 0)
+			svcb.KeyName(p.Key), f&ddr.RelayTCP != 0, f&ddr.RelayUDP != 0)
 		return
 	}
 }
 
-// hygiene asks what a resolver with a locally served resolver.arpa answers with NODATA. See RFC 9462, Section 6.4.
+// hygiene asks a question to which a resolver that serves resolver.arpa locally answers NODATA. See RFC 9462, Section 6.4.
 // Addresses are not asked for, because clients must not. See RFC 9462, Section 4.
 func (c checker) hygiene(ctx context.Context) {
 	const name, target = "resolver-arpa", "resolver.arpa. TXT"

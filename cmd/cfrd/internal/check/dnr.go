@@ -8,8 +8,9 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/survey"
 )
 
 // NetworkOptions say which link Network checks, and how.
@@ -27,16 +28,16 @@ func Network(ctx context.Context, o NetworkOptions) (*NetworkReport, error) {
 		Options{Timeout: o.Timeout, Roots: o.Roots},
 		&Report{Resolver: o.Interface, OK: true},
 	}}
-	survey, err := dnr.Listen(ctx, dnr.ListenConfig{Interface: o.Interface, Window: o.Timeout})
+	result, err := survey.Run(ctx, survey.Config{Interface: o.Interface, Window: o.Timeout})
 	if err != nil {
 		return nil, err
 	}
-	c.link = survey.Link
-	c.judge(survey)
+	c.link = result.Link
+	c.judge(result)
 	if !o.ListenOnly {
-		c.try(ctx, survey)
+		c.try(ctx, result)
 	}
-	return &NetworkReport{c.Report, c.document(survey)}, nil
+	return &NetworkReport{c.Report, c.document(result)}, nil
 }
 
 // NetworkReport is what Network found.
@@ -51,7 +52,7 @@ func (r *NetworkReport) WriteJSON(w io.Writer) error { return writeJSON(w, r.doc
 // dnrChecker makes the steps of one run on a link and adds them to the report.
 type dnrChecker struct {
 	checker
-	link dnr.Link
+	link survey.Link
 }
 
 // dnrDocument is what `cfrd dnr check --json` prints. Its field names are stable.
@@ -65,15 +66,15 @@ type dnrDocument struct {
 
 // dnrServer is one message of one server.
 type dnrServer struct {
-	By        string         `json:"by"` // dhcpv4, dhcpv6 or ra
-	Server    netip.Addr     `json:"server"`
-	ID        string         `json:"id,omitempty"`
-	Message   string         `json:"message"`
-	Copies    int            `json:"copies"`
-	Resolvers []netip.Addr   `json:"resolvers,omitempty"` // for use without encryption
-	Findings  []dnr.Finding  `json:"findings,omitempty"`
-	Instances []dnrInstance  `json:"instances,omitempty"`
-	Clients   []dnr.Reaction `json:"clients,omitempty"`
+	By        string            `json:"by"` // dhcpv4, dhcpv6 or ra
+	Server    netip.Addr        `json:"server"`
+	ID        string            `json:"id,omitempty"`
+	Message   string            `json:"message"`
+	Copies    int               `json:"copies"`
+	Resolvers []netip.Addr      `json:"resolvers,omitempty"` // for use without encryption
+	Findings  []dnr.Finding     `json:"findings,omitempty"`
+	Instances []dnrInstance     `json:"instances,omitempty"`
+	Clients   []survey.Reaction `json:"clients,omitempty"`
 }
 
 // dnrInstance is one designated resolver, as far as it could be read.
@@ -88,28 +89,30 @@ type dnrInstance struct {
 	Findings  []dnr.Finding `json:"findings,omitempty"`
 }
 
-func (c dnrChecker) document(s dnr.Survey) dnrDocument {
+// document returns what `cfrd dnr check --json` prints about the survey s.
+func (c dnrChecker) document(s survey.Result) dnrDocument {
 	d := dnrDocument{
 		Interface: c.link.Interface, OK: c.OK, FirstFailure: c.FirstFailure, Steps: c.Steps, Servers: []dnrServer{},
 	}
-	for _, h := range s.Heard {
+	for _, h := range s.Messages {
 		server := dnrServer{
-			By: h.By.String(), Server: h.Server, ID: h.ID, Message: h.Message, Copies: h.Copies, Resolvers: h.Resolvers,
+			By: h.By.String(), Server: h.Server, ID: h.ID, Message: h.Kind, Copies: h.Copies, Resolvers: h.Resolvers,
 			Findings: h.Findings,
 		}
 		for _, in := range h.Instances {
 			server.Instances = append(server.Instances, instanceOf(h.By, in))
 		}
 		if len(h.Instances) > 0 {
-			server.Clients = dnr.Clients(h)
+			server.Clients = survey.Clients(h)
 		}
 		d.Servers = append(d.Servers, server)
 	}
 	return d
 }
 
+// instanceOf returns an instance of an option of the given form as the document has it.
 func instanceOf(form dnr.Form, in dnr.Inspection) dnrInstance {
-	r := ddr.Record{Params: in.Params}
+	r := svcb.Record{Params: in.Params}
 	i := dnrInstance{
 		Priority: in.Priority, ADN: in.ADN, Addresses: in.Addresses, ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(),
 		Findings: in.Findings,
@@ -122,4 +125,4 @@ func instanceOf(form dnr.Form, in dnr.Inspection) dnrInstance {
 }
 
 // source names a message in steps: how and from whom it came.
-func source(h dnr.Heard) string { return fmt.Sprintf("%s %s", h.By, h.Server) }
+func source(h survey.Message) string { return fmt.Sprintf("%s %s", h.By, h.Server) }

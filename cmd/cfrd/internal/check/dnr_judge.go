@@ -10,12 +10,13 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/survey"
 )
 
-// judge says what is to be said of the messages alone.
-func (c dnrChecker) judge(s dnr.Survey) {
+// judge judges the messages alone, without connecting to anything.
+func (c dnrChecker) judge(s survey.Result) {
 	for _, why := range s.Unasked {
 		c.skip("ask", c.link.Interface, "%s", why)
 	}
@@ -23,52 +24,53 @@ func (c dnrChecker) judge(s dnr.Survey) {
 		c.fail("flood", c.link.Interface, "%d more messages were not looked at: something floods the link", s.Dropped)
 	}
 	designated := false
-	for _, h := range s.Heard {
+	for _, h := range s.Messages {
 		c.message(h)
 		designated = designated || len(h.Instances) > 0
 	}
 	switch {
-	case len(s.Heard) == 0:
+	case len(s.Messages) == 0:
 		c.fail("dnr", c.link.Interface, "no router and no DHCP server answered")
 	case !designated:
 		c.fail("dnr", c.link.Interface, "no server hands out a designated resolver, so clients stay unencrypted")
 	}
-	c.agreement(s.Heard)
-	for _, h := range s.Heard {
+	c.agreement(s.Messages)
+	for _, h := range s.Messages {
 		c.reactions(h)
 	}
 }
 
 // message judges one message.
-func (c dnrChecker) message(h dnr.Heard) {
+func (c dnrChecker) message(h survey.Message) {
 	from := source(h)
 	for _, f := range h.Findings {
 		c.finding(from, f)
 	}
 	switch n := len(h.Instances) + h.Omitted; {
 	case n == 0:
-		c.skip(h.By.String(), from, "this %s hands out no designated resolver", h.Message)
+		c.skip(h.By.String(), from, "this %s hands out no designated resolver", h.Kind)
 	case h.Omitted > 0:
-		c.fail(h.By.String(), from, "this %s has %d instances, of which the first %d were looked at", h.Message, n,
+		c.fail(h.By.String(), from, "this %s has %d instances, of which the first %d were looked at", h.Kind, n,
 			len(h.Instances))
 	case h.Err() != nil:
-		c.skip(h.By.String(), from, "clients ignore this %s, and with it %d instances", h.Message, n)
+		c.skip(h.By.String(), from, "clients ignore this %s, and with it %d instances", h.Kind, n)
 	default:
-		c.ok(h.By.String(), from, "this %s has %d instances%s", h.Message, n, beside(h.Resolvers))
+		c.ok(h.By.String(), from, "this %s has %d instances%s", h.Kind, n, alsoUnencrypted(h.Resolvers))
 	}
 	for i, in := range h.Instances {
 		c.instance(h, i, in)
 	}
 }
 
-// beside tells of the resolvers that are handed out for use without encryption.
-func beside(servers []netip.Addr) string {
+// alsoUnencrypted returns which resolvers are handed out for use without encryption, as the end of a sentence, or "".
+func alsoUnencrypted(servers []netip.Addr) string {
 	if len(servers) == 0 {
 		return ""
 	}
 	return ", beside unencrypted DNS at " + joined(servers)
 }
 
+// joined returns addrs as words of a sentence.
 func joined(addrs []netip.Addr) string {
 	words := make([]string, len(addrs))
 	for i, a := range addrs {
@@ -77,7 +79,7 @@ func joined(addrs []netip.Addr) string {
 	return strings.Join(words, " ")
 }
 
-// finding makes a step of a finding. What some clients refuse is a failure, too.
+// finding adds a finding as a step. It fails also where only some clients refuse the option.
 func (c dnrChecker) finding(target string, f dnr.Finding) {
 	if f.Severity == dnr.Note {
 		c.skip(f.Code, target, "%s", f.Text)
@@ -86,13 +88,14 @@ func (c dnrChecker) finding(target string, f dnr.Finding) {
 	c.fail(f.Code, target, "%s", f.Text)
 }
 
-// instance judges one instance. What is wrong with several of them in the same way is said of the first one.
-func (c dnrChecker) instance(h dnr.Heard, i int, in dnr.Inspection) {
+// instance judges the instance in, which is the one with index i of h. A finding that several instances have is reported
+// once, with the first of them.
+func (c dnrChecker) instance(h survey.Message, i int, in dnr.Inspection) {
 	target := fmt.Sprintf("%s #%d", source(h), i+1)
 	fine := true
 	for _, f := range in.Findings {
 		fine = fine && f.Severity == dnr.Note
-		// That it is withdrawn is said of its lifetime.
+		// A withdrawn instance is reported by its lifetime.
 		if f.Code == dnr.CodeWithdrawn || slices.ContainsFunc(h.Instances[:i], has(f)) {
 			continue
 		}
@@ -128,8 +131,9 @@ func alsoIn(list []dnr.Inspection, i int, f dnr.Finding) string {
 	return "; so it is with " + strings.Join(numbers, " ")
 }
 
+// describe returns what an instance says about its resolver, for a step.
 func describe(in dnr.Inspection) string {
-	r := ddr.Record{Params: in.Params}
+	r := svcb.Record{Params: in.Params}
 	d := Designation{ALPN: r.ALPN(), Port: r.Port(), DoHPath: r.DoHPath(), Addresses: in.Addresses}
 	return d.params()
 }
@@ -138,8 +142,8 @@ func describe(in dnr.Inspection) string {
 // 9463, Section 6.1; RFC 4861, Section 6.2.1.
 const shortestLifetime = 3 * 4 * time.Second
 
-// lifetime judges that of a Router Advertisement's option.
-func (c dnrChecker) lifetime(target string, h dnr.Heard, lifetime time.Duration) {
+// lifetime judges the lifetime of the option of a Router Advertisement.
+func (c dnrChecker) lifetime(target string, h survey.Message, lifetime time.Duration) {
 	const name = "lifetime"
 	switch {
 	case lifetime == 0:
@@ -155,13 +159,14 @@ func (c dnrChecker) lifetime(target string, h dnr.Heard, lifetime time.Duration)
 	}
 }
 
-// service is one transport of one resolver, as far as all servers of a link must say the same of it.
+// service is one transport of one resolver, in what all servers of a link must agree on.
 type service struct {
 	adn, alpn string
 	port      uint16
 	dohPath   string
 }
 
+// String returns s as part of a sentence.
 func (s service) String() string {
 	text := fmt.Sprintf("%s at port %d of %s", s.alpn, s.port, s.adn)
 	if s.dohPath != "" {
@@ -173,39 +178,30 @@ func (s service) String() string {
 // servicesOf returns the transports that a client would take from an instance, with their addresses.
 func servicesOf(in dnr.Inspection) map[service][]netip.Addr {
 	list := make(map[service][]netip.Addr)
-	r := ddr.Record{Params: in.Params}
+	r := svcb.Record{Params: in.Params}
 	for _, id := range r.ALPN() {
 		list[serviceOf(in.ADN, id, r)] = in.Usable()
 	}
 	return list
 }
 
-func serviceOf(adn, alpn string, r ddr.Record) service {
+// serviceOf returns the service that a record of the resolver adn describes for one protocol.
+func serviceOf(adn, alpn string, r svcb.Record) service {
 	s := service{adn: dns.CanonicalName(adn), alpn: alpn, port: portOf(alpn, r.Port())}
-	if ddr.IsHTTP(alpn) {
+	if svcb.IsHTTP(alpn) {
 		s.dohPath = r.DoHPath()
 	}
 	return s
 }
 
-// portOf returns the port of a protocol if there is no other. See RFC 9461, Section 4.2; RFC 9463, Section 3.1.5.
-func portOf(alpn string, port uint16) uint16 {
-	switch {
-	case port != 0:
-		return port
-	case ddr.IsHTTP(alpn):
-		return 443
-	}
-	return 853
-}
-
-// offer is what one message hands out that clients would take.
+// offer is what clients would take of one message.
 type offer struct {
-	heard    dnr.Heard
+	heard    survey.Message
 	services map[service][]netip.Addr
 }
 
-func offers(heard []dnr.Heard) (list []offer) {
+// offers returns what each of the messages designates, without those that designate nothing.
+func offers(heard []survey.Message) (list []offer) {
 	for _, h := range heard {
 		o := offer{h, make(map[service][]netip.Addr)}
 		for _, in := range h.Instances {
@@ -225,7 +221,7 @@ func offers(heard []dnr.Heard) (list []offer) {
 
 // agreement compares what several servers say, because clients take the options of all of them together. See RFC 9463,
 // Section 3.2; RFC 8106, Section 5.3.1.
-func (c dnrChecker) agreement(heard []dnr.Heard) {
+func (c dnrChecker) agreement(heard []survey.Message) {
 	list := offers(heard)
 	if len(list) < 2 {
 		return
@@ -245,8 +241,8 @@ func (c dnrChecker) agreement(heard []dnr.Heard) {
 	}
 }
 
-// differs says what o and other contradict each other in, or "". That one of them leaves out a transport is no
-// contradiction: not every server can carry all.
+// differs returns how o contradicts other, or "". A transport that only one of them has is no contradiction, because not
+// every server can carry all.
 func (o offer) differs(other offer) string {
 	names, others := o.names(), other.names()
 	if !slices.ContainsFunc(names, func(n string) bool { return slices.Contains(others, n) }) {
@@ -269,10 +265,13 @@ func (o offer) differs(other offer) string {
 	return ""
 }
 
+// sameFamily reports whether both messages carry addresses of the same family: DHCPv4 has IPv4 only, the others IPv6
+// only.
 func (o offer) sameFamily(other offer) bool {
 	return (o.heard.By == dnr.DHCPv4) == (other.heard.By == dnr.DHCPv4)
 }
 
+// sameAddrs reports whether a and b hold the same addresses, in any order.
 func sameAddrs(a, b []netip.Addr) bool {
 	contains := func(list []netip.Addr) func(netip.Addr) bool {
 		return func(x netip.Addr) bool { return !slices.Contains(list, x) }
@@ -294,12 +293,12 @@ func (o offer) names() (names []string) {
 	return slices.Compact(names)
 }
 
-// reactions says what known clients make of a message.
-func (c dnrChecker) reactions(h dnr.Heard) {
+// reactions adds how known clients react to a message.
+func (c dnrChecker) reactions(h survey.Message) {
 	if len(h.Instances) == 0 {
 		return
 	}
-	for _, r := range dnr.Clients(h) {
+	for _, r := range survey.Clients(h) {
 		target := source(h)
 		name := "client-" + strings.ToLower(strings.FieldsFunc(r.Client, func(c rune) bool { return c == ' ' || c == '-' })[0])
 		text := r.Client + " "
@@ -317,7 +316,8 @@ func (c dnrChecker) reactions(h dnr.Heard) {
 	}
 }
 
-func uses(list []dnr.Use) string {
+// uses returns what a client uses, as words of a sentence.
+func uses(list []survey.Use) string {
 	words := make([]string, len(list))
 	for i, u := range list {
 		words[i] = fmt.Sprintf("%s of #%d", strings.Join(u.ALPN, " "), u.Instance)
@@ -325,6 +325,7 @@ func uses(list []dnr.Use) string {
 	return strings.Join(words, ", ")
 }
 
+// but returns why a client does not use the rest, as the end of a sentence, or "".
 func but(reasons []string) string {
 	if len(reasons) == 0 {
 		return ""

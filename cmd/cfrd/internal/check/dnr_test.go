@@ -12,14 +12,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/dnr/survey"
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
 // newDNRChecker returns a checker on a link of which this host has loopback addresses, so that tests can be servers.
 func newDNRChecker(f *fakeResolver) dnrChecker {
 	c := dnrChecker{checker: checker{Options{Timeout: 5 * time.Second}, &Report{Resolver: "lo", OK: true}}}
-	c.link = dnr.Link{Interface: "lo", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
+	c.link = survey.Link{Interface: "lo", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
 	if f != nil {
 		c.Roots = f.ca.pool
 	}
@@ -27,9 +29,9 @@ func newDNRChecker(f *fakeResolver) dnrChecker {
 }
 
 // designate returns a message of a server with instances for r.
-func designate(t *testing.T, by dnr.Form, server string, list ...ddr.Resolver) dnr.Heard {
+func designate(t *testing.T, by dnr.Form, server string, list ...svcb.Resolver) survey.Message {
 	t.Helper()
-	h := dnr.Heard{By: by, Server: netip.MustParseAddr(server), Message: "reply", Copies: 1}
+	h := survey.Message{By: by, Server: netip.MustParseAddr(server), Kind: "reply", Copies: 1}
 	for _, r := range list {
 		in := dnr.Instance{Priority: r.Priority, ADN: r.Name, Addresses: r.Addresses, Params: r.Params()}
 		var data []byte
@@ -53,12 +55,12 @@ func designate(t *testing.T, by dnr.Form, server string, list ...ddr.Resolver) d
 }
 
 // designated returns a resolver at a documentation address of the family of by, changed by f.
-func designatedBy(by dnr.Form, change func(*ddr.Resolver)) ddr.Resolver {
+func designatedBy(by dnr.Form, change func(*svcb.Resolver)) svcb.Resolver {
 	addr := netip.MustParseAddr("2001:db8::53")
 	if by == dnr.DHCPv4 {
 		addr = netip.MustParseAddr("192.0.2.53")
 	}
-	r := ddr.Resolver{Priority: 1, Name: "dns.isp.example.", Addresses: []netip.Addr{addr}, ALPN: []string{"dot"}}
+	r := svcb.Resolver{Priority: 1, Name: "dns.isp.example.", Addresses: []netip.Addr{addr}, ALPN: []string{"dot"}}
 	if change != nil {
 		change(&r)
 	}
@@ -67,26 +69,26 @@ func designatedBy(by dnr.Form, change func(*ddr.Resolver)) ddr.Resolver {
 
 // TestDNRAgreement compares what two servers say.
 func TestDNRAgreement(t *testing.T) {
-	doh := func(r *ddr.Resolver) { r.ALPN, r.DoHPath = []string{"h2"}, "/dns-query{?dns}" }
+	doh := func(r *svcb.Resolver) { r.ALPN, r.DoHPath = []string{"h2"}, "/dns-query{?dns}" }
 	for name, row := range map[string]struct {
 		by     dnr.Form // of the second; the first is a Router Advertisement
-		second func(*ddr.Resolver)
+		second func(*svcb.Resolver)
 		want   string // part of the detail; "" if they agree
 	}{
 		"same":                 {dnr.DHCPv6, nil, ""},
 		"other-family":         {dnr.DHCPv4, nil, ""},
-		"case-of-name":         {dnr.DHCPv4, func(r *ddr.Resolver) { r.Name = "DNS.isp.example." }, ""},
-		"default-port":         {dnr.DHCPv4, func(r *ddr.Resolver) { r.Port = 853 }, ""},
+		"case-of-name":         {dnr.DHCPv4, func(r *svcb.Resolver) { r.Name = "DNS.isp.example." }, ""},
+		"default-port":         {dnr.DHCPv4, func(r *svcb.Resolver) { r.Port = 853 }, ""},
 		"fewer-transports":     {dnr.DHCPv4, doh, ""},
-		"more-transports":      {dnr.DHCPv4, func(r *ddr.Resolver) { r.ALPN = []string{"dot", "doq"} }, ""},
-		"other-name":           {dnr.DHCPv4, func(r *ddr.Resolver) { r.Name = "dns.other.example." }, "it designates dns.other.example."},
-		"other-port":           {dnr.DHCPv4, func(r *ddr.Resolver) { r.Port = 8853 }, "dot at port 8853"},
-		"other-address":        {dnr.DHCPv6, func(r *ddr.Resolver) { r.Addresses[0] = netip.MustParseAddr("2001:db8::54") }, "2001:db8::54, not 2001:db8::53"},
-		"other-address-router": {dnr.RA, func(r *ddr.Resolver) { r.Addresses[0] = netip.MustParseAddr("2001:db8::54") }, "2001:db8::54"},
+		"more-transports":      {dnr.DHCPv4, func(r *svcb.Resolver) { r.ALPN = []string{"dot", "doq"} }, ""},
+		"other-name":           {dnr.DHCPv4, func(r *svcb.Resolver) { r.Name = "dns.other.example." }, "it designates dns.other.example."},
+		"other-port":           {dnr.DHCPv4, func(r *svcb.Resolver) { r.Port = 8853 }, "dot at port 8853"},
+		"other-address":        {dnr.DHCPv6, func(r *svcb.Resolver) { r.Addresses[0] = netip.MustParseAddr("2001:db8::54") }, "2001:db8::54, not 2001:db8::53"},
+		"other-address-router": {dnr.RA, func(r *svcb.Resolver) { r.Addresses[0] = netip.MustParseAddr("2001:db8::54") }, "2001:db8::54"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newDNRChecker(nil)
-			c.agreement([]dnr.Heard{
+			c.agreement([]survey.Message{
 				designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, nil)),
 				designate(t, dnr.DHCPv4, "192.0.2.2"), // hands out none
 				designate(t, row.by, "192.0.2.1", designatedBy(row.by, row.second)),
@@ -98,9 +100,9 @@ func TestDNRAgreement(t *testing.T) {
 	}
 	t.Run("other-dohpath", func(t *testing.T) {
 		c := newDNRChecker(nil)
-		c.agreement([]dnr.Heard{
+		c.agreement([]survey.Message{
 			designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, doh)),
-			designate(t, dnr.DHCPv4, "192.0.2.1", designatedBy(dnr.DHCPv4, func(r *ddr.Resolver) { doh(r); r.DoHPath = "/q{?dns}" })),
+			designate(t, dnr.DHCPv4, "192.0.2.1", designatedBy(dnr.DHCPv4, func(r *svcb.Resolver) { doh(r); r.DoHPath = "/q{?dns}" })),
 		})
 		if c.OK || !strings.Contains(c.Steps[0].Detail, "/q{?dns}") {
 			t.Errorf("got %+v", c.Steps)
@@ -122,7 +124,7 @@ func TestDNRLifetime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newDNRChecker(nil)
-			c.lifetime("", dnr.Heard{Interval: row.interval}, row.lifetime)
+			c.lifetime("", survey.Message{Interval: row.interval}, row.lifetime)
 			if c.Steps[0].Status != row.want {
 				t.Errorf("got %+v; want %s", c.Steps, row.want)
 			}
@@ -139,8 +141,8 @@ func TestDNRJudge(t *testing.T) {
 	}
 	wrong.Omitted = 7
 	ignored := designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, nil))
-	ignored.Findings = []dnr.Finding{{Code: dnr.CodeHopLimit, Severity: dnr.Error, Err: dnr.ErrOffLink}}
-	c.judge(dnr.Survey{Heard: []dnr.Heard{wrong, ignored}, Unasked: []string{"dhcpv4: no"}, Dropped: 3})
+	ignored.Findings = []dnr.Finding{{Code: survey.CodeHopLimit, Severity: dnr.Error, Err: survey.ErrOffLink}}
+	c.judge(survey.Result{Messages: []survey.Message{wrong, ignored}, Unasked: []string{"dhcpv4: no"}, Dropped: 3})
 	want := []string{
 		"skip ask", "fail flood", "fail dhcpv6", "ok instance", "fail truncated",
 		"fail hop-limit", "skip ra", "ok instance", "ok lifetime",
@@ -159,7 +161,7 @@ func TestDNRJudge(t *testing.T) {
 	}
 }
 
-// TestDNREndpoint connects to a resolver as a client must that was told of it by the network.
+// TestDNREndpoint connects to a resolver as a client must to which the network has handed it out.
 func TestDNREndpoint(t *testing.T) {
 	hour := time.Now().Add(time.Hour)
 	for name, row := range map[string]struct {
@@ -187,7 +189,7 @@ func TestDNREndpoint(t *testing.T) {
 		"refused": {func(f *fakeResolver) {
 			f.overrideEncrypted = rcode(fakeName+".", dns.RcodeRefused)
 		}, nil, []string{""}, false},
-		"nobody-there":      {nil, func(e *endpoint) { e.port = closedPort(t) }, []string{""}, false},
+		"nobody-there":      {nil, func(e *endpoint) { e.port = netns.Port(t) }, []string{""}, false},
 		"other-family":      {nil, func(e *endpoint) { e.addr = netip.MustParseAddr("2001:db8::53") }, nil, true},
 		"unknown-transport": {nil, func(e *endpoint) { e.alpn = "gopher" }, nil, true},
 	} {
@@ -199,8 +201,8 @@ func TestDNREndpoint(t *testing.T) {
 			f.start(t)
 			for i, id := range []string{"dot", "h2", "h3", "doq"} {
 				e := endpoint{service{fakeName + ".", id, f.services[i].Addr.Port(), ""}, f.addr}
-				if ddr.IsHTTP(id) {
-					e.dohPath = ddr.DefaultDoHPath
+				if svcb.IsHTTP(id) {
+					e.dohPath = svcb.DefaultDoHPath
 				}
 				if row.change != nil {
 					row.change(&e)
@@ -245,7 +247,7 @@ func TestDNRDiscovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	dot := endpoint{service{fakeName + ".", "dot", f.services[0].Addr.Port(), ""}, f.addr}
-	doh := endpoint{service{fakeName + ".", "h2", f.services[1].Addr.Port(), ddr.DefaultDoHPath}, f.addr}
+	doh := endpoint{service{fakeName + ".", "h2", f.services[1].Addr.Port(), svcb.DefaultDoHPath}, f.addr}
 	with := func(e endpoint, change func(*endpoint)) endpoint { change(&e); return e }
 	for name, row := range map[string]struct {
 		m    message
@@ -277,11 +279,11 @@ func TestDo53Servers(t *testing.T) {
 	if got, announced := do53Servers(nil, list); announced || len(got) != 1 || got[0] != addr {
 		t.Errorf("got %v, %t; want the address of the designated resolver", got, announced)
 	}
-	hostile := dnr.Heard{Resolvers: []netip.Addr{netip.MustParseAddr("224.0.0.1"), netip.MustParseAddr("127.0.0.1"), {}}}
+	hostile := survey.Message{Resolvers: []netip.Addr{netip.MustParseAddr("224.0.0.1"), netip.MustParseAddr("127.0.0.1"), {}}}
 	for i := range 10 {
 		hostile.Resolvers = append(hostile.Resolvers, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
 	}
-	if got, announced := do53Servers([]dnr.Heard{hostile}, list); !announced || len(got) != maxDo53 {
+	if got, announced := do53Servers([]survey.Message{hostile}, list); !announced || len(got) != maxDo53 {
 		t.Errorf("got %v, %t; want %d that can be asked", got, announced, maxDo53)
 	}
 }
@@ -290,8 +292,8 @@ func TestDo53Servers(t *testing.T) {
 func TestDNRDocument(t *testing.T) {
 	c := newDNRChecker(nil)
 	h := designate(t, dnr.RA, "fe80::1", designatedBy(dnr.RA, nil))
-	h.Message = "advertisement"
-	survey := dnr.Survey{Heard: []dnr.Heard{h}}
+	h.Kind = "advertisement"
+	survey := survey.Result{Messages: []survey.Message{h}}
 	c.judge(survey)
 	var b bytes.Buffer
 	if err := writeJSON(&b, c.document(survey)); err != nil {

@@ -10,31 +10,31 @@ import (
 
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/ddr"
-	"github.com/cfrd-project/cfrd/dnr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
+	"github.com/cfrd-project/cfrd/dnr/survey"
 )
 
-// Bounds of the connections that hostile servers can make us open.
+// maxEndpoints and maxDo53 bound the connections that hostile servers can cause.
 const (
 	maxEndpoints = 32
 	maxDo53      = 4
 )
 
-// endpoint is where a client would connect to.
+// endpoint is a service at one of its addresses.
 type endpoint struct {
 	service
 	addr netip.Addr // without zone
 }
 
-// endpoints returns what is handed out, each once, as far as it can be tried. What clients must refuse is tried as well:
-// it shows whether more is wrong than the option.
-func endpoints(heard []dnr.Heard) (list []endpoint) {
+// endpoints returns what is handed out and can be tried, each endpoint once. What clients must refuse is tried as well,
+// because that shows whether the option is all that is wrong.
+func endpoints(heard []survey.Message) (list []endpoint) {
 	for _, h := range heard {
 		for _, in := range h.Instances {
 			if !in.Readable() {
 				continue
 			}
-			r := ddr.Record{Params: in.Params}
+			r := svcb.Record{Params: in.Params}
 			for _, id := range r.ALPN() {
 				s := serviceOf(in.ADN, id, r)
 				for _, addr := range in.Usable() {
@@ -49,8 +49,8 @@ func endpoints(heard []dnr.Heard) (list []endpoint) {
 }
 
 // try does what a client does with what is handed out.
-func (c dnrChecker) try(ctx context.Context, s dnr.Survey) {
-	list := endpoints(s.Heard)
+func (c dnrChecker) try(ctx context.Context, s survey.Result) {
+	list := endpoints(s.Messages)
 	for i, e := range list {
 		if i == maxEndpoints {
 			c.skip("transports", c.link.Interface, "only the first %d of %d were tried", maxEndpoints, len(list))
@@ -72,7 +72,7 @@ func (c dnrChecker) endpoint(ctx context.Context, e endpoint) {
 	case !c.canReach(e.addr):
 		c.skip(stepName(t, e.alpn), at.String(), "this host has no address of that kind on the link, so it was not tried")
 		return
-	case ddr.IsHTTP(e.alpn) && e.dohPath == "":
+	case svcb.IsHTTP(e.alpn) && e.dohPath == "":
 		c.skip(stepName(t, e.alpn), at.String(), "cannot be tried without dohpath")
 		return
 	}
@@ -84,6 +84,7 @@ func (c dnrChecker) endpoint(ctx context.Context, e endpoint) {
 	}
 }
 
+// typeOf returns the type of the record that holds addr.
 func typeOf(addr netip.Addr) uint16 {
 	if addr.Is4() {
 		return dns.TypeA
@@ -125,8 +126,8 @@ func (c dnrChecker) bindFor(addr netip.Addr) ControlFunc {
 
 // discovery compares what is handed out with what the resolvers say of themselves. Where they contradict each other,
 // clients follow the network. See RFC 9463, Section 3.2; RFC 9462, Section 6.5.
-func (c dnrChecker) discovery(ctx context.Context, s dnr.Survey, list []endpoint) {
-	servers, announced := do53Servers(s.Heard, list)
+func (c dnrChecker) discovery(ctx context.Context, s survey.Result, list []endpoint) {
+	servers, announced := do53Servers(s.Messages, list)
 	for _, addr := range servers {
 		ck := c.at(addr)
 		if !c.canReach(addr) {
@@ -143,14 +144,14 @@ func (c dnrChecker) discovery(ctx context.Context, s dnr.Survey, list []endpoint
 			c.compare(ck.Addr.String(), m, list)
 		}
 		if err == nil {
-			ck.adnOnly(ctx, s.Heard)
+			ck.adnOnly(ctx, s.Messages)
 		}
 	}
 }
 
-// do53Servers returns the resolvers that are handed out for use without encryption, or else the addresses of the
-// designated ones, which may be such as well.
-func do53Servers(heard []dnr.Heard, list []endpoint) (servers []netip.Addr, announced bool) {
+// do53Servers returns the resolvers that are handed out for use without encryption, and true. If there are none it
+// returns the addresses of the designated resolvers, which may answer without encryption as well.
+func do53Servers(heard []survey.Message, list []endpoint) (servers []netip.Addr, announced bool) {
 	add := func(addr netip.Addr) {
 		one := addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast() && !addr.IsLoopback()
 		if one && !slices.Contains(servers, addr) && len(servers) < maxDo53 {
@@ -177,7 +178,7 @@ func (c dnrChecker) at(addr netip.Addr) checker {
 	return ck
 }
 
-// compare judges a discovery answer by what is handed out.
+// compare judges the discovery answer m by what is handed out.
 func (c dnrChecker) compare(target string, m message, list []endpoint) {
 	said := designatedServices(m)
 	if len(said) == 0 {
@@ -204,8 +205,8 @@ func (c dnrChecker) compare(target string, m message, list []endpoint) {
 	}
 }
 
-// among looks for s in what is handed out. If it is not there, it returns the same protocol of the same resolver at
-// another place, if there is one.
+// among reports whether s is among what is handed out. If not, other is the same protocol of the same resolver at another
+// port or path, if there is one.
 func (s service) among(list []endpoint) (other service, same bool) {
 	for _, e := range list {
 		switch {
@@ -221,7 +222,7 @@ func (s service) among(list []endpoint) (other service, same bool) {
 // designatedServices returns what a client could use of a discovery answer.
 func designatedServices(m message) (list []service) {
 	for _, rr := range ofType(m.answer, dns.TypeSVCB) {
-		r, err := ddr.ParseRecord(rr.data)
+		r, err := svcb.Parse(rr.data)
 		if err != nil || r.CheckDNS() != nil {
 			continue
 		}
@@ -232,8 +233,8 @@ func designatedServices(m message) (list []service) {
 	return list
 }
 
-// adnOnly asks for what instances leave out that have only a name. See RFC 9463, Section 3.1.6.
-func (c checker) adnOnly(ctx context.Context, heard []dnr.Heard) {
+// adnOnly asks for the records of instances that have only a name. See RFC 9463, Section 3.1.6.
+func (c checker) adnOnly(ctx context.Context, heard []survey.Message) {
 	asked := make(map[string]bool)
 	for _, h := range heard {
 		for _, in := range h.Instances {

@@ -26,7 +26,11 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/e2e/netns"
 )
+
+// TestMain runs the tests in a network namespace of their own, in which a port that no test listens on is closed.
+func TestMain(m *testing.M) { netns.Main(m) }
 
 // fakeName is the authentication domain name of fake resolvers.
 const fakeName = "dns.fake.example"

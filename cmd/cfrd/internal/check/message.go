@@ -9,6 +9,12 @@ import (
 	"github.com/miekg/dns"
 )
 
+// Question returns a query for name and qtype with a random ID. The size that it offers for UDP messages is one that no
+// path fragments. See https://www.dnsflagday.net/2020/ .
+func Question(name string, qtype uint16) *dns.Msg {
+	return new(dns.Msg).SetQuestion(name, qtype).SetEdns0(1232, false)
+}
+
 // message is a reply of which the records stay in wire form: the DNS library refuses a whole message for one malformed
 // record, and a verifier wants to say which one it is.
 type message struct {
@@ -29,6 +35,8 @@ type record struct {
 
 var errMessage = errors.New("the reply ends within a record")
 
+// parseMessage reads a response. It leaves the data of records alone, and skips the question and the Authority
+// section.
 func parseMessage(b []byte) (message, error) {
 	if len(b) < 12 {
 		return message{}, errMessage
@@ -57,6 +65,7 @@ func parseMessage(b []byte) (message, error) {
 	return m, nil
 }
 
+// parseRecord reads the record at offset off of b, and returns the offset of what follows it.
 func parseRecord(b []byte, off int) (record, int, error) {
 	name, off, err := dns.UnpackDomainName(b, off)
 	if err != nil || off+10 > len(b) {

@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -53,7 +54,7 @@ func (c checker) byName(ctx context.Context, name string) {
 // Section 2.2.
 func countUsable(records []record) (n int, err error) {
 	for _, rr := range records {
-		r, err := ddr.ParseRecord(rr.data)
+		r, err := svcb.Parse(rr.data)
 		if err != nil {
 			return 0, err
 		}
@@ -64,7 +65,7 @@ func countUsable(records []record) (n int, err error) {
 	return n, nil
 }
 
-// resinfo asks what the resolver says of itself, at the name of discovery and at its own. See RFC 9606, Section 3.
+// resinfo asks for the resolver information, at the name of discovery and at the resolver's own. See RFC 9606, Section 3.
 func (c checker) resinfo(ctx context.Context, name string, records []Designation) {
 	for _, owner := range []string{"resolver.arpa.", name} {
 		if owner == "" || len(records) == 0 {
@@ -83,6 +84,7 @@ func (c checker) resinfo(ctx context.Context, name string, records []Designation
 	}
 }
 
+// judgeInfo judges the response m to a question for RESINFO at owner. See RFC 9606, Sections 3 to 5.
 func (c checker) judgeInfo(owner string, m message) {
 	found := ofType(m.answer, dns.TypeRESINFO)
 	if len(found) == 0 {
@@ -126,17 +128,13 @@ var errNoTransport = errors.New("no encrypted transport answers")
 // askEncrypted asks without RD over the first transport that answers. Whether its certificate is right is judged
 // elsewhere.
 func (c checker) askEncrypted(ctx context.Context, name string, qtype uint16, records []Designation) (message, error) {
-	m := Question(name, qtype)
-	m.RecursionDesired = false
-	wire, err := m.Pack()
-	if err != nil {
-		return message{}, err
-	}
+	q := Question(name, qtype)
+	q.RecursionDesired = false
 	for _, d := range records {
 		for _, id := range d.ALPN {
 			if t, ok := transportOf(id); ok {
-				if reply, err := c.tryOver(ctx, t, c.unnamed(ctx, d, t, id), wire); err == nil {
-					return parseMessage(reply)
+				if m, err := c.tryOver(ctx, t, c.unnamed(ctx, d, id), q); err == nil {
+					return m, nil
 				}
 			}
 		}
@@ -144,15 +142,16 @@ func (c checker) askEncrypted(ctx context.Context, name string, qtype uint16, re
 	return message{}, errNoTransport
 }
 
-func (c checker) tryOver(ctx context.Context, t resolver.Transport, client Client, q []byte) ([]byte, error) {
+// tryOver asks over t without regard to the certificate.
+func (c checker) tryOver(ctx context.Context, t resolver.Transport, client Client, q *dns.Msg) (message, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	client.Verify = anyServer
-	return client.roundTrip(ctx, t, q)
+	client.Verify = acceptAny
+	return client.ask(ctx, t, q)
 }
 
-// https looks at the HTTPS record of the name, which should say the same of DoH as discovery does, and at the
-// provisioning domain that it points to. See RFC 9461, Section 5.
+// https looks at the HTTPS record of the name, which should describe DoH as discovery does, and at the provisioning
+// domain that it points to. See RFC 9461, Section 5.
 func (c checker) https(ctx context.Context, name string, records []Designation) {
 	if name == "" {
 		return
@@ -168,7 +167,7 @@ func (c checker) https(ctx context.Context, name string, records []Designation) 
 		return
 	}
 	for _, rr := range found {
-		r, err := ddr.ParseRecord(rr.data)
+		r, err := svcb.Parse(rr.data)
 		switch {
 		case err != nil:
 			c.fail("https-record", name, "malformed, so that clients reject the whole answer: %v", err)
@@ -181,7 +180,8 @@ func (c checker) https(ctx context.Context, name string, records []Designation) 
 	}
 }
 
-func (c checker) httpsRecord(ctx context.Context, name string, r ddr.Record, records []Designation) {
+// httpsRecord compares one HTTPS record of name with the designations, and looks at its provisioning domain.
+func (c checker) httpsRecord(ctx context.Context, name string, r svcb.Record, records []Designation) {
 	ids, port := httpsALPN(r), cmp.Or(r.Port(), 443)
 	target := fmt.Sprintf("%s %d", name, r.Priority)
 	same := func(d Designation) bool { return cmp.Or(d.Port, 443) == port && hasCommon(d.ALPN, ids) }
@@ -190,20 +190,21 @@ func (c checker) httpsRecord(ctx context.Context, name string, r ddr.Record, rec
 	} else {
 		c.skip("https-record", target, "alpn=%s port=%d: not what discovery says", strings.Join(ids, ","), port)
 	}
-	if _, ok := r.Value(ddr.KeyPvD); ok {
+	if _, ok := r.Value(svcb.KeyPvD); ok {
 		c.pvd(ctx, name, r)
 	}
 }
 
 // httpsALPN returns the protocols of an HTTPS record with the default one. See RFC 9460, Section 7.1.2.
-func httpsALPN(r ddr.Record) []string {
+func httpsALPN(r svcb.Record) []string {
 	ids := r.ALPN()
-	if _, excluded := r.Value(ddr.KeyNoDefaultALPN); !excluded && !slices.Contains(ids, "http/1.1") {
+	if _, excluded := r.Value(svcb.KeyNoDefaultALPN); !excluded && !slices.Contains(ids, "http/1.1") {
 		ids = append(ids, "http/1.1")
 	}
 	return ids
 }
 
+// hasCommon reports whether a and b have an element in common.
 func hasCommon(a, b []string) bool {
 	return slices.ContainsFunc(a, func(s string) bool { return slices.Contains(b, s) })
 }

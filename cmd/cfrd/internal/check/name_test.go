@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
 // TestVerifierRules breaks each rule that RFC 9462 and RFC 9606 have for clients, and looks at what the verifier makes
@@ -178,9 +178,10 @@ func TestCheckPvDCertificate(t *testing.T) {
 		f.start(t)
 		ck := checker{f.options(), &Report{OK: true}}
 		ck.Name = known
-		ck.pvd(t.Context(), fakeName+".", ddr.Record{Priority: 1, Target: ".", Params: []ddr.Param{
-			{Key: ddr.KeyALPN, Value: []byte("\x02h2")}, {Key: ddr.KeyNoDefaultALPN},
-			{Key: ddr.KeyPort, Value: []byte{byte(f.services[1].Addr.Port() >> 8), byte(f.services[1].Addr.Port())}},
+		ck.pvd(t.Context(), fakeName+".", svcb.Record{Priority: 1, Target: ".", Params: []svcb.Param{
+			{Key: svcb.KeyALPN, Value: []byte("\x02h2")},
+			{Key: svcb.KeyNoDefaultALPN},
+			{Key: svcb.KeyPort, Value: []byte{byte(f.services[1].Addr.Port() >> 8), byte(f.services[1].Addr.Port())}},
 		}})
 		if len(ck.Steps) != 1 || ck.Steps[0].Status != want {
 			t.Errorf("known name %q: got %+v; want %s", known, ck.Steps, want)

@@ -12,22 +12,23 @@ import (
 	"time"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
-// pvd fetches the provisioning domain that the HTTPS record r of name tells of, over each version of HTTP in it.
-func (c checker) pvd(ctx context.Context, name string, r ddr.Record) {
+// pvd fetches the provisioning domain that the HTTPS record r of name announces, over each version of HTTP in r.
+func (c checker) pvd(ctx context.Context, name string, r svcb.Record) {
 	target := r.Target
 	if target == "." {
 		target = name
 	}
 	for _, id := range httpsALPN(r) {
 		t, ok := transportOf(id)
-		if !ok || !ddr.IsHTTP(id) {
+		if !ok || !svcb.IsHTTP(id) {
 			continue
 		}
 		client := Client{
-			Addr: c.endpoint(ctx, Designation{Target: target, Port: r.Port()}, t),
+			Addr: c.endpoint(ctx, Designation{Target: target, Port: r.Port()}, id),
 			SNI:  strings.TrimSuffix(name, "."), ALPN: id,
 		}
 		p, trusted, err := c.fetchPvD(ctx, t, client, name)
@@ -45,9 +46,9 @@ func (c checker) pvd(ctx context.Context, name string, r ddr.Record) {
 	}
 }
 
-// fetchPvD does what a client does that takes what it fetched to be the operator's word: name, identifier and
-// certificate must agree. See draft-ietf-intarea-proxy-config and RFC 8801, Section 4.1. trusted is false if the
-// certificate was why it did not.
+// fetchPvD gets the provisioning domain of name as a client does that believes it to be the operator's: name, identifier
+// and certificate must agree. See draft-ietf-intarea-proxy-config and RFC 8801, Section 4.1. trusted is false if it failed because
+// of the certificate.
 func (c checker) fetchPvD(
 	ctx context.Context, t resolver.Transport, client Client, name string,
 ) (p ddr.PvD, trusted bool, err error) {
@@ -66,6 +67,7 @@ func (c checker) fetchPvD(
 	return p, !untrusted.Load(), err
 }
 
+// judgePvD returns the provisioning domain in body, or why no client takes it for the word of the resolver name.
 func judgePvD(body []byte, name string) (ddr.PvD, error) {
 	p, err := ddr.ParsePvD(body)
 	switch {
@@ -81,7 +83,7 @@ func judgePvD(body []byte, name string) (ddr.PvD, error) {
 	return p, nil
 }
 
-// maxFetch is more than a body may have that is of use, in octets.
+// maxFetch bounds a body, in octets. A provisioning domain of more than half of it is malformed.
 const maxFetch = 128 << 10
 
 // fetch gets a document of the given type from the server named by sni, on the port for https whatever port it is that
@@ -108,5 +110,5 @@ func (c Client) fetch(ctx context.Context, t resolver.Transport, path, wantType 
 	return io.ReadAll(io.LimitReader(resp.Body, maxFetch))
 }
 
-// anyServer is the VerifyFunc of exchanges that are judged otherwise.
-func anyServer(tls.ConnectionState) error { return nil }
+// acceptAny is the VerifyFunc of exchanges whose certificate is judged elsewhere.
+func acceptAny(tls.ConnectionState) error { return nil }

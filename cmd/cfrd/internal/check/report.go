@@ -48,6 +48,7 @@ type Designation struct {
 	Relay     bool         `json:"relay,omitempty"`
 }
 
+// add adds a step. The first one that fails is remembered.
 func (r *Report) add(s Status, name, target, format string, args ...any) {
 	r.Steps = append(r.Steps, Step{Name: name, Target: target, Status: s, Detail: fmt.Sprintf(format, args...)})
 	if s == Fail && r.FirstFailure == "" {
@@ -56,14 +57,17 @@ func (r *Report) add(s Status, name, target, format string, args ...any) {
 	r.OK = r.FirstFailure == ""
 }
 
+// ok adds a step that holds.
 func (r *Report) ok(name, target, format string, args ...any) {
 	r.add(OK, name, target, format, args...)
 }
 
+// fail adds a step over which a client would stumble.
 func (r *Report) fail(name, target, format string, args ...any) {
 	r.add(Fail, name, target, format, args...)
 }
 
+// skip adds a step that could not be tried, or does not apply.
 func (r *Report) skip(name, target, format string, args ...any) {
 	r.add(Skip, name, target, format, args...)
 }
@@ -83,6 +87,7 @@ func (r *Report) Err() error {
 		r.Resolver, failed, len(r.Steps), r.FirstFailure)
 }
 
+// WriteTable writes a line for each step, for people.
 func (r *Report) WriteTable(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range r.Steps {
@@ -91,7 +96,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 	return tw.Flush()
 }
 
-// printable escapes what would do something to a terminal or to the table: the text may come from anybody.
+// printable escapes characters that control a terminal or would break the table, because the text may be hostile.
 func printable(s string) string {
 	if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return s
@@ -100,8 +105,10 @@ func printable(s string) string {
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
+// WriteJSON writes r, for programs.
 func (r *Report) WriteJSON(w io.Writer) error { return writeJSON(w, r) }
 
+// writeJSON writes v with indentation.
 func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")

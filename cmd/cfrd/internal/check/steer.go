@@ -13,11 +13,11 @@ import (
 	"github.com/miekg/dns"
 	"github.com/quic-go/quic-go"
 
-	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 )
 
-// steering looks at the answers for a name that is reached through the relay, and knocks at the addresses. Whether
-// those are a relay's, nobody can tell from outside.
+// steering looks at the answers for a name that is reached through the relay, and connects to the addresses. It cannot
+// tell whether they are those of a relay.
 func (c checker) steering(ctx context.Context) {
 	if c.Steered == "" {
 		c.skip("steered", "", "no name was given with --steered")
@@ -38,7 +38,7 @@ func (c checker) steering(ctx context.Context) {
 	}
 }
 
-// steeredAddresses asks A and AAAA. A TTL above the cap lets clients use an address that the relay has given up.
+// steeredAddresses asks for A and AAAA. A TTL above MaxTTL would let clients use an address that the relay has given up.
 func (c checker) steeredAddresses(ctx context.Context) []netip.Addr {
 	var addrs []netip.Addr
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
@@ -48,7 +48,7 @@ func (c checker) steeredAddresses(ctx context.Context) []netip.Addr {
 			c.fail("steered-addresses", target, "%s", outcomeOf(m, err))
 			continue
 		}
-		c.cap(target, ofType(m.answer, qtype))
+		c.judgeTTL(target, ofType(m.answer, qtype))
 		for _, rr := range ofType(m.answer, qtype) {
 			if a, ok := rr.addr(); ok {
 				addrs = append(addrs, a)
@@ -61,6 +61,7 @@ func (c checker) steeredAddresses(ctx context.Context) []netip.Addr {
 	return addrs
 }
 
+// outcomeOf says what came instead of a positive response.
 func outcomeOf(m message, err error) string {
 	if err != nil {
 		return "no answer: " + err.Error()
@@ -68,7 +69,8 @@ func outcomeOf(m message, err error) string {
 	return "answered with " + dns.RcodeToString[m.rcode]
 }
 
-func (c checker) cap(target string, records []record) {
+// judgeTTL judges the TTL of steered records against MaxTTL.
+func (c checker) judgeTTL(target string, records []record) {
 	for _, rr := range records {
 		if limit := uint32(c.MaxTTL.Seconds()); rr.ttl > limit {
 			c.fail("steered-addresses", target, "TTL %d s is above the cap of %d s", rr.ttl, limit)
@@ -86,7 +88,8 @@ func (c checker) cap(target string, records []record) {
 	}
 }
 
-// hints compares the HTTPS record with A and AAAA: browsers race the three, so that one of them alone leaks.
+// hints compares the HTTPS record with A and AAAA. Browsers use whichever comes first, so that a hint that is not among
+// the addresses leads them around the relay.
 func (c checker) hints(ctx context.Context, addrs []netip.Addr) {
 	target := c.Steered + " HTTPS"
 	m, err := c.ask(ctx, c.Steered, dns.TypeHTTPS)
@@ -99,7 +102,7 @@ func (c checker) hints(ctx context.Context, addrs []netip.Addr) {
 		c.skip("steered-hints", target, "no HTTPS record")
 	}
 	for _, rr := range records {
-		r, err := ddr.ParseRecord(rr.data)
+		r, err := svcb.Parse(rr.data)
 		if err != nil {
 			c.fail("steered-hints", target, "malformed: %v", err)
 			continue
@@ -111,7 +114,8 @@ func (c checker) hints(ctx context.Context, addrs []netip.Addr) {
 	}
 }
 
-func (c checker) hintsOf(target string, r ddr.Record, addrs []netip.Addr) {
+// hintsOf judges the hints of one HTTPS record by the addresses of its target.
+func (c checker) hintsOf(target string, r svcb.Record, addrs []netip.Addr) {
 	hints := hintsIn(r)
 	for _, h := range hints {
 		if !slices.Contains(addrs, h) {
@@ -119,13 +123,14 @@ func (c checker) hintsOf(target string, r ddr.Record, addrs []netip.Addr) {
 			return
 		}
 	}
-	_, ech := r.Value(ddr.KeyECH)
+	_, ech := r.Value(svcb.KeyECH)
 	c.ok("steered-hints", target, "%d hints, all among the addresses; ech present: %t", len(hints), ech)
 }
 
-func hintsIn(r ddr.Record) []netip.Addr {
+// hintsIn returns the address hints of both families.
+func hintsIn(r svcb.Record) []netip.Addr {
 	var addrs []netip.Addr
-	for key, size := range map[uint16]int{ddr.KeyIPv4Hint: 4, ddr.KeyIPv6Hint: 16} {
+	for key, size := range map[uint16]int{svcb.KeyIPv4Hint: 4, svcb.KeyIPv6Hint: 16} {
 		v, _ := r.Value(key)
 		for a := range slices.Chunk(v, size) {
 			addr, _ := netip.AddrFromSlice(a)
@@ -135,7 +140,7 @@ func hintsIn(r ddr.Record) []netip.Addr {
 	return addrs
 }
 
-// relayTCP sends a ClientHello and takes any answer in TLS, an alert too, for proof that bytes come through.
+// relayTCP sends a ClientHello. Any answer in TLS, also an alert, proves that octets come through.
 func (c checker) relayTCP(ctx context.Context, relay netip.AddrPort) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -164,22 +169,24 @@ func (c checker) relayTCP(ctx context.Context, relay netip.AddrPort) {
 	}
 }
 
-// anyServer trusts everybody: the question is whether somebody answers, nothing secret is sent, and the certificate
-// is the business of the client and the origin.
+// anyServer returns a configuration that accepts every certificate: the question is only whether a server answers, and
+// nothing secret is sent.
 func (c checker) anyServer(alpn ...string) *tls.Config {
 	return &tls.Config{ServerName: strings.TrimSuffix(c.Steered, "."), NextProtos: alpn, InsecureSkipVerify: true}
 }
 
+// isRemoteAlert reports whether err is a TLS alert of the other side.
 func isRemoteAlert(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
+// unreachable reports whether this host has no route or no address for a destination.
 func unreachable(err error) bool {
 	return errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
-// relayQUIC does the same over UDP. Silence is no failure: many origins do not speak QUIC.
+// relayQUIC does what relayTCP does over UDP. No answer is no failure, because many origins do not speak QUIC.
 func (c checker) relayQUIC(ctx context.Context, relay netip.AddrPort) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()

@@ -13,10 +13,11 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/cfrd-project/cfrd/ddr"
+	"github.com/cfrd-project/cfrd/ddr/svcb"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
-// maxProbes bounds the connections that a hostile answer can make us open.
+// maxProbes bounds the connections that a hostile answer can cause.
 const maxProbes = 16
 
 // transports tries everything that was advertised, in the order in which a client would.
@@ -65,7 +66,7 @@ func (c checker) reference(ctx context.Context, name string) (comparison, error)
 	return comparison{m, essence(reply)}, nil
 }
 
-// essence is what must not depend on the transport.
+// essence returns the part of a response that must not depend on the transport.
 func essence(m *dns.Msg) string {
 	rrs := make([]string, 0, len(m.Answer))
 	for _, rr := range m.Answer {
@@ -86,14 +87,14 @@ func (c checker) transport(ctx context.Context, d Designation, alpn string, want
 		c.skip(alpn, d.Target, "not a transport of DNS that is known here")
 		return
 	}
-	client := c.unnamed(ctx, d, t, alpn)
+	client := c.unnamed(ctx, d, alpn)
 	name := stepName(t, alpn)
 	first := c.exchange(ctx, name, t, client, want)
 	if first == nil {
 		return
 	}
 	c.certificate(name+"-certificate", client.Addr, first)
-	if ddr.IsHTTP(alpn) {
+	if svcb.IsHTTP(alpn) {
 		post := client
 		post.POST = true
 		c.exchange(ctx, name+"-post", t, post, want)
@@ -107,12 +108,13 @@ func (c checker) transport(ctx context.Context, d Designation, alpn string, want
 }
 
 // unnamed returns a client that knows the resolver by its address only.
-func (c checker) unnamed(ctx context.Context, d Designation, t resolver.Transport, alpn string) Client {
+func (c checker) unnamed(ctx context.Context, d Designation, alpn string) Client {
 	return Client{
-		Addr: c.endpoint(ctx, d, t), Host: c.Addr.Addr().WithZone("").String(), Path: d.DoHPath, ALPN: alpn,
+		Addr: c.endpoint(ctx, d, alpn), Host: c.Addr.Addr().WithZone("").String(), Path: d.DoHPath, ALPN: alpn,
 	}
 }
 
+// transportOf returns the transport that an ALPN protocol id stands for.
 func transportOf(alpn string) (resolver.Transport, bool) {
 	t, ok := map[string]resolver.Transport{
 		"dot": resolver.DoT, "doq": resolver.DoQ, "h2": resolver.DoH, "http/1.1": resolver.DoH, "h3": resolver.DoH3,
@@ -120,6 +122,7 @@ func transportOf(alpn string) (resolver.Transport, bool) {
 	return t, ok
 }
 
+// stepName returns the name of the steps of a transport, with a name of its own for HTTP/1.1.
 func stepName(t resolver.Transport, alpn string) string {
 	if alpn == "http/1.1" {
 		return "doh1"
@@ -129,7 +132,7 @@ func stepName(t resolver.Transport, alpn string) string {
 
 // endpoint chooses the address to connect to: the one that was asked if the target has it, one of its family
 // otherwise. Without any, clients fall back to the address that was asked.
-func (c checker) endpoint(ctx context.Context, d Designation, t resolver.Transport) netip.AddrPort {
+func (c checker) endpoint(ctx context.Context, d Designation, alpn string) netip.AddrPort {
 	addrs, asked := d.Addresses, c.Addr.Addr()
 	if len(addrs) == 0 {
 		addrs = c.lookup(ctx, d.Target)
@@ -141,15 +144,18 @@ func (c checker) endpoint(ctx context.Context, d Designation, t resolver.Transpo
 			best = addrs[i]
 		}
 	}
-	port := d.Port
+	return netip.AddrPortFrom(best, portOf(alpn, d.Port))
+}
+
+// portOf returns port, or the one of the protocol if it is 0. See RFC 9461, Section 4.2; RFC 9463, Section 3.1.5.
+func portOf(alpn string, port uint16) uint16 {
 	switch {
 	case port != 0:
-	case t == resolver.DoH || t == resolver.DoH3:
-		port = 443
-	default:
-		port = 853
+		return port
+	case svcb.IsHTTP(alpn):
+		return 443
 	}
-	return netip.AddrPortFrom(best, port)
+	return 853
 }
 
 // lookup returns the addresses of a name, IPv4 first.
@@ -194,6 +200,7 @@ func (c checker) exchange(
 	return seen.PeerCertificates
 }
 
+// manner says how the client names the server, as words of a sentence.
 func (c Client) manner() string {
 	if c.SNI == "" {
 		return "without SNI"

@@ -1,27 +1,51 @@
-// Package config turns the configuration file of cfrd into typed values: it decodes it, lets variables of the
-// environment override it, and reports everything that is wrong with it. It opens no other file and builds no service.
+// Package config turns the configuration file of cfrd into typed values. Read decodes it, lets CFRD_ variables of the
+// environment override it, and reports everything that is wrong with it at once, each with its key.
+//
+// It opens no other file, keeps no state and builds no service: cmd/cfrd reads the files that a configuration names, and
+// makes the services' own configurations of it. The rules for a single setting belong to the package that the setting
+// is for, which is asked for them; what several settings must be to each other is checked here. Defaults belong to those
+// packages too, so that a key that is not written is the zero value, but for the few in defaultConfig and for
+// relay.clients, which Parse sets to clients.
+//
+// Everything there is to know of a key is its field: the type, which decode.go parses, and the tags mapstructure, its
+// name, and reload, which says whether a reload applies a change of it. The commands call Read once each, serve also on
+// SIGHUP; a Config is not changed once it has been read, and may be used from any goroutine.
+//
+// # The way of a key
+//
+// A key of the configuration goes one way from the file to where it acts. For steer.max_ttl, the highest TTL of an
+// answer with relay addresses, the way is:
+//
+//  1. runDaemon (cmd/cfrd/serve.go) is given the path of the file. A reload begins in node.reload (reload.go) instead,
+//     and goes the same way.
+//  2. Read and Parse (read.go here) decode the file into Config, where the key is the field Steer.MaxTTL (config.go), and
+//     the variable CFRD_STEER_MAX_TTL overrides it (keys.go).
+//  3. decodeValue and parseDuration (decode.go) make a time.Duration of the text, or say what would be right. A key that
+//     is not written stays 0.
+//  4. validator.checkSteer (validate.go) holds it against the epoch of sealed addresses. On a reload, NeedsRestart
+//     (reload.go) finds in the field's tag that it may change.
+//  5. loadValues (cmd/cfrd/values.go) keeps the configuration together with what its files hold.
+//  6. node.applyResolver and resolverSettings (cmd/cfrd/settings.go) hand it to the resolver as
+//     resolver.Steering.MaxTTL.
+//  7. resolver.Server.Update makes a generation of settings of it (newSteering in resolver/settings.go). Responses that
+//     were cached under the generation before are not used any more.
+//  8. steer.New (resolver/steer/steer.go) takes 0 for steer.DefaultTTL, and Steerer.cap caps the TTL of each record that
+//     is rewritten, before the response leaves.
 package config
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
-	"github.com/spf13/viper"
 
 	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
 	"github.com/cfrd-project/cfrd/zones"
 )
 
-// Config is the configuration file as it is written, with its values already of their types. What the services need
-// is made from it by loadValues.
+// Config is the configuration file as it is written, with its values already of their types. The tags of a field name
+// its key, and say whether a reload applies a change of it.
 type Config struct {
 	Name       string              `mapstructure:"name" reload:"yes"`
 	Clients    []netip.Prefix      `mapstructure:"clients" reload:"yes"`
@@ -40,9 +64,10 @@ type Config struct {
 	Admin      Admin               `mapstructure:"admin"`
 	Log        Log                 `mapstructure:"log"`
 
-	Warnings []string
+	Warnings []string // what is not wrong, but should be looked into; one line each
 }
 
+// Listen has the addresses to listen on. Ports are not 0.
 type Listen struct {
 	Do53  []netip.AddrPort `mapstructure:"do53" reload:"restart"`
 	DoT   []netip.AddrPort `mapstructure:"dot" reload:"restart"`
@@ -51,12 +76,14 @@ type Listen struct {
 	Admin netip.AddrPort   `mapstructure:"admin" reload:"restart"`
 }
 
+// TLS says where the certificate comes from: from two files, whose paths are absolute, or by ACME.
 type TLS struct {
 	Certificate string `mapstructure:"certificate" reload:"yes"`
 	Key         string `mapstructure:"key" reload:"yes"`
 	ACME        ACME   `mapstructure:"acme"`
 }
 
+// DDR is what is said of the resolver. See RFC 9462.
 type DDR struct {
 	AdvertiseRelay bool          `mapstructure:"advertise_relay" reload:"yes"`
 	RelayKey       int           `mapstructure:"relay_key" reload:"yes"`
@@ -66,10 +93,12 @@ type DDR struct {
 	PvD            bool          `mapstructure:"pvd" reload:"yes"`
 }
 
+// DNR is who hands the resolver out. See RFC 9463.
 type DNR struct {
 	Announce []Announce `mapstructure:"announce" reload:"restart"`
 }
 
+// Announce is one link on which the resolver is announced.
 type Announce struct {
 	Interface   string        `mapstructure:"interface" reload:"restart"`
 	RA          bool          `mapstructure:"ra" reload:"restart"`
@@ -81,6 +110,7 @@ type Announce struct {
 	PvD         bool          `mapstructure:"pvd" reload:"restart"`
 }
 
+// Steer says which destinations are reached through the relay.
 type Steer struct {
 	MaxTTL       time.Duration     `mapstructure:"max_ttl" reload:"yes"`
 	Hints        resolver.HintMode `mapstructure:"hints" reload:"yes"`
@@ -89,6 +119,7 @@ type Steer struct {
 	Rules        []Rule            `mapstructure:"rules" reload:"yes"`
 }
 
+// Rule is one rule of steering, whose conditions must all hold.
 type Rule struct {
 	Suffixes []string       `mapstructure:"suffixes" reload:"yes"`
 	Prefixes []netip.Prefix `mapstructure:"prefixes" reload:"yes"`
@@ -96,6 +127,7 @@ type Rule struct {
 	Action   Action         `mapstructure:"action" reload:"yes"`
 }
 
+// Relay is the section of the relay.
 type Relay struct {
 	Ports        []uint16       `mapstructure:"ports" reload:"restart"`
 	Sealed       Sealed         `mapstructure:"sealed"`
@@ -108,12 +140,14 @@ type Relay struct {
 	Limits       RelayLimits    `mapstructure:"limits"`
 }
 
+// Sealed describes the relay addresses that hold their destination, sealed by a key.
 type Sealed struct {
 	Prefix  netip.Prefix  `mapstructure:"prefix" reload:"restart"`
 	KeyFile string        `mapstructure:"key_file" reload:"restart"`
 	Epoch   time.Duration `mapstructure:"epoch" reload:"restart"`
 }
 
+// Table describes the relay addresses that are leased to destinations.
 type Table struct {
 	Prefixes  []netip.Prefix `mapstructure:"prefixes" reload:"restart"`
 	Store     string         `mapstructure:"store" reload:"restart"`
@@ -121,6 +155,7 @@ type Table struct {
 	MaxLeases int            `mapstructure:"max_leases" reload:"restart"`
 }
 
+// RelayLimits has the fields of relay.Limits, in the same order; 0 means the default there.
 type RelayLimits struct {
 	TCPFlows          int           `mapstructure:"tcp_flows" reload:"restart"`
 	UDPFlows          int           `mapstructure:"udp_flows" reload:"restart"`
@@ -133,6 +168,7 @@ type RelayLimits struct {
 	DrainTimeout      time.Duration `mapstructure:"drain_timeout" reload:"restart"`
 }
 
+// Limits has the fields of resolver.Limits, in the same order; 0 means the default there.
 type Limits struct {
 	Connections          int           `mapstructure:"connections" reload:"restart"`
 	ConnectionsPerClient int           `mapstructure:"connections_per_client" reload:"restart"`
@@ -143,16 +179,21 @@ type Limits struct {
 	ReadTimeout          time.Duration `mapstructure:"read_timeout" reload:"restart"`
 	QueryTimeout         time.Duration `mapstructure:"query_timeout" reload:"restart"`
 	DrainTimeout         time.Duration `mapstructure:"drain_timeout" reload:"restart"`
+
+	HTTP2 resolver.HTTP2Server `mapstructure:"http2" reload:"restart"`
 }
 
+// Cache is the cache of answers.
 type Cache struct {
 	Size ByteSize `mapstructure:"size" reload:"restart"`
 }
 
+// Admin is what the admin address serves beside metrics and health.
 type Admin struct {
 	Pprof bool `mapstructure:"pprof" reload:"restart"`
 }
 
+// Log is how much is logged, and how.
 type Log struct {
 	Level  zerolog.Level `mapstructure:"level" reload:"restart"`
 	Format LogFormat     `mapstructure:"format" reload:"restart"`
@@ -165,110 +206,6 @@ func defaultConfig() *Config {
 		DDR:   DDR{AdvertiseRelay: true, PvD: true},
 		Relay: Relay{Routes: true, GSO: true},
 		Log:   Log{Level: zerolog.InfoLevel},
-	}
-}
-
-// Problem is one thing that is wrong with the configuration.
-type Problem struct {
-	Key  string // its path, such as "steer.rules[1].suffixes"; empty if it is about the file as a whole
-	Text string // what is wrong and what would be right
-}
-
-// Problems is everything that is wrong with the configuration, as an error of one line each.
-type Problems []Problem
-
-func (ps Problems) Error() string {
-	lines := make([]string, len(ps))
-	for i, p := range ps {
-		lines[i] = p.Text
-		if p.Key != "" {
-			lines[i] = p.Key + ": " + p.Text
-		}
-	}
-	return strings.Join(lines, "\n")
-}
-
-func (ps *Problems) Add(key, format string, args ...any) {
-	*ps = append(*ps, Problem{key, fmt.Sprintf(format, args...)})
-}
-
-// has reports whether something is known to be wrong with key or below it.
-func (ps Problems) has(key string) bool {
-	for _, p := range ps {
-		if rest, ok := strings.CutPrefix(p.Key, key); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
-			return true
-		}
-	}
-	return false
-}
-
-// Err returns ps as an error, or nil if there is none.
-func (ps Problems) Err() error {
-	if len(ps) == 0 {
-		return nil
-	}
-	return ps
-}
-
-// Read reads and checks the configuration file. The error is of type problems unless the file cannot be read.
-func Read(path string, m Mode) (*Config, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
-	}
-	dir, err := filepath.Abs(filepath.Dir(path))
-	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
-	}
-	return Parse(data, dir, m)
-}
-
-// Parse decodes a configuration, lets CFRD_ variables of the environment override it, and reports everything
-// that is wrong with it. Relative paths in it are relative to dir.
-func Parse(data []byte, dir string, m Mode) (*Config, error) {
-	cfg, ps := decodeConfig(data)
-	if cfg == nil {
-		return nil, ps
-	}
-	cfg.resolvePaths(dir)
-	(&validator{Config: cfg, problems: &ps, mode: m}).validate()
-	if err := ps.Err(); err != nil {
-		return nil, markEnvironment(ps)
-	}
-	cfg.Relay.Clients = cfg.relayClients()
-	return cfg, nil
-}
-
-// decodeConfig returns nil if data is not even YAML.
-func decodeConfig(data []byte) (*Config, Problems) {
-	var ps Problems
-	v := viper.New()
-	v.SetConfigType("yaml")
-	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
-		text := strings.TrimPrefix(err.Error(), "While parsing config: ")
-		ps.Add("", "not a YAML file of keys and values: %s", strings.Join(strings.Fields(text), " "))
-		return nil, ps
-	}
-	known := configKeys()
-	bindEnvironment(v, known)
-	cfg := defaultConfig()
-	cfg.Warnings = unknownVariables(os.Environ(), known)
-	err := v.UnmarshalExact(cfg, viper.DecodeHook(decodeValue))
-	ps.addDecodeErrors(err, known)
-	ps.addEmptyUnknown(v.AllKeys(), known)
-	return cfg, ps
-}
-
-// resolvePaths makes every path in the configuration absolute.
-func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.TLS.Certificate, &c.TLS.Key, &c.TLS.ACME.CA, &c.TLS.ACME.Storage, &c.UpstreamCA, &c.Relay.Sealed.KeyFile, &c.Relay.Table.Store}
-	for i := range c.Zones {
-		paths = append(paths, &c.Zones[i])
-	}
-	for _, p := range paths {
-		if *p != "" && !filepath.IsAbs(*p) {
-			*p = filepath.Join(dir, *p)
-		}
 	}
 }
 
@@ -328,43 +265,15 @@ func (c *Config) PolicyRules() []zones.Rule {
 	return rules
 }
 
+// policy returns r as the package of the policy has it.
 func (r Rule) policy() zones.Rule {
 	return zones.Rule{Suffixes: r.Suffixes, Prefixes: r.Prefixes, ECH: r.ECH, Pass: r.Action == ActionPass}
 }
 
+// Used reports whether anything is written in the section.
 func (s Sealed) Used() bool { return s != Sealed{} }
+
+// Used reports whether anything is written in the section.
 func (t Table) Used() bool {
 	return len(t.Prefixes) > 0 || t.Store != "" || t.Grace != 0 || t.MaxLeases != 0
-}
-
-// decodeError is what UnmarshalExact says about one key.
-type decodeError interface {
-	error
-	Name() string
-	Unwrap() error
-}
-
-// addDecodeErrors adds what UnmarshalExact found: a tree of errors, the leaves of which know their key.
-func (ps *Problems) addDecodeErrors(err error, known []configKey) {
-	switch e := err.(type) {
-	case nil:
-	case decodeError:
-		if keys, ok := strings.CutPrefix(e.Unwrap().Error(), "has invalid keys: "); ok {
-			for key := range strings.SplitSeq(keys, ", ") {
-				ps.addUnknown(joinKey(e.Name(), key), known)
-			}
-			return
-		}
-		ps.Add(e.Name(), "%s", e.Unwrap())
-	case interface{ Unwrap() []error }:
-		for _, err := range e.Unwrap() {
-			ps.addDecodeErrors(err, known)
-		}
-	default:
-		if inner := errors.Unwrap(err); inner != nil {
-			ps.addDecodeErrors(inner, known)
-			return
-		}
-		ps.Add("", "%s", err)
-	}
 }

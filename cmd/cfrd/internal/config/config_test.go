@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rs/zerolog"
 
+	"github.com/cfrd-project/cfrd/relay/addrmap"
 	"github.com/cfrd-project/cfrd/resolver"
 )
 
@@ -129,8 +130,11 @@ func TestReferenceDefaults(t *testing.T) {
 		text = strings.Replace(text, line, line[:len(line)-1]+"1", 1)
 	}
 	cfg := parse(t, text)
-	if got, want := cfg.Limits.InFlight, 10000; got != want {
-		t.Errorf("limits.in_flight: got %d; want %d", got, want)
+	// The packages' defaults, as far as they have names, which the file repeats.
+	got := []any{cfg.Steer.MaxTTL, cfg.Relay.Sealed.Epoch, int64(cfg.Cache.Size)}
+	want := []any{resolver.DefaultSteerTTL, addrmap.DefaultEpoch, int64(resolver.DefaultCacheBytes)}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("defaults of steer.max_ttl, relay.sealed.epoch and cache.size (-want +got):\n%s", diff)
 	}
 	for _, key := range configKeys() {
 		_, name := splitKey(key.path)
@@ -257,6 +261,7 @@ relay:
 func TestWarnings(t *testing.T) {
 	for name, row := range map[string]struct{ old, new, want string }{
 		"open":     {"clients: [10.0.0.0/8,", "clients: [0.0.0.0/0,", "clients: 0.0.0.0/0"},
+		"announce": {"# dnr:\n", "dnr: {announce: [{interface: lan0, dhcpv6: true, pvd: true}]}\n", "dnr.announce[0]: managed"},
 		"wildcard": {`do53: ["10.0.0.53:53",`, `do53: ["0.0.0.0:53",`, "listen.do53[0]: 0.0.0.0:53"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -25,11 +25,13 @@ type (
 	LogFormat uint8
 )
 
+// What a rule does: the zero value steers.
 const (
 	ActionSteer Action = iota
 	ActionPass
 )
 
+// Formats of log lines.
 const (
 	FormatAuto LogFormat = iota // console on a terminal, else JSON
 	FormatJSON
@@ -65,6 +67,10 @@ func decodeValue(from, to reflect.Value) (any, error) {
 	case resolver.FailMode:
 		return parseAs(from, oneOf(map[string]resolver.FailMode{
 			"pass": resolver.FailPass, "fail": resolver.FailServfail,
+		}))
+	case resolver.HTTP2Server:
+		return parseAs(from, oneOf(map[string]resolver.HTTP2Server{
+			"own": resolver.HTTP2Own, "library": resolver.HTTP2Library,
 		}))
 	case Challenge:
 		return parseAs(from, parseChallenge)
@@ -117,6 +123,7 @@ func decodeList(from reflect.Value, elem reflect.Type) (any, error) {
 	return list, nil
 }
 
+// listExample shows what a list of elem looks like.
 func listExample(elem reflect.Type) string {
 	if isSection(elem) {
 		return "[{" + elem.Field(0).Tag.Get("mapstructure") + ": [...]}, ...]"
@@ -145,6 +152,7 @@ func parseAs[T any](from reflect.Value, parse func(string) (T, error)) (any, err
 	return nil, errors.New("must be a single value, not a list or section")
 }
 
+// parsePrefix takes prefixes without host bits; those of IPv4 only in IPv4 form, because they would match nothing else.
 func parsePrefix(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	switch {
@@ -161,6 +169,8 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// ParseAddr returns the address in s, which has no zone and is no IPv4 address in IPv6 form. The error says what would be
+// right.
 func ParseAddr(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Is4In6() || a.Zone() != "" {
@@ -169,6 +179,7 @@ func ParseAddr(s string) (netip.Addr, error) {
 	return a, nil
 }
 
+// parseAddrPort takes an address to listen on, which may have a zone.
 func parseAddrPort(s string) (netip.AddrPort, error) {
 	ap, err := netip.ParseAddrPort(s)
 	switch {
@@ -182,6 +193,7 @@ func parseAddrPort(s string) (netip.AddrPort, error) {
 	return ap, nil
 }
 
+// parsePort takes 1 to 65535.
 func parsePort(s string) (uint16, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 {
@@ -190,6 +202,7 @@ func parsePort(s string) (uint16, error) {
 	return uint16(n), nil
 }
 
+// parseCount takes 1 and above: 0 would be the default.
 func parseCount(s string) (int, error) {
 	n, err := strconv.ParseInt(s, 10, 32)
 	if err != nil || n < 1 {
@@ -198,6 +211,7 @@ func parseCount(s string) (int, error) {
 	return int(n), nil
 }
 
+// parseBool takes the two words of YAML 1.2 only: yes and no mean other things to other readers.
 func parseBool(s string) (bool, error) {
 	if s != "true" && s != "false" {
 		return false, fmt.Errorf("must be true or false, not %q", s)
@@ -205,6 +219,7 @@ func parseBool(s string) (bool, error) {
 	return s == "true", nil
 }
 
+// parseDuration takes durations above 0, which would be the default.
 func parseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil || d <= 0 {
@@ -213,6 +228,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return d, nil
 }
 
+// parseSize takes octets, or KiB, MiB or GiB.
 func parseSize(s string) (ByteSize, error) {
 	number, shift := s, 0
 	for i, unit := range []string{"KiB", "MiB", "GiB"} {

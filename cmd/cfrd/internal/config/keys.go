@@ -22,6 +22,7 @@ type configKey struct {
 // configKeys returns every key there is, from the fields of config.
 func configKeys() []configKey { return sectionKeys("", reflect.TypeFor[Config](), false) }
 
+// sectionKeys returns the keys of the section t at path, and of the sections in it.
 func sectionKeys(path string, t reflect.Type, inList bool) (keys []configKey) {
 	for field := range t.Fields() {
 		tag := field.Tag.Get("mapstructure")
@@ -47,6 +48,7 @@ func isSection(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && t.NumField() > 0 && t.Field(0).Tag.Get("mapstructure") != ""
 }
 
+// joinKey returns the path of a key in the section at path, which may be "".
 func joinKey(path, key string) string {
 	if path == "" {
 		return key
@@ -103,6 +105,7 @@ func nearestKey(path string, known []configKey) string {
 	return ""
 }
 
+// splitKey is the inverse of joinKey.
 func splitKey(path string) (section, name string) {
 	i := strings.LastIndexByte(path, '.')
 	return path[:max(i, 0)], path[i+1:]

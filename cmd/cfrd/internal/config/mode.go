@@ -5,14 +5,16 @@ import "fmt"
 // Mode says which of the services one process runs. It is a pflag.Value.
 type Mode uint8
 
+// Modes, by what the process runs.
 const (
-	ModeAll Mode = iota
-	ModeResolver
-	ModeRelay
+	ModeAll      Mode = iota // both of these
+	ModeResolver             // DNS only
+	ModeRelay                // no DNS at all
 )
 
 var modeNames = [...]string{ModeAll: "all", ModeResolver: "resolver", ModeRelay: "relay"}
 
+// String returns the word of the flag.
 func (m Mode) String() string { return modeNames[m] }
 
 // Set implements pflag.Value.

@@ -16,6 +16,7 @@ type keyedPrefix struct {
 
 func (k keyedPrefix) String() string { return fmt.Sprintf("%s (%s)", k.prefix, k.key) }
 
+// keyedPrefixes returns the prefixes of the list at key.
 func keyedPrefixes(key string, ps []netip.Prefix) []keyedPrefix {
 	list := make([]keyedPrefix, len(ps))
 	for i, p := range ps {
@@ -50,6 +51,7 @@ func (v *validator) checkAddressMap() {
 	v.refusedBelow("relay", cfg.Validate())
 }
 
+// checkTable checks relay.table, which is written.
 func (v *validator) checkTable() {
 	t := v.Relay.Table
 	if v.mode != ModeAll {
@@ -115,6 +117,7 @@ func (c *Config) RelayRanges() []netip.Prefix {
 	return list
 }
 
+// isV4 and isV6 report the family of a prefix.
 func isV4(p netip.Prefix) bool { return p.Addr().Is4() }
 func isV6(p netip.Prefix) bool { return p.Addr().Is6() }
 

@@ -20,6 +20,7 @@ type validator struct {
 	mode     Mode
 }
 
+// validate checks what the services of the mode need.
 func (v *validator) validate() {
 	if v.mode.Resolves() {
 		v.checkName()
@@ -54,32 +55,25 @@ func (v *validator) refused(key string, err error) {
 	}
 }
 
-// refusedBelow adds what a package says about the keys of a section: errors that are joined, and that begin with a key
-// below section unless they are about the section as a whole.
+// refusedBelow adds what a package says about the keys of a section.
 func (v *validator) refusedBelow(section string, err error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, err := range joined.Unwrap() {
-			v.refusedBelow(section, err)
+	for _, p := range ProblemsOf(err) {
+		key := section
+		if p.Key != "" {
+			key = joinKey(section, p.Key)
 		}
-		return
-	}
-	if err == nil || v.problems.hasParent(section) {
-		return
-	}
-	key, text, ok := strings.Cut(err.Error(), ": ")
-	if !ok || strings.ContainsRune(key, ' ') {
-		v.bad(section, "%s", err)
-		return
-	}
-	if key = joinKey(section, key); !v.problems.hasParent(key) {
-		v.bad(key, "%s", text)
+		if !v.problems.hasParent(key) {
+			v.bad(key, "%s", p.Text)
+		}
 	}
 }
 
+// warn adds a warning, which keeps nothing from starting.
 func (v *validator) warn(format string, args ...any) {
 	v.Warnings = append(v.Warnings, fmt.Sprintf(format, args...))
 }
 
+// checkName checks the name of the resolver.
 func (v *validator) checkName() {
 	switch {
 	case v.Name == "":
@@ -89,6 +83,7 @@ func (v *validator) checkName() {
 	}
 }
 
+// checkClients makes sure that somebody is served, and warns if everybody is.
 func (v *validator) checkClients() {
 	if len(v.Clients) == 0 {
 		v.bad("clients", "missing: the prefixes of your customers, such as [192.0.2.0/24]; nobody else is served")
@@ -96,6 +91,7 @@ func (v *validator) checkClients() {
 	v.warnOpen("clients", v.Clients)
 }
 
+// warnOpen warns of lists of clients that hold the whole Internet.
 func (v *validator) warnOpen(key string, ps []netip.Prefix) {
 	for _, p := range ps {
 		if p.Bits() == 0 {
@@ -131,10 +127,12 @@ func (c *Config) listeners() (ls []keyedAddr) {
 	return ls
 }
 
+// Encrypted reports whether there is a listener that needs a certificate.
 func (c *Config) Encrypted() bool {
 	return len(c.Listen.DoT)+len(c.Listen.DoH)+len(c.Listen.DoQ) > 0
 }
 
+// checkListen makes sure that there is a listener, and that no two take the same address.
 func (v *validator) checkListen() {
 	if len(v.Listen.Do53) == 0 && !v.Encrypted() {
 		v.bad("listen", `missing: at least one address to answer at, such as do53: ["192.0.2.53:53"]`)
@@ -152,6 +150,7 @@ func (v *validator) checkListen() {
 	}
 }
 
+// checkTLS makes sure that there is a certificate, from files or by ACME, where a listener needs one.
 func (v *validator) checkTLS() {
 	if v.TLS.ACME.Used() {
 		v.checkACME()
@@ -178,6 +177,8 @@ func (v *validator) checkTLS() {
 	}
 }
 
+// checkUpstreams makes sure that there are upstreams, and that none is this resolver. That none is this host is checked
+// when its addresses are known.
 func (v *validator) checkUpstreams() {
 	if len(v.Upstreams) == 0 {
 		v.bad("upstreams", `missing: the resolvers to ask, such as ["udp://192.0.2.1", "tls://192.0.2.2#dns.example"]`)
@@ -209,6 +210,7 @@ func (c *Config) ListenersOf(p resolver.UpstreamProtocol) []netip.AddrPort {
 	return c.Listen.Do53
 }
 
+// checkDDR checks the section ddr.
 func (v *validator) checkDDR() {
 	if key := v.DDR.RelayKey; key != 0 {
 		v.refused("ddr.relay_key", ddr.CheckRelayKey(key))
@@ -232,6 +234,7 @@ func (c *Config) Addresses() (addrs []netip.Addr) {
 	return addrs
 }
 
+// checkSteer checks the section steer, also against the relay to which it steers.
 func (v *validator) checkSteer() {
 	if v.Steers() && !v.Relays() && !v.problems.has("relay") {
 		v.bad("steer.rules", "there is no relay to steer to: add relay.sealed or relay.table")
@@ -248,6 +251,7 @@ func (v *validator) checkSteer() {
 	}
 }
 
+// checkRule checks the steering rule at key.
 func (v *validator) checkRule(key string, r Rule) {
 	v.refusedBelow(key, r.policy().Validate())
 	for i, p := range r.Prefixes {
@@ -272,6 +276,7 @@ func IsHostname(s string) bool {
 	return true
 }
 
+// isLabel reports whether s is a label of a host name. See RFC 1123, Section 2.1.
 func isLabel(s string) bool {
 	other := func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-'

@@ -3,15 +3,16 @@ package config
 import (
 	"fmt"
 	"slices"
-	"strings"
-	"time"
+
+	"github.com/cfrd-project/cfrd/dnr/announce"
 )
 
-// checkAnnounce checks dnr.announce.
+// checkAnnounce checks dnr.announce, a link of which may be there once.
 func (v *validator) checkAnnounce() {
 	for i, a := range v.DNR.Announce {
 		key := fmt.Sprintf("dnr.announce[%d]", i)
-		a.Check(key+".", v.problems)
+		cfg := a.Config()
+		v.refusedBelow(key, cfg.Validate())
 		if slices.ContainsFunc(v.DNR.Announce[:i], func(b Announce) bool { return b.Interface == a.Interface }) {
 			v.bad(key+".interface", "%s is there twice", a.Interface)
 		}
@@ -24,20 +25,10 @@ func (v *validator) checkAnnounce() {
 	}
 }
 
-// Check adds what is wrong with c to ps, with keys, or flags, that begin with prefix.
-func (c Announce) Check(prefix string, ps *Problems) {
-	const nameMax = 15 // octets of an interface's name
-	switch {
-	case ps.has(prefix + "interface"):
-	case c.Interface == "":
-		ps.Add(prefix+"interface", "missing: the network interface of the link, such as lan0")
-	case len(c.Interface) > nameMax || strings.ContainsAny(c.Interface, "/ \t\n%:"):
-		ps.Add(prefix+"interface", "must be the name of a network interface, such as lan0, not %q", c.Interface)
-	}
-	if !c.RA && !c.DHCPv6 && !c.DHCPv4 {
-		ps.Add(strings.TrimSuffix(prefix, "."), "announces by no means: set ra, dhcpv6 or dhcpv4 to true")
-	}
-	if d := c.MaxInterval; d != 0 && (d < 4*time.Second || d > 30*time.Minute) {
-		ps.Add(prefix+"max_interval", "must be 4s to 30m, not %s", d)
+// Config returns what the packet senders of the link are given, without what depends on the resolver.
+func (a Announce) Config() announce.Config {
+	return announce.Config{
+		Interface: a.Interface, RA: a.RA, DHCPv6: a.DHCPv6, DHCPv4: a.DHCPv4, MaxInterval: a.MaxInterval,
+		Managed: a.Managed, Other: a.Other,
 	}
 }
