@@ -22,8 +22,10 @@ func TestAttackConnectionSlots(t *testing.T) {
 	a.serveAttackZones("", nil)
 	d := a.startVictim(settings{}, "connections: 400, connections_per_client: 20, idle_timeout: 5s")
 	a.underAttack(t, d, growth{128 << 20, 600}, func() {
-		a.assault(assault{Kind: "hold", Sources: customers6(50), Ways: []string{"tcp", "dot", "doh", "doq"}, Name: "warm1.calm.example",
-			Count: 3, Rate: 200, Period: 2 * time.Second, For: 14 * time.Second})
+		a.assault(assault{
+			Kind: "hold", Sources: customers6(50), Ways: []string{"tcp", "dot", "doh", "doq"}, Name: "warm1.calm.example",
+			Count: 3, Rate: 200, Period: 2 * time.Second, For: 14 * time.Second,
+		})
 	})
 }
 
@@ -53,8 +55,10 @@ func TestAttackDescriptors(t *testing.T) {
 	a.nofile = 1024
 	d := a.startVictim(settings{}, "")
 	a.underAttack(t, d, growth{128 << 20, 1024}, func() {
-		a.assault(assault{Kind: "hold", Sources: clients4(11), Ways: []string{"tcp"}, Name: "warm1.calm.example",
-			Count: 100, Rate: 300, Period: 4 * time.Second, For: 14 * time.Second})
+		a.assault(assault{
+			Kind: "hold", Sources: clients4(11), Ways: []string{"tcp"}, Name: "warm1.calm.example",
+			Count: 100, Rate: 300, Period: 4 * time.Second, For: 14 * time.Second,
+		})
 	})
 }
 
@@ -68,8 +72,10 @@ func TestAttackHTTP2Memory(t *testing.T) {
 		t.Fatalf("big.calm.example TXT: got no large answer: %v", m)
 	}
 	a.underAttack(t, d, growth{224 << 20, 1500}, func() {
-		a.assault(assault{Kind: "stall", Sources: clients4(20), Name: "big.calm.example", Type: dns.TypeTXT,
-			Count: 50, Rate: 200, For: 14 * time.Second})
+		a.assault(assault{
+			Kind: "stall", Sources: clients4(20), Name: "big.calm.example", Type: dns.TypeTXT,
+			Count: 50, Rate: 200, For: 14 * time.Second,
+		})
 	})
 }
 

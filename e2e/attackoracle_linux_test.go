@@ -42,8 +42,10 @@ forward-zone:
   name: .
   forward-addr: %s
 `, resolver4, a.dir, strings.Join(upstreams, "\n  forward-addr: "))))
-	args := []string{"--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--user=root", "--no-resolv", "--no-hosts", "--bind-interfaces",
-		"--listen-address=" + resolver4, "--port=5302", "--log-facility=-"}
+	args := []string{
+		"--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--user=root", "--no-resolv", "--no-hosts",
+		"--bind-interfaces", "--listen-address=" + resolver4, "--port=5302", "--log-facility=-",
+	}
 	for _, u := range upstreams {
 		args = append(args, "--server="+u)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,9 +101,7 @@ func (a *attackLab) serveAttackZones(records string, zones map[string]string) *p
 		"drop65.example": "$ORIGIN drop65.example.\n$TTL 300\n@ SOA ns h 1 3600 600 86400 60\n@ NS ns\nns A " + nsdDrop65 +
 			"\n* A 198.51.100.2\n",
 	}
-	for name, zone := range zones {
-		all[name] = zone
-	}
+	maps.Copy(all, zones)
 	var nsd, stubs strings.Builder
 	for name, zone := range all {
 		fmt.Fprintf(&nsd, "zone:\n  name: %s\n  zonefile: %s\n", name, a.write("zones/"+name+".zone", zone))
