@@ -10,10 +10,20 @@ import (
 	"strings"
 )
 
-// benchNames is how many names are asked in turn; all are in the cache.
-const benchNames = 1000
+const (
+	benchNames = 1000   // asked in turn; all are in the cache
+	missNames  = 400000 // asked once each; none is in the cache
+)
 
-// dns compares cached answers over UDP, DoT and DoH with Unbound.
+// dnsPart is one way of asking.
+type dnsPart struct {
+	work, mode  string
+	ours, peers string // ports
+	args        []string
+}
+
+// dns compares cached answers over UDP, DoT and DoH with Unbound, or with the other cfrd; with that also answers that
+// are not cached.
 func (b *bench) dns(ctx context.Context) error {
 	cert, key, err := b.certificate("dns.bench.example", "127.0.0.1")
 	if err != nil {
@@ -23,19 +33,20 @@ func (b *bench) dns(ctx context.Context) error {
 	if err := b.authority(); err != nil {
 		return err
 	}
-	unbound, err := b.unbound(cert, key)
+	name, startPeer := "Unbound", b.unbound
+	if b.against != "" {
+		name = "the other cfrd"
+		startPeer = func(cert, key string) (int, error) { return b.resolver(b.against, "550", cert, key) }
+	}
+	peer, err := startPeer(cert, key)
 	if err != nil {
 		return err
 	}
-	cfrd, err := b.resolver(cert, key)
+	cfrd, err := b.resolver(b.cfrd, "560", cert, key)
 	if err != nil {
 		return err
 	}
-	for _, part := range []struct {
-		work, mode  string
-		ours, peers string
-		args        []string
-	}{
+	for _, part := range []dnsPart{
 		{"cached answer, UDP", "udp", "5601", "5501", []string{"-c", "16", "-q", "200"}},
 		{"cached answer, DoT", "dot", "5602", "5502", []string{"-c", "16", "-q", "200"}},
 		{"cached answer, DoH over HTTP/2", "doh", "5603", "5503", []string{"-c", "64", "-q", "64", "-O", "doh-uri=https://127.0.0.1/dns-query"}},
@@ -51,13 +62,32 @@ func (b *bench) dns(ctx context.Context) error {
 				return fmt.Errorf("%w\n%s", err, b.logs())
 			}
 		}
-		err := b.compare(ctx, part.work+" (peer: Unbound)", "answer",
-			subject{pid: cfrd, load: load(part.ours, b.seconds)}, subject{pid: unbound, load: load(part.peers, b.seconds)})
+		err := b.compare(ctx, part.work+" (peer: "+name+")", "answer",
+			subject{pid: cfrd, load: load(part.ours, b.seconds)}, subject{pid: peer, load: load(part.peers, b.seconds)})
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	if b.against == "" {
+		return nil
+	}
+	return b.compare(ctx, "answer that is not cached, UDP (peer: "+name+")", "answer",
+		subject{pid: cfrd, load: b.misses("5601")}, subject{pid: peer, load: b.misses("5501")})
+}
+
+// misses returns a load of names that nobody has asked for before.
+func (b *bench) misses(port string) func(context.Context) (float64, error) {
+	next := 0
+	return func(ctx context.Context) (float64, error) {
+		var q strings.Builder
+		const perRound = 20000
+		for i := next; i < next+perRound; i++ {
+			fmt.Fprintf(&q, "n%d.miss.bench.example A\n", i%missNames)
+		}
+		next += perRound
+		// A single pass over the input, however long it takes.
+		return dnsperf(ctx, b.write("misses-"+port, q.String()), "udp", port, 30, []string{"-c", "8", "-q", "50", "-n", "1"})
+	}
 }
 
 // completed finds what dnsperf counts. Over DoH it is the HTTP responses: dnsperf 2.10 loses track of the DNS messages
@@ -106,7 +136,7 @@ func (b *bench) queries() string {
 // authority starts NSD with the names that are asked.
 func (b *bench) authority() error {
 	var zone strings.Builder
-	zone.WriteString("$ORIGIN bench.example.\n$TTL 3600\n@ SOA ns host 1 3600 600 86400 60\n@ NS ns\nns A 127.0.0.1\n")
+	zone.WriteString("$ORIGIN bench.example.\n$TTL 3600\n@ SOA ns host 1 3600 600 86400 60\n@ NS ns\nns A 127.0.0.1\n*.miss A 192.0.2.1\n")
 	for i := range benchNames {
 		fmt.Fprintf(&zone, "host%d A 192.0.2.%d\n", i, i%254+1)
 	}
@@ -123,6 +153,7 @@ server:
   zonelistfile: "%[1]s/nsd.list"
   xfrdir: %[1]q
   server-count: 1
+  rrl-ratelimit: 0
 remote-control:
   control-enable: no
 zone:
@@ -168,16 +199,17 @@ stub-zone:
 	return b.start(serverCore, "", "/usr/sbin/unbound", "-d", "-p", "-c", conf)
 }
 
-func (b *bench) resolver(cert, key string) (int, error) {
-	conf := b.write("cfrd.yaml", fmt.Sprintf(`
+// resolver starts a cfrd at ports that begin with the three digits.
+func (b *bench) resolver(binary, ports, cert, key string) (int, error) {
+	conf := b.write("cfrd-"+ports+".yaml", fmt.Sprintf(`
 name: dns.bench.example
 clients: [127.0.0.0/8]
-listen: {do53: ["127.0.0.1:5601"], dot: ["127.0.0.1:5602"], doh: ["127.0.0.1:5603"], admin: "127.0.0.1:5609"}
-tls: {certificate: %q, key: %q}
+listen: {do53: ["127.0.0.1:%[1]s1"], dot: ["127.0.0.1:%[1]s2"], doh: ["127.0.0.1:%[1]s3"], admin: "127.0.0.1:%[1]s9"}
+tls: {certificate: %[2]q, key: %[3]q}
 upstreams: ["udp://127.0.0.1:5499"]
 log: {level: warn}
-`, cert, key))
-	return b.start(serverCore, "", b.cfrd, "serve", "--mode", "resolver", "--config", conf)
+`, ports, cert, key))
+	return b.start(serverCore, "", binary, "serve", "--mode", "resolver", "--config", conf)
 }
 
 // certificate makes a self-signed ECDSA P-256 certificate for both servers.

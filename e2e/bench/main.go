@@ -1,6 +1,7 @@
 // Command bench measures a built cfrd beside other servers, side by side in one run: cached answers over UDP, DoT and
-// DoH beside Unbound, and TCP through the relay beside HAProxy. The server has one core, the load has the other; what
-// is compared is the server's CPU time per unit of work, read from /proc, and the throughput.
+// DoH beside Unbound, and TCP through the relay beside HAProxy. With -against it is another binary of cfrd, an older one,
+// that everything is compared with. The server has one core, the load has the other; what is compared is the server's
+// CPU time per unit of work, read from /proc, and the throughput.
 //
 // Rounds alternate between the servers, the first is thrown away, and medians are printed.
 package main
@@ -30,6 +31,7 @@ const (
 // bench is one run.
 type bench struct {
 	cfrd    string // path of the binary
+	against string // path of the binary to compare with instead of other programs, or ""
 	dir     string // for configurations
 	rounds  int
 	seconds int
@@ -46,6 +48,7 @@ func main() {
 	}
 	var b bench
 	flag.StringVar(&b.cfrd, "cfrd", "", "path of the cfrd binary")
+	flag.StringVar(&b.against, "against", "", "path of another cfrd binary to compare with, instead of Unbound and HAProxy")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds that count; one more is thrown away")
 	flag.IntVar(&b.seconds, "seconds", 3, "length of a round in seconds")
 	only := flag.String("only", "", "run only this part: dns or tcp")
@@ -67,6 +70,9 @@ func (b *bench) run(ctx context.Context, only string) (err error) {
 	}
 	defer os.RemoveAll(b.dir)
 	defer b.stop()
+	if b.against != "" {
+		fmt.Printf("The peer is %s.\n\n", b.against)
+	}
 	fmt.Println("| work | unit | cfrd | peer | cfrd/peer | cfrd, per second | peer, per second |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	if only != "tcp" {

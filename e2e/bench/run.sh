@@ -2,7 +2,7 @@
 # Measures cfrd beside Debian's Unbound and HAProxy, alternating in one run, and prints the table of the README.
 # Needs two cores, root (or a user namespace) and the packages that e2e/test.sh installs. Takes about four minutes.
 #
-#   ./e2e/bench/run.sh [-rounds 5] [-seconds 3]
+#   ./e2e/bench/run.sh [-rounds 5] [-seconds 3] [-only dns|tcp] [-against PATH]   PATH: another cfrd to compare with
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin=$(mktemp -d)

@@ -17,7 +17,7 @@ import (
 // connections is how many short connections a round makes.
 const connections = 3000
 
-// tcp compares TCP through the relay with HAProxy, between three network namespaces.
+// tcp compares TCP through the relay with HAProxy, or the other cfrd, between three network namespaces.
 func (b *bench) tcp(ctx context.Context) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -39,10 +39,56 @@ func (b *bench) tcp(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := b.start(loadCore, origin, self, "echo", "198.51.100.2:5202"); err != nil {
+	for _, port := range []string{"5202", "5206"} {
+		if _, err := b.start(loadCore, origin, self, "echo", "198.51.100.2:"+port); err != nil {
+			return err
+		}
+	}
+	if err := b.originNames(origin); err != nil {
 		return err
 	}
-	haproxy, err := b.start(serverCore, relay, "/usr/sbin/haproxy", "-db", "-f", b.write("haproxy.cfg", `
+	b.write("relay.bench.zone", "$ORIGIN bench.example.\n$TTL 300\n@ SOA ns host 1 3600 600 86400 60\n@ NS ns\nns A 10.0.0.53\n")
+	ours, err := b.relay(ctx, b.cfrd, client, relay, relayPlace{"10.0.0.53", "10.99", "192.0.2.64/28", "5201", "5202"})
+	if err != nil {
+		return err
+	}
+	start := b.haproxy
+	if b.against != "" {
+		start = b.otherRelay
+	}
+	peers, err := start(ctx, client, relay)
+	if err != nil {
+		return err
+	}
+	bulk := func(p relayPeer) subject {
+		return subject{p.pid, func(ctx context.Context) (float64, error) { return iperf3(ctx, client, p.addr, p.port, b.seconds) }}
+	}
+	short := func(p relayPeer) subject {
+		return subject{p.pid, func(ctx context.Context) (float64, error) {
+			_, err := output(ctx, client, self, "connect", net.JoinHostPort(p.addr, p.short), strconv.Itoa(connections))
+			return connections, err
+		}}
+	}
+	for _, peer := range peers {
+		err = b.compare(ctx, "TCP through the relay, bulk (peer: "+peer.name+")", "MB", bulk(ours), bulk(peer))
+		if err != nil {
+			return err
+		}
+	}
+	return b.compare(ctx, "TCP through the relay, short connections (peer: "+peers[0].name+")", "connection", short(ours), short(peers[0]))
+}
+
+// relayPeer is a relay under load: where its clients find the origin's port for bulk, and that for short connections.
+type relayPeer struct {
+	name        string
+	pid         int
+	addr        string
+	port, short string
+}
+
+// haproxy starts HAProxy, which serves at one port as it is, and at another told to splice.
+func (b *bench) haproxy(_ context.Context, _, ns string) ([]relayPeer, error) {
+	pid, err := b.start(serverCore, ns, "/usr/sbin/haproxy", "-db", "-f", b.write("haproxy.cfg", `
 global
   nbthread 1
   maxconn 4000
@@ -63,60 +109,54 @@ listen short
   bind 10.0.0.54:5202
   server origin 198.51.100.2:5202
 `))
-	if err != nil {
-		return err
-	}
-	cfrd, err := b.start(serverCore, relay, b.cfrd, "serve", "--config", b.write("relay.yaml", `
+	return []relayPeer{
+		{"HAProxy", pid, "10.0.0.54", "5201", "5202"},
+		{"HAProxy told to splice", pid, "10.0.0.54", "5204", "5202"},
+	}, err
+}
+
+// otherRelay starts the cfrd to compare with, at ports and addresses of its own.
+func (b *bench) otherRelay(ctx context.Context, client, ns string) ([]relayPeer, error) {
+	peer, err := b.relay(ctx, b.against, client, ns, relayPlace{"10.0.0.55", "10.98", "192.0.2.80/28", "5203", "5206"})
+	peer.name = "the other cfrd"
+	return []relayPeer{peer}, err
+}
+
+// relayPlace is where a cfrd resolves, has its relay addresses, sends from, and which ports it relays.
+type relayPlace struct{ resolver, pool, egress, bulk, short string }
+
+// relay starts a cfrd and asks it for a relay address of the origin.
+func (b *bench) relay(ctx context.Context, binary, client, ns string, at relayPlace) (relayPeer, error) {
+	pid, err := b.start(serverCore, ns, binary, "serve", "--config", b.write("relay-"+at.pool+".yaml", fmt.Sprintf(`
 name: dns.bench.example
 clients: [10.0.0.0/24]
-listen: {do53: ["10.0.0.53:53"], admin: "127.0.0.1:9153"}
+listen: {do53: ["%s:53"]}
 upstreams: ["udp://198.51.100.2"]
 zones: [relay.bench.zone]
 steer: {allow_special: [198.51.100.0/24], rules: [{suffixes: [origin.example]}]}
 relay:
-  ports: [5201, 5202]
-  table: {prefixes: [10.99.0.0/16], store: leases.db}
-  egress: [192.0.2.64/28]
+  ports: [%s, %s]
+  table: {prefixes: [%s.0.0/16], store: leases-%[4]s.db}
+  egress: [%[5]s]
   allow_special: [198.51.100.0/24]
 log: {level: warn}
-`))
+`, at.resolver, at.bulk, at.short, at.pool, at.egress)))
 	if err != nil {
-		return err
-	}
-	b.write("relay.bench.zone", "$ORIGIN bench.example.\n$TTL 300\n@ SOA ns host 1 3600 600 86400 60\n@ NS ns\nns A 10.0.0.53\n")
-	if err := b.originNames(origin); err != nil {
-		return err
+		return relayPeer{}, err
 	}
 	var addr string
 	err = until(ctx, "a relay address", func() error {
-		out, err := output(ctx, client, "dig", "+short", "+tries=1", "+time=1", "@10.0.0.53", "www.origin.example", "A")
+		out, err := output(ctx, client, "dig", "+short", "+tries=1", "+time=1", "@"+at.resolver, "www.origin.example", "A")
 		addr = strings.TrimSpace(out)
-		if err == nil && !strings.HasPrefix(addr, "10.99.") {
+		if err == nil && !strings.HasPrefix(addr, at.pool+".") {
 			err = fmt.Errorf("got %q", addr)
 		}
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("%w\n%s", err, b.logs())
+		return relayPeer{}, fmt.Errorf("%w\n%s", err, b.logs())
 	}
-	bulk := func(to, port string) func(context.Context) (float64, error) {
-		return func(ctx context.Context) (float64, error) { return iperf3(ctx, client, to, port, b.seconds) }
-	}
-	short := func(to string) func(context.Context) (float64, error) {
-		return func(ctx context.Context) (float64, error) {
-			_, err := output(ctx, client, self, "connect", to+":5202", strconv.Itoa(connections))
-			return connections, err
-		}
-	}
-	for _, peer := range []struct{ name, port string }{{"HAProxy", "5201"}, {"HAProxy told to splice", "5204"}} {
-		err = b.compare(ctx, "TCP through the relay, bulk (peer: "+peer.name+")", "MB",
-			subject{pid: cfrd, load: bulk(addr, "5201")}, subject{pid: haproxy, load: bulk("10.0.0.54", peer.port)})
-		if err != nil {
-			return err
-		}
-	}
-	return b.compare(ctx, "TCP through the relay, short connections (peer: HAProxy)", "connection",
-		subject{pid: cfrd, load: short(addr)}, subject{pid: haproxy, load: short("10.0.0.54")})
+	return relayPeer{"cfrd", pid, addr, at.bulk, at.short}, nil
 }
 
 // originNames serves the one name of the origin's network.
@@ -134,6 +174,7 @@ server:
   zonelistfile: "%[1]s/nsd-origin.list"
   xfrdir: %[1]q
   server-count: 1
+  rrl-ratelimit: 0
 remote-control:
   control-enable: no
 zone:
@@ -154,12 +195,13 @@ ip -n %[1]s addr add 10.0.0.2/24 dev access
 ip -n %[2]s addr add 10.0.0.1/24 dev access
 ip -n %[2]s addr add 10.0.0.53/24 dev access
 ip -n %[2]s addr add 10.0.0.54/24 dev access
+ip -n %[2]s addr add 10.0.0.55/24 dev access
 ip -n %[2]s addr add 198.51.100.1/24 dev core
 ip -n %[3]s addr add 198.51.100.2/24 dev core
 ip -n %[1]s link set access up; ip -n %[2]s link set access up
 ip -n %[2]s link set core up; ip -n %[3]s link set core up
 ip -n %[1]s route add default via 10.0.0.1
-ip -n %[3]s route add 192.0.2.64/28 via 198.51.100.1
+ip -n %[3]s route add 192.0.2.64/27 via 198.51.100.1
 `, client, relay, origin)
 	out, err := exec.Command("bash", "-c", script).CombinedOutput()
 	if err != nil {

@@ -196,13 +196,13 @@ func serviceOf(adn, alpn string, r svcb.Record) service {
 
 // offer is what clients would take of one message.
 type offer struct {
-	heard    survey.Message
+	messages    survey.Message
 	services map[service][]netip.Addr
 }
 
 // offers returns what each of the messages designates, without those that designate nothing.
-func offers(heard []survey.Message) (list []offer) {
-	for _, h := range heard {
+func offers(messages []survey.Message) (list []offer) {
+	for _, h := range messages {
 		o := offer{h, make(map[service][]netip.Addr)}
 		for _, in := range h.Instances {
 			if h.Err() != nil || in.Err() != nil || h.By == dnr.RA && in.Lifetime == 0 {
@@ -221,8 +221,8 @@ func offers(heard []survey.Message) (list []offer) {
 
 // agreement compares what several servers say, because clients take the options of all of them together. See RFC 9463,
 // Section 3.2; RFC 8106, Section 5.3.1.
-func (c dnrChecker) agreement(heard []survey.Message) {
-	list := offers(heard)
+func (c dnrChecker) agreement(messages []survey.Message) {
+	list := offers(messages)
 	if len(list) < 2 {
 		return
 	}
@@ -230,7 +230,7 @@ func (c dnrChecker) agreement(heard []survey.Message) {
 	for i, o := range list[1:] {
 		for _, other := range list[:i+1] {
 			if d := o.differs(other); d != "" {
-				c.fail("agreement", source(o.heard), "contradicts %s: %s", source(other.heard), d)
+				c.fail("agreement", source(o.messages), "contradicts %s: %s", source(other.messages), d)
 				wrong = true
 				break
 			}
@@ -268,7 +268,7 @@ func (o offer) differs(other offer) string {
 // sameFamily reports whether both messages carry addresses of the same family: DHCPv4 has IPv4 only, the others IPv6
 // only.
 func (o offer) sameFamily(other offer) bool {
-	return (o.heard.By == dnr.DHCPv4) == (other.heard.By == dnr.DHCPv4)
+	return (o.messages.By == dnr.DHCPv4) == (other.messages.By == dnr.DHCPv4)
 }
 
 // sameAddrs reports whether a and b hold the same addresses, in any order.

@@ -28,8 +28,8 @@ type endpoint struct {
 
 // endpoints returns what is handed out and can be tried, each endpoint once. What clients must refuse is tried as well,
 // because that shows whether the option is all that is wrong.
-func endpoints(heard []survey.Message) (list []endpoint) {
-	for _, h := range heard {
+func endpoints(messages []survey.Message) (list []endpoint) {
+	for _, h := range messages {
 		for _, in := range h.Instances {
 			if !in.Readable() {
 				continue
@@ -151,14 +151,14 @@ func (c dnrChecker) discovery(ctx context.Context, s survey.Result, list []endpo
 
 // do53Servers returns the resolvers that are handed out for use without encryption, and true. If there are none it
 // returns the addresses of the designated resolvers, which may answer without encryption as well.
-func do53Servers(heard []survey.Message, list []endpoint) (servers []netip.Addr, announced bool) {
+func do53Servers(messages []survey.Message, list []endpoint) (servers []netip.Addr, announced bool) {
 	add := func(addr netip.Addr) {
 		one := addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast() && !addr.IsLoopback()
 		if one && !slices.Contains(servers, addr) && len(servers) < maxDo53 {
 			servers = append(servers, addr)
 		}
 	}
-	for _, h := range heard {
+	for _, h := range messages {
 		for _, addr := range h.Resolvers {
 			add(addr)
 		}
@@ -234,9 +234,9 @@ func designatedServices(m message) (list []service) {
 }
 
 // adnOnly asks for the records of instances that have only a name. See RFC 9463, Section 3.1.6.
-func (c checker) adnOnly(ctx context.Context, heard []survey.Message) {
+func (c checker) adnOnly(ctx context.Context, messages []survey.Message) {
 	asked := make(map[string]bool)
-	for _, h := range heard {
+	for _, h := range messages {
 		for _, in := range h.Instances {
 			if !in.Readable() || !in.ADNOnly() || asked[in.ADN] || len(asked) >= maxProbes {
 				continue
