@@ -88,7 +88,10 @@ func hundredRequests(msg []byte) []byte {
 	for i := range 100 {
 		head.Reset()
 		for _, h := range [][2]string{
-			{":method", "POST"}, {":scheme", "https"}, {":authority", adn}, {":path", "/dns-query"},
+			{":method", "POST"},
+			{":scheme", "https"},
+			{":authority", adn},
+			{":path", "/dns-query"},
 			{"content-type", "application/dns-message"},
 		} {
 			enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
