@@ -13,6 +13,7 @@ type settings struct {
 	steer     string // further lines of steer:, indented by two
 	relay     string // further lines of relay:, indented by two
 	more      string // further top-level lines
+	clients   string // further clients, each with a comma before it
 }
 
 const defaultListen = `{
@@ -45,7 +46,7 @@ www      CNAME dns
 		s.listen = defaultListen
 	}
 	return fmt.Sprintf(`name: %s
-clients: [10.0.0.0/26, "2001:db8:1::/64", 127.0.0.0/8]
+clients: [10.0.0.0/26, "2001:db8:1::/64", 127.0.0.0/8%s]
 listen: %s
 tls: {certificate: %q, key: %q}
 upstreams: %s
@@ -71,7 +72,7 @@ relay:
   allow_special: [198.51.100.0/24, 203.0.113.0/24, "2001:db8:2::/64"]
 %s
 %s
-`, adn, s.listen, cert, key, s.upstreams, ca.file, s.steer, relaySeal6, relayPool4, relayPool6, egress4, egress6, s.relay, s.more)
+`, adn, s.clients, s.listen, cert, key, s.upstreams, ca.file, s.steer, relaySeal6, relayPool4, relayPool6, egress4, egress6, s.relay, s.more)
 }
 
 // serveAll starts everything on the far side and a cfrd with s.

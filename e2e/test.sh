@@ -10,8 +10,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export E2E_REQUIRED=${E2E_REQUIRED:-1}
 
-packages=(bind9-dnsutils bind9-utils ca-certificates chromium curl dnsmasq-base dnsperf haproxy iperf3 iproute2 isc-dhcp-client
-	isc-dhcp-server kea-dhcp4-server kea-dhcp6-server knot-dnsutils ldnsutils libnss3-tools ndisc6 nginx-light nsd openssl
+packages=(bind9 bind9-dnsutils bind9-utils ca-certificates chromium curl dnsmasq-base dnsperf haproxy iperf3 iproute2 isc-dhcp-client
+	isc-dhcp-server kea-dhcp4-server kea-dhcp6-server knot-dnsutils ldnsutils libnss3-tools ndisc6 nftables nginx-light nsd openssl
 	procps radvd socat tcpdump tshark udhcpc unbound)
 
 # What is built is kept nowhere: the next run builds it again from the build cache.
@@ -113,7 +113,7 @@ e2e() {
 	go build -o "$bin/cfrd" ./cmd/cfrd
 	[ -x "$bin/pebble" ] || (cd e2e/tools && go build -o "$bin/pebble" github.com/letsencrypt/pebble/v2/cmd/pebble)
 	go test -c -o "$bin/e2e.test" ./e2e
-	(cd e2e && E2E_CFRD="$bin/cfrd" E2E_PEBBLE="$bin/pebble" in_namespaces "$bin/e2e.test" -test.count=1 -test.timeout 15m "${@/#-/-test.}")
+	(cd e2e && E2E_CFRD="$bin/cfrd" E2E_PEBBLE="$bin/pebble" in_namespaces "$bin/e2e.test" -test.count=1 -test.timeout 30m "${@/#-/-test.}")
 }
 
 case ${1:-all} in
