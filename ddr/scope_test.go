@@ -56,8 +56,10 @@ func TestOnlyUsableAddressesAreNamed(t *testing.T) {
 	z := zone(t, cfg)
 	want := addrs("192.0.2.53", "2001:db8::53")
 	for _, q := range []dns.Question{
-		{Name: "dns.example.", Qtype: dns.TypeA}, {Name: "dns.example.", Qtype: dns.TypeAAAA},
-		{Name: "dns.example.", Qtype: dns.TypeHTTPS}, {Name: "_dns.resolver.arpa.", Qtype: dns.TypeSVCB},
+		{Name: "dns.example.", Qtype: dns.TypeA},
+		{Name: "dns.example.", Qtype: dns.TypeAAAA},
+		{Name: "dns.example.", Qtype: dns.TypeHTTPS},
+		{Name: "_dns.resolver.arpa.", Qtype: dns.TypeSVCB},
 		{Name: "_dns.dns.example.", Qtype: dns.TypeSVCB},
 	} {
 		q.Qclass = dns.ClassINET

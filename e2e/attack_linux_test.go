@@ -140,7 +140,7 @@ func TestIdleConnections(t *testing.T) {
 func TestBlackHole(t *testing.T) {
 	l := newLab(t)
 	const inFlight = 1000
-	d, ca := l.startAttacked(fmt.Sprintf("in_flight: %d, query_timeout: 4s, idle_timeout: 1s", inFlight))
+	d, ca := l.startAttacked(fmt.Sprintf("in_flight: %d, query_timeout: 4s, idle_timeout: 1s, rate: 0", inFlight))
 	l.wantServed(ca, "before")
 	goroutines := d.number("go_goroutines")
 	check := func(what string) {

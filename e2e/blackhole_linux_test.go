@@ -3,9 +3,11 @@ package e2e
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // blackHole is an upstream that answers only for names that begin with "warm"; all others wait for ever. It answers for
@@ -36,6 +38,25 @@ func (l *lab) blackHole() {
 		}
 	}()
 	l.t.Cleanup(func() { pc.Close(); ln.Close(); <-done })
+}
+
+// answerProbes makes a black hole of the upstream, unless the test has started a real one: without an upstream that
+// answers for the root, cfrd is not ready.
+func (l *lab) answerProbes() {
+	l.t.Helper()
+	var pc net.PacketConn
+	err := l.internet.do(func() (err error) {
+		pc, err = net.ListenPacket("udp", unbound4+":53")
+		return err
+	})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	pc.Close()
+	l.blackHole()
 }
 
 // warmReply answers query: with one record if it asks for A, with none for the root and other types.

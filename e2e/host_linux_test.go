@@ -198,7 +198,7 @@ func TestHostServices(t *testing.T) {
 	}
 	d.kill()
 	all()
-	d = l.startCfrd(strings.Replace(l.read("cfrd.yaml"), "\nrelay:\n", "\nrelay:\n  firewall: off\n", 1))
+	l.startCfrd(strings.Replace(l.read("cfrd.yaml"), "\nrelay:\n", "\nrelay:\n  firewall: off\n", 1))
 	if out := l.provider.must("nft", "list", "tables"); out != "" {
 		t.Errorf("with the firewall off: got tables %q; want none", out)
 	}

@@ -327,6 +327,7 @@ func (l *lab) cfrdCertificate(ca *authority) (cert, key string) {
 // startCfrd runs the binary on the provider's host and waits until it is ready.
 func (l *lab) startCfrd(config string, args ...string) *daemon {
 	l.t.Helper()
+	l.answerProbes()
 	d := l.launchCfrd(config, args...)
 	d.waitReady()
 	return d

@@ -98,12 +98,12 @@ func (r *Relay) Open(p Proto, client netip.Addr, dst netip.AddrPort) (Grant, err
 
 // counted counts a flow or its refusal.
 func (r *Relay) counted(p Proto, err error) {
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		r.stats.flows[p].Add(1)
-	case errOverLimit:
+	case errors.Is(err, errOverLimit):
 		r.stats.overLimit[p].Add(1)
-	case errOverRate:
+	case errors.Is(err, errOverRate):
 		r.stats.overRate[p].Add(1)
 	default:
 		r.stats.refused[p].Add(1)

@@ -68,9 +68,6 @@ func (a uint128) sub(b uint128) uint128 {
 	return uint128{hi, lo}
 }
 
-// half returns a / 2.
-func (a uint128) half() uint128 { return uint128{a.hi >> 1, a.lo>>1 | a.hi<<63} }
-
 func (a uint128) less(b uint128) bool {
 	return a.hi < b.hi || a.hi == b.hi && a.lo < b.lo
 }

@@ -197,8 +197,12 @@ func TestTTLBoundsOnUpdate(t *testing.T) {
 		ttls  TTLs
 		asked int64 // of both questions together, so far
 	}{
-		{TTLs{}, 2}, {TTLs{MaxNegative: 2 * time.Hour}, 2}, {TTLs{MaxNegative: time.Minute}, 3}, {TTLs{MaxNegative: time.Minute}, 3},
-		{TTLs{}, 3}, {TTLs{Max: 30 * time.Second}, 5},
+		{TTLs{}, 2},
+		{TTLs{MaxNegative: 2 * time.Hour}, 2},
+		{TTLs{MaxNegative: time.Minute}, 3},
+		{TTLs{MaxNegative: time.Minute}, 3},
+		{TTLs{}, 3},
+		{TTLs{Max: 30 * time.Second}, 5},
 	} {
 		set.TTLs = row.ttls
 		if err := h.update(set); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -68,14 +69,14 @@ func manyAddresses(n int) *dnstest.Upstream {
 		if dns.IsSubDomain("evil.example.", name) {
 			count = n
 		}
-		hints := ""
+		var hints strings.Builder
 		for range count {
 			next++
 			addr := netip.AddrFrom4([4]byte{192, 0, byte(next >> 8), byte(next)})
 			w = append(w, fmt.Sprintf("%s 300 A %s", name, addr))
-			hints += "," + addr.String()
+			hints.WriteString("," + addr.String())
 		}
-		w = append(w, fmt.Sprintf("%s 300 HTTPS 1 . ipv4hint=%s", name, hints[1:]))
+		w = append(w, fmt.Sprintf("%s 300 HTTPS 1 . ipv4hint=%s", name, hints.String()[1:]))
 		return w.Response(name, m.Question[0].Qtype), nil
 	}}
 }

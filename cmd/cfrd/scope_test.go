@@ -50,8 +50,10 @@ func TestLoopbackListenersAreNamedToNobodyElse(t *testing.T) {
 	}
 	for _, addr := range at {
 		for _, q := range []dns.Question{
-			{Name: "dns.isp.example.", Qtype: dns.TypeA}, {Name: "dns.isp.example.", Qtype: dns.TypeAAAA},
-			{Name: "dns.isp.example.", Qtype: dns.TypeHTTPS}, {Name: "_dns.resolver.arpa.", Qtype: dns.TypeSVCB},
+			{Name: "dns.isp.example.", Qtype: dns.TypeA},
+			{Name: "dns.isp.example.", Qtype: dns.TypeAAAA},
+			{Name: "dns.isp.example.", Qtype: dns.TypeHTTPS},
+			{Name: "_dns.resolver.arpa.", Qtype: dns.TypeSVCB},
 			{Name: "_dns.dns.isp.example.", Qtype: dns.TypeSVCB},
 		} {
 			wantNone(t, fmt.Sprintf("%s %d at %s", q.Name, q.Qtype, addr), askAt(t, addr, q.Name, q.Qtype), hidden)

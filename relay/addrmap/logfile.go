@@ -215,7 +215,7 @@ func (l *logFile) syncName() error {
 
 // discard closes and removes a file that was not published.
 func (l *logFile) discard() {
-	os.Remove(l.f.Name())
+	_ = os.Remove(l.f.Name())
 	l.f.Close()
 }
 

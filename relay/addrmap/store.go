@@ -247,7 +247,7 @@ func (s *fileStore) writeAll() {
 		case job := <-s.jobs:
 			job()
 		case <-retry.C:
-			s.try(nil)
+			_ = s.try(nil) // report says what fails
 		}
 	}
 }

@@ -252,6 +252,7 @@ func TestFileInUse(t *testing.T) {
 		}
 	})
 }
+
 func TestUnusablePaths(t *testing.T) {
 	dir := t.TempDir()
 	for _, tt := range []struct {

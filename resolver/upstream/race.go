@@ -105,7 +105,7 @@ func (r *race) run(ctx context.Context) (*wire.Response, error) {
 			switch {
 			case res.err == nil && res.final:
 				return res.response, nil
-			case res.err == errOusted:
+			case errors.Is(res.err, errOusted):
 				r.err = cmp.Or(r.err, errOusted)
 				return r.best()
 			}
