@@ -308,3 +308,33 @@ func TestUDPPorts(t *testing.T) {
 		t.Errorf("got %d flows; want one at each port", got)
 	}
 }
+
+// TestOpenUDP has an entrance of another kind open a flow: it leaves from the egress, counts like any other, and gives
+// everything back in the end.
+func TestOpenUDP(t *testing.T) {
+	r := runUDP(t, Config{Ports: []uint16{netns.Port(t)}})
+	dst := listenReusing(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	to := dst.LocalAddr().(*net.UDPAddr).AddrPort()
+	g, err := r.Open(UDP, netip.MustParseAddr("127.0.0.5"), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := g.DialUDP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	send(t, c, []byte("hello"))
+	b := make([]byte, 16)
+	n, from, err := soon(t, dst).ReadFromUDPAddrPort(b)
+	if err != nil || string(b[:n]) != "hello" || !testSettings().Egress[0].Contains(from.Addr()) {
+		t.Errorf("got %q from %s, %v; want hello from the egress", b[:n], from, err)
+	}
+	if n := len(r.udp.tuples.taken); n != 1 {
+		t.Errorf("got %d sources taken; want one", n)
+	}
+	c.Close()
+	g.Release()
+	if n := len(r.udp.tuples.taken); n != 0 {
+		t.Errorf("got %d sources taken after the end; want none", n)
+	}
+}

@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -95,6 +96,31 @@ func (u *udpServer) dial(dst netip.AddrPort) (fd int, src netip.AddrPort, err er
 		return -1, src, os.NewSyscallError("connect", err)
 	}
 	return fd, src, nil
+}
+
+// DialUDP connects a UDP flow to its destination, from a source address and port of its own, for an entrance that moves
+// the datagrams itself. Release gives the source back; the connection must be closed before.
+func (g *Grant) DialUDP() (*net.UDPConn, error) {
+	u := g.relay.udp
+	fd, src, err := u.dial(g.dst)
+	if err != nil {
+		return nil, err
+	}
+	socket := os.NewFile(uintptr(fd), "udp")
+	defer socket.Close()
+	c, err := net.FileConn(socket)
+	if err != nil {
+		u.tuples.free(tuple{src, g.dst})
+		return nil, fmt.Errorf("connect to %s: %w", g.dst, err)
+	}
+	unmap := g.unmap
+	g.unmap = func() {
+		u.tuples.free(tuple{src, g.dst})
+		if unmap != nil {
+			unmap()
+		}
+	}
+	return c.(*net.UDPConn), nil
 }
 
 // bindSource binds fd to a source drawn anew until one is free towards dst.
