@@ -191,6 +191,9 @@ func TestAttackOracles(t *testing.T) {
 				a.listens(f)
 				got, took := a.judge(f, r.question, r.qtype)
 				t.Logf("%-26s %-8s %v, at most after %v", r.name, f.name, got, took)
+				if got == truncated {
+					got = servfail // it sends the client to TCP, where nothing else comes
+				}
 				if f.name != "cfrd" {
 					best = max(best, got)
 				} else if got < best {

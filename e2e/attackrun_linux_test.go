@@ -166,6 +166,8 @@ server:
   module-config: "iterator"
   qname-minimisation: no
   target-fetch-policy: "0 0 0 0 0"
+  local-zone: "." typetransparent
+  local-data: ". 3600 NS ns.root.example."
 remote-control:
   control-enable: no
 %[5]s`, addr, cert, key, a.dir, stubs)))
