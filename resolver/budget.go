@@ -22,7 +22,7 @@ const (
 
 const (
 	// budgetBurst is how much of its rate a client has ahead: a household that comes home asks for much at once.
-	budgetBurst = 5 * time.Second
+	budgetBurst = time.Second
 	// budgetSets and budgetWays are the size of the table of budgets: 2 MiB. A prefix has a place in it while it has spent
 	// something that has not come back yet, which is seconds.
 	budgetSets = 1 << 14

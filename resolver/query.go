@@ -96,7 +96,7 @@ type Limits struct {
 	Prefixes []PrefixLimit
 
 	// Rate is what a client may cost in a second, over UDP and, besides, over what proves its address: an answer from the
-	// cache costs 1, one for which upstreams are asked 101, a TLS or QUIC handshake 250. What is not spent in 5 s is lost.
+	// cache costs 1, one for which upstreams are asked 101, a TLS or QUIC handshake 250. What is not spent in a second is lost.
 	// Negative is no bound; default DefaultRate.
 	Rate int
 	// Shared are prefixes of which each address stands for SharedBy customers, as behind carrier-grade NAT: all limits of
@@ -117,12 +117,12 @@ func DescriptorsOf(sockets int) int { return sockets + sockets/leavingShare }
 // ConnectionsWithin is the inverse of DescriptorsOf.
 func ConnectionsWithin(descriptors int) int { return descriptors * leavingShare / (leavingShare + 1) }
 
-// DefaultRate is the default of Limits.Rate: 500 questions a second that upstreams have to be asked, which is more than a
-// household has, or 200 handshakes.
-const DefaultRate = 50000
+// DefaultRate is the default of Limits.Rate: 250 questions a second that upstreams have to be asked, which is more than a
+// household has, or 100 handshakes.
+const DefaultRate = 25000
 
 // MinRate is the least Limits.Rate with which a client can make a handshake at all.
-const MinRate = 50
+const MinRate = 250
 
 // withDefaults returns l with every zero field set to its default.
 func (l Limits) withDefaults() Limits {

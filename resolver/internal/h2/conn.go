@@ -33,6 +33,7 @@ type conn struct {
 	until    time.Time  // the read deadline
 	err      error      // why nothing is written any more, or nil
 	writing  bool       // somebody writes, and takes along what is gathered meanwhile
+	sending  int        // octets beyond burstSize that are being written
 	written  *sync.Cond // says that writing has become false
 	writable time.Time  // the write deadline
 	expiry   *time.Timer
@@ -214,6 +215,7 @@ func (h *conn) finish(ctx context.Context, st *stream, x *exchange) {
 	h.srv.cfg.Handler.Wait(ctx, &x.r, &x.w)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.awaitRoomLocked(len(x.w.Body))
 	h.session.now = time.Now()
 	h.session.waiting -= len(x.body)
 	h.session.finish(st, x)
@@ -221,6 +223,21 @@ func (h *conn) finish(ctx context.Context, st *stream, x *exchange) {
 	h.armExpiryLocked()
 	h.srv.freeExchange(x)
 	h.flushLocked()
+}
+
+// awaitRoomLocked waits while a client that does not read has us hold enough already. Meanwhile a response of n octets
+// is on the account of the connection, which may give way for it. It lets go of mu while it waits.
+func (h *conn) awaitRoomLocked(n int) {
+	full := func() bool { return h.writing && h.err == nil && h.session.gathered() >= burstSize }
+	if !full() {
+		return
+	}
+	h.session.waiting += n
+	h.accountLocked()
+	for full() {
+		h.written.Wait()
+	}
+	h.session.waiting -= n
 }
 
 // armExpiryLocked sets the timer to the end of the first stream that waits for the client.
@@ -260,11 +277,14 @@ func (h *conn) flushLocked() {
 		if out == nil {
 			return
 		}
-		h.writing = true
+		h.writing, h.sending = true, max(0, len(out.b)-burstSize)
+		if h.sending > 0 {
+			h.accountLocked()
+		}
 		h.mu.Unlock()
 		err := h.write(out)
 		h.mu.Lock()
-		h.writing = false
+		h.writing, h.sending = false, 0
 		h.srv.freeBuffer(out)
 		if err != nil {
 			h.failLocked(err)

@@ -41,7 +41,8 @@ func (h *conn) accountLocked() {
 	if m == nil || h.err != nil {
 		return
 	}
-	n := h.session.kept() + int64(max(0, cap(h.in)-readBuffer))
+	// What is being written is held twice, in the clear and in TLS records.
+	n := h.session.kept() + int64(max(0, cap(h.in)-readBuffer)+2*h.sending+max(0, h.session.gathered()-burstSize))
 	if n == h.kept.Load() {
 		return
 	}
