@@ -305,7 +305,7 @@ func abandonStream(t *testing.T, conn *quic.Conn, msg []byte) {
 // TestPromises announces large messages on many connections and streams, and sends nothing of them.
 func TestPromises(t *testing.T) {
 	l := newLab(t)
-	d, ca := l.startAttacked("connections_per_client: 2000, read_timeout: 3s, idle_timeout: 3s")
+	d, ca := l.startAttacked("rate: 0, connections_per_client: 2000, read_timeout: 3s, idle_timeout: 3s")
 	before := d.number("go_memstats_heap_inuse_bytes")
 	const conns, streams = 300, 10
 	for range conns {

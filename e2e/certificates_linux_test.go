@@ -112,7 +112,7 @@ func TestReloadUnderConnections(t *testing.T) {
 	const connections = 1000
 	l := newLab(t)
 	ca := l.newAuthority()
-	cfg := l.config(ca, settings{more: "limits: {connections_per_client: 2000, idle_timeout: 2m}"})
+	cfg := l.config(ca, settings{more: "limits: {connections_per_client: 2000, idle_timeout: 2m, rate: 0}"})
 	d := l.startCfrd(cfg)
 	conns := l.hold(ca, connections)
 	gauge := `cfrd_connections{transport="dot"}`

@@ -5,6 +5,9 @@
 #   ./e2e/test.sh unit     gates and unit tests only, needs no rights
 #   ./e2e/test.sh e2e      the tests in network namespaces only; further arguments go to go test
 #
+#   ./e2e/test.sh e2e -run Attack   attackers and a bystander, whose latency under attack is held to 50 ms. It takes ten
+#                          minutes and wants both cores for itself, which is why "everything" leaves it out.
+#
 # E2E_REQUIRED=1 (the default here) turns every skip into a failure. Set it to 0 to run what this machine can.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -122,7 +125,7 @@ all)
 	build_tools
 	gates
 	unit
-	e2e
+	e2e -skip '^TestAttack'
 	say "all passed"
 	;;
 unit)
@@ -136,7 +139,7 @@ e2e)
 	e2e "$@"
 	;;
 *)
-	sed -n '2,8p' "$0" >&2
+	sed -n '2,11p' "$0" >&2
 	exit 2
 	;;
 esac
