@@ -33,6 +33,7 @@ type conn struct {
 	until    time.Time  // the read deadline
 	err      error      // why nothing is written any more, or nil
 	writing  bool       // somebody writes, and takes along what is gathered meanwhile
+	unread   int        // octets that the buffer of a frame that is not whole has beyond readBuffer
 	sending  int        // octets beyond burstSize that are being written
 	written  *sync.Cond // says that writing has become false
 	writable time.Time  // the write deadline
@@ -174,6 +175,7 @@ func (h *conn) receive() error {
 	}
 	h.session.noteRest(len(rest) > 0)
 	h.in = keep(h.in, rest, readBuffer, frameHeaderLen+maxFrame)
+	h.unread = max(0, cap(h.in)-readBuffer)
 	h.accountLocked()
 	h.armExpiryLocked()
 	return nil

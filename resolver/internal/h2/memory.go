@@ -42,7 +42,7 @@ func (h *conn) accountLocked() {
 		return
 	}
 	// What is being written is held twice, in the clear and in TLS records.
-	n := h.session.kept() + int64(max(0, cap(h.in)-readBuffer)+2*h.sending+max(0, h.session.gathered()-burstSize))
+	n := h.session.kept() + int64(h.unread+2*h.sending+max(0, h.session.gathered()-burstSize))
 	if n == h.kept.Load() {
 		return
 	}
