@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -310,6 +312,18 @@ func parsed(t *testing.T, k *wire.Key) *wire.Query {
 // The limit is what the cache takes of the memory of the process, when answers of several sizes have gone through it
 // several times over.
 func TestCacheIsResident(t *testing.T) {
+	// A process of its own has no memory that other tests have left or give back meanwhile.
+	const child = "CFRD_TEST_RESIDENT"
+	if os.Getenv(child) == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestCacheIsResident$", "-test.v")
+		cmd.Env = append(os.Environ(), child+"=1")
+		out, err := cmd.CombinedOutput()
+		t.Logf("in a process of its own:\n%s", out)
+		if err != nil {
+			t.Error(err)
+		}
+		return
+	}
 	const limit = 16 << 20
 	debug.FreeOSMemory()
 	for i := range 10000 { // what this test makes besides is there before, too
@@ -331,8 +345,9 @@ func TestCacheIsResident(t *testing.T) {
 	took := residentHeap() - before
 	used, n, _ := c.stats()
 	t.Logf("%d entries: %d octets on the account, %d resident, %.2f", n, used, took, float64(took)/float64(used))
-	if r := float64(took) / float64(used); r < 0.85 || r > 1.15 {
-		t.Errorf("got %d octets on the account and %d resident; want them within 15 %%", used, took)
+	// The race detector makes objects larger than they are. Below, the runtime may have given pages back meanwhile.
+	if r := float64(took) / float64(used); !raceDetector && (r < 0.8 || r > 1.15) {
+		t.Errorf("got %d octets on the account and %d resident; want at most 15 %% more than the account, and at least 80 %%", used, took)
 	}
 	runtime.KeepAlive(c)
 }
