@@ -13,13 +13,19 @@ import (
 	"github.com/cfrd-project/cfrd/e2e/netns"
 )
 
-// ownPrefix makes every address of a prefix one of this namespace, from which can be sent.
+// ownPrefix makes every address of a prefix one of this namespace, from which can be sent, until the test ends.
 func ownPrefix(t *testing.T, prefix string) {
 	t.Helper()
 	netns.Require(t)
-	if err := os.WriteFile("/proc/sys/net/ipv6/ip_nonlocal_bind", []byte("1"), 0); err != nil {
+	const nonlocal = "/proc/sys/net/ipv6/ip_nonlocal_bind"
+	if err := os.WriteFile(nonlocal, []byte("1"), 0); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(nonlocal, []byte("0"), 0); err != nil {
+			t.Error(err)
+		}
+	})
 	dst, err := netlink.ParseIPNet(prefix)
 	if err != nil {
 		t.Fatal(err)
@@ -28,6 +34,11 @@ func ownPrefix(t *testing.T, prefix string) {
 	if err := netlink.RouteReplace(r); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := netlink.RouteDel(r); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // prefixesOf returns n addresses from first on, each of the next /64, or the next address in IPv4.
