@@ -15,8 +15,8 @@ import (
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
-		if errors.Is(err, syscall.EPERM) && os.Getenv("E2E_REQUIRED") == "" {
-			t.Skipf("mount tmpfs: %v", err)
+		if errors.Is(err, syscall.EPERM) && os.Getenv("E2E_REQUIRED") != "1" {
+			t.Skipf("SKIPPED: no right to mount a tmpfs: %v", err)
 		}
 		t.Fatalf("mount tmpfs: %v", err)
 	}
